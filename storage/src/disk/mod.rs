@@ -1,0 +1,98 @@
+//! The seam between the engine and the operating system: files as the journal, segments, state and
+//! manifest use them.
+//!
+//! [`RealDisk`](real::RealDisk) is the file system. The simulated disk forgets what was not synced,
+//! tears writes and fails on request, from a seed. Paths are relative to the data directory and use `/`.
+//!
+//! What a caller may rely on after a crash is only what POSIX promises: bytes written to a file
+//! survive once [`DiskFile::sync`] returned, and a file's name (its creation, renaming or removal)
+//! survives once [`Disk::sync_dir`] of its directory returned.
+
+use std::io;
+use std::sync::Arc;
+
+/// A directory tree that belongs to one engine.
+pub trait Disk: Send + Sync + 'static {
+    /// Creates a file that must not exist yet.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    fn create(&self, path: &str) -> io::Result<Arc<dyn DiskFile>>;
+
+    /// Opens an existing file for reading and writing.
+    ///
+    /// # Errors
+    /// What the operating system says; [`io::ErrorKind::NotFound`] if there is none.
+    fn open(&self, path: &str) -> io::Result<Arc<dyn DiskFile>>;
+
+    /// Renames a file or directory, replacing a file at the target.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+
+    /// Removes a file.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    fn remove(&self, path: &str) -> io::Result<()>;
+
+    /// Creates a directory and its parents; one that exists is fine.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    fn create_dir(&self, path: &str) -> io::Result<()>;
+
+    /// The names in a directory, in no particular order. `""` is the root.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    fn list(&self, path: &str) -> io::Result<Vec<String>>;
+
+    /// Makes the names in a directory durable.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    fn sync_dir(&self, path: &str) -> io::Result<()>;
+}
+
+/// An open file. Reads and writes name their offset, so one handle serves many threads.
+pub trait DiskFile: Send + Sync {
+    /// Reads exactly `buffer.len()` bytes.
+    ///
+    /// # Errors
+    /// What the operating system says; [`io::ErrorKind::UnexpectedEof`] past the end.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
+
+    /// Writes all of `bytes`.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+
+    /// Makes written bytes and the file's length durable (`fdatasync`).
+    ///
+    /// # Errors
+    /// What the operating system says. The file must not be used for writing after an error.
+    fn sync(&self) -> io::Result<()>;
+
+    /// Cuts or extends the file with zeros.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+
+    /// Its length in bytes.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    fn len(&self) -> io::Result<u64>;
+
+    /// Whether it is empty.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.len()? == 0)
+    }
+}

@@ -1,0 +1,116 @@
+//! Subject patterns: dot-separated tokens where `*` stands for exactly one token and a final `>`
+//! for one or more (NATS subject syntax). Pure functions on text.
+
+/// Whether `subject` (without wildcards) is matched by `pattern`.
+///
+/// ```
+/// use claudebus_storage::subject::matches;
+/// assert!(matches("orders.*.paid", "orders.eu.paid"));
+/// assert!(matches("orders.>", "orders.eu.paid"));
+/// assert!(!matches("orders.>", "orders"));
+/// assert!(!matches("orders.*", "orders.eu.paid"));
+/// ```
+#[must_use]
+pub fn matches(pattern: &str, subject: &str) -> bool {
+    let mut wanted = pattern.split('.');
+    let mut given = subject.split('.');
+    loop {
+        match (wanted.next(), given.next()) {
+            (None, None) => return true,
+            // `>` is only a wildcard as the last token; anywhere else it is a literal.
+            (Some(">"), Some(token)) if wanted.clone().next().is_none() => {
+                let _ = token;
+                return true;
+            }
+            (Some("*"), Some(_)) => {}
+            (Some(literal), Some(token)) if literal == token => {}
+            _ => return false,
+        }
+    }
+}
+
+/// Whether `pattern` contains a wildcard token.
+#[must_use]
+pub fn has_wildcard(pattern: &str) -> bool {
+    let mut tokens = pattern.split('.').peekable();
+    while let Some(token) = tokens.next() {
+        if token == "*" || (token == ">" && tokens.peek().is_none()) {
+            return true;
+        }
+    }
+    false
+}
+
+/// Whether some subject is matched by both patterns.
+///
+/// ```
+/// use claudebus_storage::subject::overlap;
+/// assert!(overlap("a.*", "*.b"));
+/// assert!(!overlap("a.*", "b.>"));
+/// ```
+#[must_use]
+pub fn overlap(left: &str, right: &str) -> bool {
+    let mut left = left.split('.').peekable();
+    let mut right = right.split('.').peekable();
+    loop {
+        match (left.next(), right.next()) {
+            (None, None) => return true,
+            (Some(">"), Some(_)) if left.peek().is_none() => return true,
+            (Some(_), Some(">")) if right.peek().is_none() => return true,
+            (Some(a), Some(b)) if a == b || a == "*" || b == "*" => {}
+            _ => return false,
+        }
+    }
+}
+
+/// Whether every subject matched by `inner` is matched by `outer`.
+#[must_use]
+pub fn is_subset(inner: &str, outer: &str) -> bool {
+    let mut inner = inner.split('.').peekable();
+    let mut outer = outer.split('.').peekable();
+    loop {
+        match (inner.next(), outer.next()) {
+            (None, None) => return true,
+            (Some(_), Some(">")) if outer.peek().is_none() => return true,
+            (Some(">"), Some(_)) if inner.peek().is_none() => return false,
+            (Some(_), Some("*")) => {}
+            (Some(a), Some(b)) if a == b && a != "*" => {}
+            _ => return false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wildcards_inside_a_token_are_literals() {
+        assert!(!matches("foo.b*r", "foo.bar"));
+        assert!(matches("foo.b*r", "foo.b*r"));
+        assert!(matches("foo.>.bar", "foo.>.bar"));
+        assert!(!matches("foo.>.bar", "foo.x.bar"));
+    }
+
+    #[test]
+    fn subsets() {
+        assert!(is_subset("a.b", "a.*"));
+        assert!(is_subset("a.*", "a.>"));
+        assert!(!is_subset("a.>", "a.*"));
+        assert!(!is_subset("a.*", "a.b"));
+        assert!(is_subset("a.>", ">"));
+    }
+
+    #[test]
+    fn overlaps_are_symmetric() {
+        for (a, b, expected) in [
+            ("a.>", "a.b.c", true),
+            ("a.*.c", "a.b.*", true),
+            ("a.b", "a.b.c", false),
+            (">", "x", true),
+        ] {
+            assert_eq!(overlap(a, b), expected, "{a} {b}");
+            assert_eq!(overlap(b, a), expected, "{b} {a}");
+        }
+    }
+}
