@@ -38,8 +38,7 @@ pub mod list {
     /// # Errors
     /// Whatever the serializer reports.
     pub fn serialize<S: Serializer>(list: &[Duration], serializer: S) -> Result<S::Ok, S::Error> {
-        serializer
-            .collect_seq(list.iter().map(|d| i64::try_from(d.as_nanos()).unwrap_or(i64::MAX)))
+        serializer.collect_seq(list.iter().map(|d| i64::try_from(d.as_nanos()).unwrap_or(i64::MAX)))
     }
 
     /// Reads nanoseconds; `null` means none.

@@ -2,7 +2,7 @@
 //!
 //! Without features this crate is the vocabulary of the log: identifiers, the layout of a record,
 //! subject matching, and the [`Log`] trait that the broker is written against. All of it is pure:
-//! no clock, no file, no thread. [`MemoryLog`] implements the trait in memory and is the naive model
+//! no clock, no file, no thread. `MemoryLog` implements the trait in memory and is the naive model
 //! that the real engine is tested against.
 //!
 //! The feature `engine` adds the real thing: a journal that is synced before anything is
@@ -15,11 +15,10 @@
 pub mod disk;
 pub mod ids;
 pub mod log;
-pub mod memory;
+
 pub mod record;
 pub mod subject;
 
 pub use ids::{Fingerprint, Position, ReadId, StreamId, SubjectId};
 pub use log::{Log, LogEvent, LogFailure, Pressure};
-pub use memory::MemoryLog;
 pub use record::{NewRecord, Record};

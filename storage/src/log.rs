@@ -145,7 +145,9 @@ impl FilterMemo {
         if slot >= self.decided.len() {
             self.decided.resize(slot + 1, 0);
         }
-        let Some(known) = self.decided.get_mut(slot) else { return false };
+        let Some(known) = self.decided.get_mut(slot) else {
+            return false;
+        };
         let undecided = u64::from(id.generation) * 2 + 2;
         if *known != undecided && *known != undecided + 1 {
             *known = undecided + u64::from(self.filter.matches(subject()));
@@ -237,7 +239,9 @@ pub enum LogEvent {
 /// The log cannot go on: a write or sync failed. The process must stop; retrying a failed sync would
 /// report success for data that the kernel has dropped (Rebello et al., ATC '20).
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("the journal failed: {reason}. Nothing acknowledged is lost; check the disk and start again")]
+#[error(
+    "the journal failed: {reason}. Nothing acknowledged is lost; check the disk and start again"
+)]
 pub struct LogFailure {
     /// What failed, with the file and the operating system's words.
     pub reason: String,

@@ -132,11 +132,7 @@ impl Record {
     /// What it counts towards `max_bytes` of a stream of this kind.
     #[must_use]
     pub fn size(&self, storage: StorageKind) -> u64 {
-        storage.size(
-            self.subject_len(),
-            self.headers_len(),
-            self.data.len() - self.payload_start(),
-        )
+        storage.size(self.subject_len(), self.headers_len(), self.data.len() - self.payload_start())
     }
 
     fn payload_start(&self) -> usize {

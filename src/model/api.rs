@@ -1,0 +1,347 @@
+//! Requests about streams, consumers and messages, and their answers: JetStream's API as types.
+//!
+//! Both protocols name an operation by JetStream's subject without `$JS.API.`
+//! (`STREAM.CREATE.ORDERS`) and send JetStream's JSON bodies; parsing that text is the session's
+//! part.
+
+use serde::{Deserialize, Serialize};
+
+use super::consumer::{ConsumerConfig, ConsumerInfo};
+use super::stream::{StreamConfig, StreamInfo};
+use super::time::Timestamp;
+
+/// Names of a page of `STREAM.NAMES` and `CONSUMER.NAMES`.
+pub const NAMES_PAGE: usize = 1024;
+/// Entries of a page of `STREAM.LIST` and `CONSUMER.LIST`.
+pub const LIST_PAGE: usize = 256;
+/// Subjects of a page of `STREAM.INFO`.
+pub const SUBJECTS_PAGE: usize = 100_000;
+
+/// One request.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ApiRequest {
+    /// `INFO`: what the account uses and may use.
+    AccountInfo,
+    /// `SERVER.INFO` (ours): version, durability, counters.
+    ServerInfo,
+    /// `STREAM.CREATE.<stream>`.
+    StreamCreate(Box<StreamConfig>),
+    /// `STREAM.UPDATE.<stream>`.
+    StreamUpdate(Box<StreamConfig>),
+    /// `STREAM.INFO.<stream>`.
+    StreamInfo {
+        /// The stream.
+        stream: String,
+        /// What else is wanted.
+        options: StreamInfoOptions,
+    },
+    /// `STREAM.NAMES`.
+    StreamNames(ListOptions),
+    /// `STREAM.LIST`.
+    StreamList(ListOptions),
+    /// `STREAM.DELETE.<stream>`.
+    StreamDelete {
+        /// The stream.
+        stream: String,
+    },
+    /// `STREAM.PURGE.<stream>`.
+    StreamPurge {
+        /// The stream.
+        stream: String,
+        /// Which messages.
+        options: PurgeOptions,
+    },
+    /// `STREAM.MSG.GET.<stream>`, and `DIRECT.GET.<stream>[.<subject>]` with `direct`.
+    MessageGet {
+        /// The stream.
+        stream: String,
+        /// Which message.
+        options: MessageGetOptions,
+        /// Whether the stream must allow direct access, and the answer is the message itself.
+        direct: bool,
+    },
+    /// `STREAM.MSG.DELETE.<stream>`.
+    MessageDelete {
+        /// The stream.
+        stream: String,
+        /// Which message.
+        seq: u64,
+        /// Whether its bytes may stay on disk until their space is used again.
+        no_erase: bool,
+    },
+    /// `CONSUMER.CREATE.<stream>[.<consumer>[.<filter>]]` and
+    /// `CONSUMER.DURABLE.CREATE.<stream>.<consumer>`.
+    ConsumerCreate {
+        /// The stream.
+        stream: String,
+        /// The configuration, its name already checked against the subject.
+        config: Box<ConsumerConfig>,
+        /// Whether it must or must not exist.
+        action: ConsumerAction,
+    },
+    /// `CONSUMER.INFO.<stream>.<consumer>`.
+    ConsumerInfo {
+        /// The stream.
+        stream: String,
+        /// The consumer.
+        consumer: String,
+    },
+    /// `CONSUMER.NAMES.<stream>`.
+    ConsumerNames {
+        /// The stream.
+        stream: String,
+        /// Which page.
+        options: ListOptions,
+    },
+    /// `CONSUMER.LIST.<stream>`.
+    ConsumerList {
+        /// The stream.
+        stream: String,
+        /// Which page.
+        options: ListOptions,
+    },
+    /// `CONSUMER.DELETE.<stream>.<consumer>`.
+    ConsumerDelete {
+        /// The stream.
+        stream: String,
+        /// The consumer.
+        consumer: String,
+    },
+    /// `CONSUMER.PAUSE.<stream>.<consumer>`.
+    ConsumerPause {
+        /// The stream.
+        stream: String,
+        /// The consumer.
+        consumer: String,
+        /// Until when; nothing resumes it.
+        until: Option<Timestamp>,
+    },
+    /// `DEAD.LIST.<stream>` (ours): dead letters, oldest first.
+    DeadList {
+        /// The stream they were in.
+        stream: String,
+        /// Which ones.
+        options: DeadOptions,
+    },
+    /// `DEAD.REQUEUE.<stream>` (ours): publish dead letters to their stream again.
+    DeadRequeue {
+        /// The stream they were in.
+        stream: String,
+        /// Which ones.
+        options: DeadOptions,
+    },
+    /// `DEAD.DROP.<stream>` (ours): delete dead letters.
+    DeadDrop {
+        /// The stream they were in.
+        stream: String,
+        /// Which ones.
+        options: DeadOptions,
+    },
+}
+
+/// Whether a consumer must exist already.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ConsumerAction {
+    /// Create it, or change it if it exists.
+    #[default]
+    #[serde(rename = "")]
+    CreateOrUpdate,
+    /// It must not exist, unless with the same configuration.
+    Create,
+    /// It must exist.
+    Update,
+}
+
+/// Body of `STREAM.INFO`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StreamInfoOptions {
+    /// List deleted sequences.
+    pub deleted_details: bool,
+    /// List subjects matched by this, with their counts.
+    pub subjects_filter: String,
+    /// Skip so many subjects.
+    pub offset: u64,
+}
+
+/// Body of list requests.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ListOptions {
+    /// Skip so many.
+    pub offset: u64,
+    /// Only streams with a subject that overlaps this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
+}
+
+/// Body of `STREAM.PURGE`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PurgeOptions {
+    /// Only subjects matched by this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub filter: Option<String>,
+    /// Only sequences below this; zero for all.
+    #[serde(skip_serializing_if = "super::stream::is_zero_u64")]
+    pub seq: u64,
+    /// Keep the newest so many.
+    #[serde(skip_serializing_if = "super::stream::is_zero_u64")]
+    pub keep: u64,
+}
+
+/// Body of `STREAM.MSG.GET` and `DIRECT.GET`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MessageGetOptions {
+    /// This sequence, or the lowest from which to look for `next_by_subj`.
+    #[serde(skip_serializing_if = "super::stream::is_zero_u64")]
+    pub seq: u64,
+    /// The last message of this subject.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_by_subj: Option<String>,
+    /// The first message matched by this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_by_subj: Option<String>,
+    /// The first message at or after this time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start_time: Option<Timestamp>,
+    /// Without headers.
+    #[serde(skip_serializing_if = "super::stream::is_false")]
+    pub no_hdr: bool,
+}
+
+/// Body of `DEAD.*`: which dead letters. All that are named must hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DeadOptions {
+    /// These sequences of `DLQ_<stream>`; empty for all.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub sequences: Vec<u64>,
+    /// Given up by this consumer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub consumer: Option<String>,
+    /// Published to a subject matched by this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
+    /// From this sequence of `DLQ_<stream>`.
+    #[serde(skip_serializing_if = "super::stream::is_zero_u64")]
+    pub from: u64,
+    /// At most so many; zero for all (lists: 256).
+    #[serde(skip_serializing_if = "super::stream::is_zero_u64")]
+    pub limit: u64,
+}
+
+/// A message as `STREAM.MSG.GET` shows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredMessage {
+    /// Where it was published.
+    pub subject: String,
+    /// Its sequence.
+    pub seq: u64,
+    /// The header block, in base64.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub hdrs: String,
+    /// The payload, in base64.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub data: String,
+    /// When it was stored.
+    pub time: Timestamp,
+}
+
+/// A dead letter, as lists show it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeadLetter {
+    /// Its sequence in `DLQ_<stream>`.
+    pub seq: u64,
+    /// The consumer that gave it up.
+    pub consumer: String,
+    /// The subject it was published to.
+    pub subject: String,
+    /// Its sequence in its stream.
+    pub stream_seq: u64,
+    /// Why it was given up.
+    pub reason: String,
+    /// How often it was delivered.
+    pub attempts: u64,
+    /// How often it was requeued before.
+    pub requeued: u64,
+    /// When it was delivered first.
+    pub first: Timestamp,
+    /// When it was given up.
+    pub last: Timestamp,
+    /// The message as stored, with its original headers and those about its death.
+    pub message: StoredMessage,
+}
+
+/// The answer to a request that did not fail.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+#[allow(missing_docs, reason = "the bodies of JetStream's API answers, documented there")]
+pub enum ApiResponse {
+    /// To `INFO` and `SERVER.INFO`: a body made by whoever answers.
+    Json(serde_json::Value),
+    Stream {
+        #[serde(flatten)]
+        info: Box<StreamInfo>,
+        #[serde(skip_serializing_if = "super::stream::is_false")]
+        did_create: bool,
+    },
+    StreamNames {
+        total: usize,
+        offset: usize,
+        limit: usize,
+        streams: Vec<String>,
+    },
+    StreamList {
+        total: usize,
+        offset: usize,
+        limit: usize,
+        streams: Vec<StreamInfo>,
+    },
+    Deleted {
+        success: bool,
+    },
+    Purged {
+        success: bool,
+        purged: u64,
+    },
+    Message {
+        message: StoredMessage,
+    },
+    Consumer(Box<ConsumerInfo>),
+    ConsumerNames {
+        total: usize,
+        offset: usize,
+        limit: usize,
+        consumers: Vec<String>,
+    },
+    ConsumerList {
+        total: usize,
+        offset: usize,
+        limit: usize,
+        consumers: Vec<ConsumerInfo>,
+    },
+    Paused {
+        paused: bool,
+        pause_until: Timestamp,
+        #[serde(with = "super::duration")]
+        pause_remaining: std::time::Duration,
+    },
+    DeadLetters {
+        total: usize,
+        letters: Vec<DeadLetter>,
+    },
+    /// Dead letters requeued or dropped.
+    Settled {
+        settled: u64,
+    },
+    /// The message itself: the answer to a direct get.
+    #[serde(skip)]
+    Direct {
+        stream: String,
+        record: claudebus_storage::Record,
+        no_headers: bool,
+    },
+}

@@ -1,0 +1,187 @@
+//! Consumers: their configuration and state, as JetStream's JSON has them.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::duration;
+use super::stream::{is_false, is_zero, is_zero_u64, null_is_default};
+use super::time::Timestamp;
+
+/// Where a consumer begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeliverPolicy {
+    /// With the first message.
+    #[default]
+    All,
+    /// With the last message.
+    Last,
+    /// With what comes after its creation.
+    New,
+    /// At `opt_start_seq`.
+    ByStartSequence,
+    /// At `opt_start_time`.
+    ByStartTime,
+    /// With the last message of each subject.
+    LastPerSubject,
+}
+
+/// What an acknowledgement covers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AckPolicy {
+    /// Nothing is acknowledged.
+    #[default]
+    None,
+    /// The message and all before it.
+    All,
+    /// The message.
+    Explicit,
+}
+
+/// How fast stored messages are delivered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ReplayPolicy {
+    /// As fast as they are wanted.
+    #[default]
+    Instant,
+    /// With the gaps in time they were published with.
+    Original,
+}
+
+/// A consumer's configuration. Zero or absent means JetStream's default.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs, reason = "the fields of JetStream's ConsumerConfig, documented there")]
+pub struct ConsumerConfig {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub durable_name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    pub deliver_policy: DeliverPolicy,
+    #[serde(skip_serializing_if = "is_zero_u64")]
+    pub opt_start_seq: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub opt_start_time: Option<Timestamp>,
+    pub ack_policy: AckPolicy,
+    #[serde(with = "duration", skip_serializing_if = "duration::is_zero")]
+    pub ack_wait: Duration,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub max_deliver: i64,
+    #[serde(with = "duration::list", skip_serializing_if = "Vec::is_empty")]
+    pub backoff: Vec<Duration>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub filter_subject: Option<String>,
+    #[serde(deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
+    pub filter_subjects: Vec<String>,
+    pub replay_policy: ReplayPolicy,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub max_waiting: i64,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub max_ack_pending: i64,
+    #[serde(skip_serializing_if = "is_false")]
+    pub headers_only: bool,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub max_batch: i64,
+    #[serde(with = "duration", skip_serializing_if = "duration::is_zero")]
+    pub max_expires: Duration,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub max_bytes: i64,
+    #[serde(with = "duration", skip_serializing_if = "duration::is_zero")]
+    pub inactive_threshold: Duration,
+    pub num_replicas: u32,
+    #[serde(skip_serializing_if = "is_false")]
+    pub mem_storage: bool,
+    #[serde(deserialize_with = "null_is_default", skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deliver_subject: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deliver_group: Option<String>,
+    #[serde(skip_serializing_if = "is_false")]
+    pub flow_control: bool,
+    #[serde(with = "duration", skip_serializing_if = "duration::is_zero")]
+    pub idle_heartbeat: Duration,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pause_until: Option<Timestamp>,
+}
+
+impl ConsumerConfig {
+    /// All filters, from whichever field they were given in.
+    pub fn filters(&self) -> impl Iterator<Item = &str> {
+        self.filter_subject
+            .iter()
+            .chain(&self.filter_subjects)
+            .map(String::as_str)
+            .filter(|filter| !filter.is_empty())
+    }
+}
+
+/// A pair of sequences that belong together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SequencePair {
+    /// Deliveries are numbered from 1, redeliveries included.
+    pub consumer_seq: u64,
+    /// The message's sequence in its stream.
+    pub stream_seq: u64,
+    /// When that happened.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_active: Option<Timestamp>,
+}
+
+/// Why a consumer delivers nothing at this moment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Idle {
+    /// It has delivered all there is.
+    EndOfStream,
+    /// No pull waits for messages.
+    NoPullWaiting,
+    /// As many deliveries as allowed await acknowledgement.
+    MaxAckPending,
+    /// What is left does not match its filters.
+    FilterMatchesNothing,
+    /// It is paused.
+    Paused,
+    /// Redeliveries wait for their time.
+    BackingOff,
+    /// It reads from disk.
+    Reading,
+    /// The receiving session has not sent what it was given.
+    SlowSession,
+    /// The dead-letter stream cannot take a message that must go there.
+    DeadLettersFull,
+    /// A damaged part of the stream cannot be read.
+    Damaged(String),
+}
+
+/// Everything about a consumer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the fields of JetStream's ConsumerInfo, documented there")]
+pub struct ConsumerInfo {
+    pub stream_name: String,
+    pub name: String,
+    pub created: Timestamp,
+    pub config: ConsumerConfig,
+    pub delivered: SequencePair,
+    pub ack_floor: SequencePair,
+    pub num_ack_pending: u64,
+    pub num_redelivered: u64,
+    pub num_waiting: u64,
+    pub num_pending: u64,
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub push_bound: bool,
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub paused: bool,
+    #[serde(default, with = "duration", skip_serializing_if = "duration::is_zero")]
+    pub pause_remaining: Duration,
+    pub ts: Timestamp,
+    /// Ours: why it delivers nothing at this moment. Not sent to NATS clients.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle: Option<Idle>,
+}

@@ -1,0 +1,181 @@
+//! Errors that cross the wire: JetStream's codes and texts, and ours.
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+
+/// An error a client can branch on. `code` is of HTTP's kind, `err_code` is exact.
+///
+/// The numbers below 20,000 are JetStream's (nats-server, `server/errors.json`); ours start there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{description} ({code}/{err_code})")]
+pub struct ApiError {
+    /// 400, 404, 412, 500 or 503.
+    pub code: u16,
+    /// What exactly went wrong.
+    pub err_code: u32,
+    /// For people.
+    pub description: Cow<'static, str>,
+}
+
+/// Declares one constructor per error. `{}` in a text stands for the argument.
+macro_rules! api_errors {
+    ($($(#[$doc:meta])* $name:ident $(($arg:ident))? = $code:literal / $err_code:literal $text:literal;)*) => {
+        impl ApiError {
+            $(
+                $(#[$doc])*
+                #[must_use]
+                pub fn $name($($arg: impl std::fmt::Display)?) -> Self {
+                    let description = api_errors!(@text $text $(, $arg)?);
+                    Self { code: $code, err_code: $err_code, description }
+                }
+            )*
+        }
+    };
+    (@text $text:literal) => { Cow::Borrowed($text) };
+    (@text $text:literal, $arg:ident) => { Cow::Owned(format!($text, $arg)) };
+}
+
+api_errors! {
+    /// The request makes no sense.
+    bad_request = 400 / 10003 "bad request";
+    /// The request makes no sense, and why.
+    bad_request_because(why) = 400 / 10003 "bad request: {}";
+    /// The body is not the JSON that was expected.
+    invalid_json(why) = 400 / 10025 "invalid JSON: {}";
+    /// A limit of the server is reached.
+    insufficient_resources = 503 / 10023 "insufficient resources";
+    /// The disk is full.
+    storage_exceeded = 500 / 10047 "insufficient storage resources available";
+    /// No stream of that name.
+    stream_not_found = 404 / 10059 "stream not found";
+    /// No stream captures the subject.
+    no_stream_matches = 404 / 10055 "no stream matches subject";
+    /// Another stream has that name.
+    stream_name_exists = 400 / 10058 "stream name already in use with a different configuration";
+    /// The name in the subject differs from the name in the body.
+    stream_mismatch = 400 / 10056 "stream name in subject does not match request";
+    /// The stream name is not a name.
+    invalid_stream_name = 400 / 10128 "Stream name can not contain path separators";
+    /// The subjects belong to another stream.
+    subjects_overlap = 400 / 10065 "subjects overlap with an existing stream";
+    /// The stream configuration is wrong.
+    stream_invalid_config(why) = 500 / 10052 "{}";
+    /// The stream cannot be changed so.
+    stream_invalid_update(why) = 500 / 10052 "{}";
+    /// Only one replica on one machine.
+    replicas_not_supported = 500 / 10074 "replicas > 1 not supported in non-clustered mode";
+    /// No message there.
+    message_not_found = 404 / 10037 "no message found";
+    /// The sequence cannot be deleted.
+    sequence_not_found(seq) = 400 / 10043 "sequence {} not found";
+    /// Deleting a message failed.
+    message_delete_failed(why) = 500 / 10057 "{}";
+    /// Purging failed.
+    purge_failed(why) = 500 / 10110 "{}";
+    /// The stream allows no rollup.
+    rollup_not_permitted = 500 / 10111 "rollup not permitted";
+    /// The rollup header is neither `sub` nor `all`.
+    rollup_invalid(value) = 500 / 10111 "rollup value invalid: \"{}\"";
+    /// The stream is sealed.
+    stream_sealed = 400 / 10109 "invalid operation on sealed stream";
+    /// The message is larger than the stream allows.
+    message_too_large = 400 / 10054 "message size exceeds maximum allowed";
+    /// The header block is larger than 64 KiB.
+    header_too_large = 400 / 10097 "header size exceeds maximum allowed of 64k";
+    /// The publisher expected another stream.
+    expected_stream_mismatch = 400 / 10060 "expected stream does not match";
+    /// The publisher expected another last sequence.
+    wrong_last_sequence(last) = 400 / 10071 "wrong last sequence: {}";
+    /// The publisher expected another last message id.
+    wrong_last_message_id(id) = 400 / 10070 "wrong last msg ID: {}";
+    /// A subject for the expected sequence, without the sequence.
+    expected_subject_alone = 400 / 10193 "missing sequence for expected last sequence per subject";
+    /// The TTL is not a duration of at least a second.
+    invalid_ttl = 400 / 10165 "invalid per-message TTL";
+    /// The stream allows no TTL by message.
+    ttl_disabled = 400 / 10166 "per-message TTL is disabled";
+    /// The stream is full and discards new messages.
+    store_failed(why) = 503 / 10077 "{}";
+    /// No consumer of that name.
+    consumer_not_found = 404 / 10014 "consumer not found";
+    /// The consumer name is taken.
+    consumer_name_exists = 400 / 10013 "consumer name already in use";
+    /// Creating the consumer failed.
+    consumer_create_failed(why) = 500 / 10012 "{}";
+    /// A consumer of that name exists, and create was asked for.
+    consumer_already_exists = 400 / 10148 "consumer already exists";
+    /// No such consumer, and update was asked for.
+    consumer_does_not_exist = 400 / 10149 "consumer does not exist";
+    /// The stream has as many consumers as it may.
+    maximum_consumers_limit = 400 / 10026 "maximum consumers limit reached";
+    /// The name in the subject differs from the name in the body.
+    consumer_durable_mismatch = 400 / 10017 "consumer name in subject does not match durable name in request";
+    /// The consumer's name is empty or has characters it may not have.
+    consumer_bad_name = 400 / 10127 "Consumer name can not contain path separators";
+    /// The filter in the subject differs from that in the body.
+    consumer_filter_mismatch = 400 / 10131 "Consumer create request did not match filtered subject from create subject";
+    /// Both ways to filter.
+    consumer_duplicate_filters = 400 / 10136 "consumer cannot have both FilterSubject and FilterSubjects specified";
+    /// Two filters overlap.
+    consumer_overlapping_filters = 400 / 10138 "consumer subject filters cannot overlap";
+    /// An empty filter.
+    consumer_empty_filter = 400 / 10139 "consumer filter in FilterSubjects cannot be empty";
+    /// A work queue wants explicit acks.
+    workqueue_explicit_ack = 400 / 10098 "workqueue stream requires explicit ack";
+    /// A work queue wants delivery from the start.
+    workqueue_deliver_all = 400 / 10101 "consumer must be deliver all on workqueue stream";
+    /// A work queue takes one unfiltered consumer.
+    workqueue_multiple_unfiltered = 400 / 10099 "multiple non-filtered consumers not allowed on workqueue stream";
+    /// Filters of a work queue's consumers must not overlap.
+    workqueue_not_unique = 400 / 10100 "filtered consumer not unique on workqueue stream";
+    /// A pull consumer needs acks on a work queue.
+    pull_requires_ack = 400 / 10084 "consumer in pull mode requires explicit ack policy on workqueue stream";
+    /// `last_per_subject` needs a filter.
+    last_per_subject_requires_filter = 400 / 10094 "consumer delivery policy is deliver last per subject, but optional filter subject is not set";
+    /// The consumer configuration contradicts itself.
+    consumer_invalid_policy(why) = 400 / 10094 "{}";
+    /// `max_ack_pending` above the stream's limit.
+    consumer_max_pending_ack(limit) = 400 / 10121 "consumer max ack pending exceeds system limit of {}";
+    /// A name is longer than 255 bytes.
+    consumer_name_too_long(limit) = 400 / 10102 "consumer name is too long, maximum allowed is {}";
+    /// Flow control wants heartbeats.
+    flow_control_requires_heartbeat = 400 / 10108 "consumer with flow control also needs heartbeats";
+    /// A backoff list longer than max_deliver.
+    backoff_longer_than_max_deliver = 400 / 10116 "max deliver is required to be > length of backoff values";
+    /// The subject is not one that can be published to.
+    invalid_subject(subject) = 400 / 20001 "\"{}\" is not a subject that can be published to; tokens are separated by single dots and hold no spaces or wildcards";
+    /// The message is larger than the server allows.
+    payload_too_large(limit) = 400 / 20002 "the message is larger than the server's max_payload of {} bytes";
+    /// Nobody listens.
+    no_responders = 503 / 20003 "no responders: nobody is subscribed to the subject and no stream captures it";
+    /// A dead letter that is not there.
+    dead_letter_not_found(seq) = 404 / 20004 "dead letter {} not found";
+    /// The operation's name is unknown.
+    unknown_operation(name) = 400 / 20005 "unknown operation \"{}\"";
+    /// Damaged on disk.
+    damaged(what) = 500 / 20006 "{}";
+    /// The id window is full.
+    id_window_full = 503 / 20007 "the memory for message ids is used up; publish more slowly, without ids, or with a shorter duplicate window";
+    /// The message was published before under this counter, and what became of it is no longer known.
+    duplicate_too_old = 400 / 20008 "this message was published long ago under the same producer counter";
+    /// The server is stopping.
+    shutting_down = 503 / 20009 "the server is shutting down; reconnect and send again";
+    /// The dead-letter target cannot take the message.
+    dead_letters_full(why) = 503 / 20010 "the dead-letter stream cannot take the message: {}";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_take_their_argument() {
+        let error = ApiError::wrong_last_sequence(5);
+        assert_eq!(error.description, "wrong last sequence: 5");
+        assert_eq!(
+            serde_json::to_string(&error).expect("plain data"),
+            r#"{"code":400,"err_code":10071,"description":"wrong last sequence: 5"}"#
+        );
+    }
+}

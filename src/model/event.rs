@@ -1,0 +1,132 @@
+//! What the broker tells sessions. Typed and free of any protocol.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use claudebus_storage::Record;
+
+use super::api::ApiResponse;
+use super::error::ApiError;
+use super::request::Token;
+
+/// One event for one session.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// Numbered messages are stored, durably: counters `first..first + count` in order.
+    Published {
+        /// Counter of the first.
+        first: u64,
+        /// How many.
+        count: u64,
+        /// The stream's name.
+        stream: Arc<str>,
+        /// Sequence of the first; the others follow without gaps. Zero if they were stored so long
+        /// ago that it is no longer known.
+        seq: u64,
+        /// Whether they had been stored before.
+        duplicate: bool,
+    },
+    /// A numbered message was refused.
+    Refused {
+        /// Its counter.
+        counter: u64,
+        /// Why.
+        error: ApiError,
+    },
+    /// A message for a core subscription.
+    Message {
+        /// The subscription.
+        token: Token,
+        /// The message.
+        message: CoreMessage,
+    },
+    /// Messages for a pull, oldest first.
+    Deliver {
+        /// The pull.
+        token: Token,
+        /// Who delivers.
+        consumer: Arc<ConsumerPath>,
+        /// The messages. At least one.
+        deliveries: Vec<Delivery>,
+    },
+    /// Something else about a pull.
+    PullStatus {
+        /// The pull.
+        token: Token,
+        /// What.
+        status: PullStatus,
+    },
+    /// Acknowledgements are durable.
+    AckConfirmed {
+        /// What was given to confirm.
+        token: Token,
+        /// An error if there is no such consumer.
+        result: Result<(), ApiError>,
+    },
+    /// The answer to a request.
+    Answer {
+        /// The request.
+        token: Token,
+        /// The answer.
+        result: Result<ApiResponse, ApiError>,
+    },
+    /// The session must end: it is too slow, or the server stops.
+    Close {
+        /// Why, for the client.
+        reason: ApiError,
+    },
+}
+
+/// A message that is not from a stream.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CoreMessage {
+    /// Where it was published.
+    pub subject: Bytes,
+    /// Where an answer is expected, or empty.
+    pub reply: Bytes,
+    /// The header block, or empty.
+    pub headers: Bytes,
+    /// The message body.
+    pub payload: Bytes,
+}
+
+/// A consumer's full name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ConsumerPath {
+    /// The stream's name.
+    pub stream: String,
+    /// The consumer's name.
+    pub consumer: String,
+}
+
+/// One attempt to hand a message to an application.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delivery {
+    /// The message.
+    pub record: Record,
+    /// Number of this delivery among all of the consumer, from 1.
+    pub consumer_seq: u64,
+    /// How often the message was delivered, this time included.
+    pub attempts: u64,
+    /// Messages that the consumer has still to deliver for the first time after this one.
+    pub pending: u64,
+    /// Whether the payload is left out, `headers_only`.
+    pub headers_only: bool,
+}
+
+/// The state of a pull, other than deliveries. Codes and texts are JetStream's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PullStatus {
+    /// 100, 404, 408, 409, 400 or 503.
+    pub code: u16,
+    /// JetStream's text.
+    pub text: std::borrow::Cow<'static, str>,
+    /// Messages the pull still asked for.
+    pub pending_messages: u64,
+    /// Bytes the pull still asked for.
+    pub pending_bytes: u64,
+    /// Sequences of the last delivery: the consumer's and the stream's. With heartbeats.
+    pub last: (u64, u64),
+    /// Whether the pull is over.
+    pub ended: bool,
+}

@@ -1,0 +1,199 @@
+//! Header blocks: `NATS/1.0\r\n`, lines of `Key: Value\r\n`, and an empty line.
+//!
+//! A block travels and is stored byte for byte; these functions look into it or build a new one.
+
+/// First line of every block.
+const VERSION_LINE: &[u8] = b"NATS/1.0\r\n";
+
+/// Names that the broker reads or writes.
+pub mod names {
+    /// Message id for de-duplication.
+    pub const MESSAGE_ID: &str = "Nats-Msg-Id";
+    /// The publisher's expected stream.
+    pub const EXPECTED_STREAM: &str = "Nats-Expected-Stream";
+    /// The publisher's expected last sequence of the stream.
+    pub const EXPECTED_LAST_SEQUENCE: &str = "Nats-Expected-Last-Sequence";
+    /// The publisher's expected last sequence of the subject.
+    pub const EXPECTED_LAST_SUBJECT_SEQUENCE: &str = "Nats-Expected-Last-Subject-Sequence";
+    /// The subject that the former is about, if it is not the message's own.
+    pub const EXPECTED_LAST_SUBJECT_SEQUENCE_SUBJECT: &str =
+        "Nats-Expected-Last-Subject-Sequence-Subject";
+    /// The publisher's expected last message id.
+    pub const EXPECTED_LAST_MESSAGE_ID: &str = "Nats-Expected-Last-Msg-Id";
+    /// `sub` or `all`: replace what came before.
+    pub const ROLLUP: &str = "Nats-Rollup";
+    /// Time to live of the message.
+    pub const TTL: &str = "Nats-TTL";
+    /// Size of a payload that was left out.
+    pub const MESSAGE_SIZE: &str = "Nats-Msg-Size";
+    /// Why the server stored a marker.
+    pub const MARKER_REASON: &str = "Nats-Marker-Reason";
+    /// Dead letter: why.
+    pub const DEAD_REASON: &str = "Claudebus-Dead-Reason";
+    /// Dead letter: the stream it was in.
+    pub const DEAD_STREAM: &str = "Claudebus-Dead-Stream";
+    /// Dead letter: the consumer that gave it up.
+    pub const DEAD_CONSUMER: &str = "Claudebus-Dead-Consumer";
+    /// Dead letter: the subject it was published to.
+    pub const DEAD_SUBJECT: &str = "Claudebus-Dead-Subject";
+    /// Dead letter: its sequence in its stream.
+    pub const DEAD_SEQUENCE: &str = "Claudebus-Dead-Sequence";
+    /// Dead letter: how often it was delivered.
+    pub const DEAD_ATTEMPTS: &str = "Claudebus-Dead-Attempts";
+    /// Dead letter: when it was delivered first (RFC 3339).
+    pub const DEAD_FIRST: &str = "Claudebus-Dead-First";
+    /// Dead letter: when it was given up (RFC 3339).
+    pub const DEAD_LAST: &str = "Claudebus-Dead-Last";
+    /// Requeued message: how often it came back from the dead letters.
+    pub const REQUEUED: &str = "Claudebus-Requeued";
+}
+
+/// The lines of a block as (key, value), values without surrounding white space. Lines that are not
+/// of that form, and blocks that are not text, give nothing.
+pub fn iter(block: &[u8]) -> impl Iterator<Item = (&str, &str)> {
+    let text = std::str::from_utf8(block).unwrap_or_default();
+    text.split("\r\n").skip(1).filter_map(|line| {
+        let (key, value) = line.split_once(':')?;
+        Some((key, value.trim()))
+    })
+}
+
+/// The first value under `key`, which is compared exactly, as nats-server does.
+#[must_use]
+pub fn get<'a>(block: &'a [u8], key: &str) -> Option<&'a str> {
+    if block.is_empty() {
+        return None;
+    }
+    iter(block).find(|(k, _)| *k == key).map(|(_, value)| value)
+}
+
+/// Whether a block is well formed: version line, lines of key and value, empty line, no status.
+#[must_use]
+pub fn is_well_formed(block: &[u8]) -> bool {
+    let Some(rest) = block.strip_prefix(VERSION_LINE) else {
+        return false;
+    };
+    let Some(lines) = rest.strip_suffix(b"\r\n") else {
+        return false;
+    };
+    let Ok(text) = std::str::from_utf8(lines) else {
+        return false;
+    };
+    text.is_empty()
+        || (text.ends_with("\r\n")
+            && text.split_terminator("\r\n").all(|line| {
+                line.split_once(':').is_some_and(|(key, value)| is_key(key) && is_value(value))
+            }))
+}
+
+/// Whether `key` can be a header's key: visible ASCII without a colon.
+#[must_use]
+pub fn is_key(key: &str) -> bool {
+    !key.is_empty() && key.bytes().all(|b| b.is_ascii_graphic() && b != b':')
+}
+
+/// Whether `value` can be a header's value: no line breaks or other control characters.
+#[must_use]
+pub fn is_value(value: &str) -> bool {
+    value.bytes().all(|b| (b >= b' ' && b != 0x7f) || b == b'\t')
+}
+
+/// A block under construction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Block {
+    bytes: Vec<u8>,
+}
+
+impl Default for Block {
+    fn default() -> Self {
+        Self { bytes: VERSION_LINE.to_vec() }
+    }
+}
+
+impl Block {
+    /// A block that starts with the lines of `block`, which may be empty.
+    #[must_use]
+    pub fn from_existing(block: &[u8]) -> Self {
+        match block.strip_suffix(b"\r\n") {
+            Some(lines) if lines.starts_with(VERSION_LINE) => Self { bytes: lines.to_vec() },
+            _ => Self::default(),
+        }
+    }
+
+    /// Adds a line. Control characters in the value become spaces, so that no value can end the
+    /// line or the block.
+    pub fn add(&mut self, key: &str, value: &str) -> &mut Self {
+        self.bytes.extend_from_slice(key.as_bytes());
+        self.bytes.extend_from_slice(b": ");
+        self.bytes.extend(value.bytes().map(|b| if b < b' ' || b == 0x7f { b' ' } else { b }));
+        self.bytes.extend_from_slice(b"\r\n");
+        self
+    }
+
+    /// Removes all lines under `key`.
+    pub fn remove(&mut self, key: &str) -> &mut Self {
+        let mut kept = VERSION_LINE.to_vec();
+        for line in self
+            .bytes
+            .get(VERSION_LINE.len()..)
+            .unwrap_or_default()
+            .split_inclusive(|b| *b == b'\n')
+        {
+            let same =
+                line.strip_prefix(key.as_bytes()).is_some_and(|rest| rest.first() == Some(&b':'));
+            if !same {
+                kept.extend_from_slice(line);
+            }
+        }
+        self.bytes = kept;
+        self
+    }
+
+    /// The finished block.
+    #[must_use]
+    pub fn finish(mut self) -> Vec<u8> {
+        self.bytes.extend_from_slice(b"\r\n");
+        self.bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_goes_out_and_comes_back() {
+        let mut block = Block::default();
+        block.add("A", "1").add("B", "two words").add("A", "3");
+        let bytes = block.finish();
+        assert_eq!(bytes, b"NATS/1.0\r\nA: 1\r\nB: two words\r\nA: 3\r\n\r\n");
+        assert!(is_well_formed(&bytes));
+        assert_eq!(get(&bytes, "B"), Some("two words"));
+        assert_eq!(get(&bytes, "b"), None);
+        let mut again = Block::from_existing(&bytes);
+        again.remove("A").add("C", "x");
+        assert_eq!(again.finish(), b"NATS/1.0\r\nB: two words\r\nC: x\r\n\r\n");
+    }
+
+    #[test]
+    fn a_value_cannot_end_its_line() {
+        let mut block = Block::default();
+        block.add("A", "x\r\nNats-Rollup: all");
+        assert_eq!(get(&block.finish(), "Nats-Rollup"), None);
+    }
+
+    #[test]
+    fn malformed_blocks() {
+        for bad in [
+            &b""[..],
+            b"NATS/1.0\r\n",
+            b"NATS/1.0 503\r\n\r\n",
+            b"NATS/1.0\r\nno colon\r\n\r\n",
+            b"NATS/1.0\r\n: v\r\n\r\n",
+            b"NATS/1.0\r\nA: \x01\r\n\r\n",
+        ] {
+            assert!(!is_well_formed(bad), "{}", bad.escape_ascii());
+        }
+        assert!(is_well_formed(b"NATS/1.0\r\n\r\n"));
+    }
+}

@@ -1,0 +1,164 @@
+//! What sessions ask of the broker. Typed and free of any protocol.
+
+use std::time::Duration;
+
+use super::api::ApiRequest;
+use super::batch::MessageBatch;
+
+/// One session of the server: the protocol state of one QUIC stream or one NATS connection. The
+/// broker addresses its events to sessions; numbers are never reused while the server runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionId(pub u64);
+
+/// Names a subscription, pull or request within its session. Chosen by the session; answers repeat it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Token(pub u64);
+
+/// A publisher that numbers its messages, so that resending them after a lost connection stores
+/// them once. Chosen at random by the client; 128 bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ProducerId(pub u128);
+
+/// Where messages for a pull or an answer go.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ReplyTo {
+    /// To the session itself, under this token.
+    Session(Token),
+    /// To whoever is subscribed to this subject (NATS inboxes).
+    Subject(String),
+}
+
+/// One request of a session.
+#[derive(Clone, Debug)]
+pub enum Request {
+    /// The session begins. Sent once, first.
+    Opened,
+    /// The session is over: subscriptions, waiting pulls and core interest go with it.
+    Closed,
+    /// Numbered messages of a producer: message i has counter `first + i`. Each is answered, as
+    /// part of a range, by [`Event::Published`](super::event::Event::Published) or
+    /// [`Event::Refused`](super::event::Event::Refused).
+    Publish {
+        /// Who numbers them.
+        producer: ProducerId,
+        /// Counter of the first.
+        first: u64,
+        /// The messages.
+        batch: MessageBatch,
+    },
+    /// Messages without numbers, for streams and core subscribers. A message with a reply that a
+    /// stream stores is answered there with JetStream's JSON (NATS); `echo` tells whether the
+    /// session's own subscriptions get them too.
+    Send {
+        /// The messages.
+        batch: MessageBatch,
+        /// Whether the sender gets its own messages.
+        echo: bool,
+    },
+    /// Subscribe to a core subject. Not durable: messages published meanwhile.
+    Subscribe {
+        /// Names the subscription.
+        token: Token,
+        /// Subject pattern.
+        subject: String,
+        /// Members of a queue group share its messages.
+        queue: Option<String>,
+    },
+    /// End a subscription, at once or after `max` messages since it began.
+    Unsubscribe {
+        /// The subscription.
+        token: Token,
+        /// Messages after which it ends.
+        max: Option<u64>,
+    },
+    /// Ask a consumer for messages.
+    Pull(Pull),
+    /// Allow `more` messages and `more_bytes` bytes to a waiting pull of this session, reviving it
+    /// if it was used up. Only for pulls with [`Pull::renewable`].
+    Raise {
+        /// The pull.
+        token: Token,
+        /// Messages.
+        more: u64,
+        /// Bytes.
+        more_bytes: u64,
+    },
+    /// Withdraw a waiting pull of this session. What was delivered stays pending.
+    Cancel {
+        /// The pull.
+        token: Token,
+    },
+    /// Bytes of deliveries that the session has sent on, so that more may come. The broker
+    /// stops at [`Limits::max_session_deliveries`](super::limits::Limits::max_session_deliveries).
+    Sent {
+        /// Bytes.
+        bytes: usize,
+    },
+    /// Acknowledge deliveries.
+    Ack(Ack),
+    /// A request about streams and consumers. Answered by
+    /// [`Event::Answer`](super::event::Event::Answer) with the same token.
+    Api {
+        /// Names the request.
+        token: Token,
+        /// What is asked.
+        request: ApiRequest,
+    },
+}
+
+/// A pull request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pull {
+    /// Where deliveries and statuses go.
+    pub reply: ReplyTo,
+    /// The stream's name.
+    pub stream: String,
+    /// The consumer's name.
+    pub consumer: String,
+    /// Most messages; at least 1.
+    pub batch: u64,
+    /// Most bytes of deliveries (as JetStream counts them); zero for no limit.
+    pub max_bytes: u64,
+    /// How long to wait; none for ever (bounded by the server).
+    pub expires: Option<Duration>,
+    /// Answer with what is there now.
+    pub no_wait: bool,
+    /// Send a sign of life so often without deliveries.
+    pub heartbeat: Option<Duration>,
+    /// Whether the pull stays when it is used up, to be raised.
+    pub renewable: bool,
+}
+
+/// Acknowledgements of one kind for one consumer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ack {
+    /// The stream's name.
+    pub stream: String,
+    /// The consumer's name.
+    pub consumer: String,
+    /// Inclusive ranges of stream sequences. Those not pending are ignored.
+    pub sequences: Vec<(u64, u64)>,
+    /// What they say.
+    pub kind: AckKind,
+    /// If given, answered by [`Event::AckConfirmed`](super::event::Event::AckConfirmed) once durable.
+    pub confirm: Option<ReplyTo>,
+}
+
+/// What an acknowledgement says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AckKind {
+    /// Done.
+    Ack,
+    /// Deliver again, after the delay.
+    Nak {
+        /// How long to wait.
+        delay: Duration,
+    },
+    /// Still at work: the time to acknowledge starts anew.
+    InProgress,
+    /// Never deliver again; it becomes a dead letter with this reason.
+    Terminate {
+        /// Why.
+        reason: String,
+    },
+}
