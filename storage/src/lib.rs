@@ -15,10 +15,11 @@
 pub mod disk;
 pub mod ids;
 pub mod log;
-
+pub mod memory;
 pub mod record;
 pub mod subject;
 
 pub use ids::{Fingerprint, Position, ReadId, StreamId, SubjectId};
 pub use log::{Log, LogEvent, LogFailure, Pressure};
+pub use memory::MemoryLog;
 pub use record::{NewRecord, Record};
