@@ -1,0 +1,382 @@
+//! What a consumer wants to read, and to whom it delivers.
+
+use std::time::Duration;
+
+use claudebus_storage::{ReadId, Record};
+
+use crate::model::consumer::{AckPolicy, Idle, SequencePair};
+use crate::model::event::{Delivery, PullStatus};
+use crate::model::request::{Pull, ReplyTo, SessionId, Token};
+use crate::model::time::{Now, Timestamp};
+
+use super::pending::{Entry, State};
+use super::pulls::PullLimits;
+use super::{Consumer, Meta};
+
+/// Records read ahead at once. Enough to fill a frame; few enough that a consumer with little room
+/// does not hold memory.
+const READ_RECORDS: u64 = 1024;
+/// Bytes read ahead at once.
+const READ_BYTES: usize = 256 << 10;
+
+/// What a consumer wants now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Want {
+    /// The record `seq`, to deliver it again: give it to [`Consumer::redeliver`], or call
+    /// [`Consumer::lost`] if it is not there.
+    Redeliver {
+        /// Its sequence.
+        seq: u64,
+    },
+    /// New records that the filters want: give them to [`Consumer::feed`].
+    Read {
+        /// The lowest sequence.
+        from: u64,
+        /// The highest sequence.
+        to: u64,
+        /// At most so many.
+        records: usize,
+        /// Not many more bytes than this.
+        bytes: usize,
+    },
+    /// Deliver what was read: call [`Consumer::deliver`] with [`Consumer::next_fetched`].
+    Deliver,
+    /// Nothing, and why.
+    Nothing(Idle),
+}
+
+/// A delivery on its way.
+#[derive(Clone, Debug)]
+pub(crate) struct Sent {
+    /// Whose pull it satisfies.
+    pub(crate) session: SessionId,
+    /// Where it goes.
+    pub(crate) reply: ReplyTo,
+    /// The message.
+    pub(crate) delivery: Delivery,
+    /// Whether it must not leave before the journal holds that it did: attempts after the first,
+    /// and the only attempt allowed.
+    pub(crate) wait_durable: bool,
+}
+
+impl Consumer {
+    /// A pull request arrives.
+    pub(crate) fn pull(&mut self, now: Now, session: SessionId, pull: Pull) {
+        self.last_activity = now.monotonic;
+        let config = &self.config;
+        let limits = PullLimits {
+            max_waiting: u64::try_from(config.max_waiting).unwrap_or(0),
+            max_batch: u64::try_from(config.max_batch).unwrap_or(0),
+            max_bytes: u64::try_from(config.max_bytes).unwrap_or(0),
+            max_expires: config.max_expires,
+        };
+        let available = self.num_pending + self.redeliver.len() as u64 + self.fetched.len() as u64;
+        let told = self.pulls.add(now.monotonic, session, pull, limits, available);
+        self.statuses.extend(told);
+    }
+
+    /// A waiting pull may take more.
+    pub(crate) fn raise(&mut self, now: Now, session: SessionId, token: Token, more: (u64, u64)) {
+        self.last_activity = now.monotonic;
+        self.pulls.raise(session, token, more.0, more.1);
+    }
+
+    /// A waiting pull is withdrawn.
+    pub(crate) fn cancel(&mut self, session: SessionId, token: Token) {
+        self.pulls.cancel(session, token);
+    }
+
+    /// A session is over.
+    pub(crate) fn session_closed(&mut self, now: Now, session: SessionId) {
+        self.last_activity = now.monotonic;
+        self.pulls.session_closed(session);
+    }
+
+    /// Drops pulls whose reply subject has no listener.
+    pub(crate) fn drop_unheard_pulls(&mut self, listens: impl Fn(&str) -> bool) {
+        self.pulls.retain_listening(listens);
+    }
+
+    /// Ends all waiting pulls with a status, because the consumer or the server goes away.
+    pub(crate) fn end_pulls(&mut self, code: u16, text: &'static str) {
+        self.pulls.end_all(code, text, &mut self.statuses);
+    }
+
+    /// A status for a pull that did not even reach a consumer.
+    pub(crate) fn no_such_consumer(pull: &Pull) -> PullStatus {
+        PullStatus {
+            code: 503,
+            text: "".into(),
+            pending_messages: pull.batch,
+            pending_bytes: pull.max_bytes,
+            last: (0, 0),
+            ended: true,
+        }
+    }
+
+    /// What the consumer wants now. `open` tells which sessions can take deliveries;
+    /// `stream_last` is the stream's last sequence. Call again after each step until it is
+    /// [`Want::Nothing`].
+    pub(crate) fn want(
+        &mut self,
+        now: Now,
+        stream_last: u64,
+        open: &dyn Fn(SessionId) -> bool,
+    ) -> Want {
+        if self.pulls.is_empty() {
+            return Want::Nothing(Idle::NoPullWaiting);
+        }
+        let want = self.wish(now, stream_last, open);
+        if let Want::Nothing(idle) = &want
+            && !matches!(idle, Idle::Reading | Idle::SlowSession | Idle::NoPullWaiting)
+        {
+            self.pulls.nothing_now(&mut self.statuses);
+        }
+        want
+    }
+
+    fn wish(&mut self, now: Now, stream_last: u64, open: &dyn Fn(SessionId) -> bool) -> Want {
+        if self.is_paused(now) {
+            return Want::Nothing(Idle::Paused);
+        }
+        let room = self.pulls.room(open);
+        if room.messages == 0 {
+            let idle = if room.closed { Idle::SlowSession } else { Idle::NoPullWaiting };
+            return Want::Nothing(idle);
+        }
+        if let Some(seq) = self.next_redelivery() {
+            return Want::Redeliver { seq };
+        }
+        if self.reading.is_some() {
+            return Want::Nothing(Idle::Reading);
+        }
+        let unacked = self.pending.len() as u64;
+        let allowed = match u64::try_from(self.config.max_ack_pending) {
+            Ok(most) if most > 0 && self.config.ack_policy != AckPolicy::None => {
+                most.saturating_sub(unacked)
+            }
+            _ => u64::MAX,
+        };
+        if allowed == 0 {
+            return Want::Nothing(Idle::MaxAckPending);
+        }
+        if let Some(record) = self.fetched.front() {
+            let (seq, time) = (record.seq, record.time);
+            return match self.replay_wait(now, seq, time) {
+                Some(_) => Want::Nothing(Idle::BackingOff),
+                None => Want::Deliver,
+            };
+        }
+        self.wish_to_read(stream_last, room.messages.min(allowed).min(READ_RECORDS))
+    }
+
+    fn wish_to_read(&self, stream_last: u64, records: u64) -> Want {
+        if let Some(why) = &self.damage {
+            return Want::Nothing(Idle::Damaged(why.clone()));
+        }
+        let records = usize::try_from(records).unwrap_or(1);
+        if let Some(seq) = self.listed.front() {
+            return Want::Read { from: *seq, to: *seq, records: 1, bytes: READ_BYTES };
+        }
+        if self.cursor > stream_last {
+            let idle = if self.pending.len() == 0 { Idle::EndOfStream } else { Idle::BackingOff };
+            return Want::Nothing(idle);
+        }
+        if self.num_pending == 0 {
+            return Want::Nothing(Idle::FilterMatchesNothing);
+        }
+        Want::Read { from: self.cursor, to: stream_last, records, bytes: READ_BYTES }
+    }
+
+    /// The read that was wished for needs the disk.
+    pub(crate) fn reading(&mut self, read: ReadId) {
+        self.reading = Some(read);
+    }
+
+    /// Whether this is the read the consumer waits for; if so it waits no longer.
+    pub(crate) fn finish_reading(&mut self, read: ReadId) -> bool {
+        let awaited = self.reading == Some(read);
+        if awaited {
+            self.reading = None;
+        }
+        awaited
+    }
+
+    /// Takes records that were read, and the first sequence that was not examined.
+    pub(crate) fn feed(&mut self, records: impl IntoIterator<Item = Record>, next: u64) {
+        if let Some(front) = self.listed.front().copied() {
+            // A listed sequence is read alone; if it is gone, so is its place in the list.
+            self.listed.pop_front();
+            self.fetched.extend(records.into_iter().filter(|record| record.seq == front));
+            if self.fetched.is_empty() {
+                self.num_pending = self.num_pending.saturating_sub(1);
+            }
+            return;
+        }
+        self.fetched.extend(records.into_iter().filter(|record| record.seq >= self.cursor));
+        self.cursor = self.cursor.max(next);
+    }
+
+    /// Reading cannot go on: this part of the stream is damaged. Sequences up to `last` are passed
+    /// over; the reader was told.
+    pub(crate) fn damaged(&mut self, last: u64, why: String) {
+        if self.listed.front().is_some_and(|seq| *seq <= last) {
+            self.listed.pop_front();
+        } else {
+            self.cursor = self.cursor.max(last.saturating_add(1));
+        }
+        self.damage = Some(why);
+    }
+
+    /// What damage was met, once; reading goes on behind it.
+    pub(crate) fn take_damage(&mut self) -> Option<String> {
+        self.damage.take()
+    }
+
+    /// The record that [`Want::Deliver`] is about.
+    pub(crate) fn next_fetched(&self) -> Option<&Record> {
+        self.fetched.front()
+    }
+
+    /// The record that was read is no longer there.
+    pub(crate) fn drop_fetched(&mut self) {
+        if self.fetched.pop_front().is_some() {
+            self.num_pending = self.num_pending.saturating_sub(1);
+        }
+    }
+
+    /// Delivers the record that was read. `size` is what it counts towards a pull's `max_bytes`.
+    /// `None` if no pull could take it; ask [`Consumer::want`] again.
+    pub(crate) fn deliver(
+        &mut self,
+        now: Now,
+        open: &dyn Fn(SessionId) -> bool,
+        size: u64,
+        meta: Option<Meta>,
+    ) -> Option<Sent> {
+        let (session, reply) = self.pulls.take(now.monotonic, open, size, &mut self.statuses)?;
+        let record = self.fetched.pop_front()?;
+        self.num_pending = self.num_pending.saturating_sub(1);
+        let consumer_seq = self.last_consumer_seq + 1;
+        if let Some(replay) = &mut self.replay {
+            replay.last = Some((record.time, now.monotonic));
+        }
+        self.note_first_delivery(now.wall, record.seq, consumer_seq, meta);
+        self.notes.delivered(now.wall, record.seq, consumer_seq);
+        self.wait_for_ack(now, record.seq, 1);
+        let delivery = self.delivery(record, consumer_seq, 1);
+        Some(Sent { session, reply, delivery, wait_durable: self.config.max_deliver == 1 })
+    }
+
+    /// Delivers `record` again.
+    pub(crate) fn redeliver(
+        &mut self,
+        now: Now,
+        open: &dyn Fn(SessionId) -> bool,
+        record: Record,
+        size: u64,
+        meta: Option<Meta>,
+    ) -> Option<Sent> {
+        let (session, reply) = self.pulls.take(now.monotonic, open, size, &mut self.statuses)?;
+        let seq = record.seq;
+        if self.redeliver.front() == Some(&seq) {
+            self.redeliver.pop_front();
+        }
+        let consumer_seq = self.last_consumer_seq + 1;
+        self.note_redelivery(now.wall, seq, consumer_seq);
+        self.notes.delivered_again(now.wall, seq, consumer_seq);
+        let attempts = self.pending.get_mut(seq).map_or(1, |entry| {
+            entry.meta = meta.or(entry.meta);
+            entry.attempts
+        });
+        self.wait_for_ack(now, seq, attempts);
+        let delivery = self.delivery(record, consumer_seq, attempts);
+        Some(Sent { session, reply, delivery, wait_durable: true })
+    }
+
+    /// The record that was to be delivered again is not in the stream any more.
+    pub(crate) fn lost(&mut self, seq: u64) {
+        self.settle(seq);
+    }
+
+    /// The lowest due redelivery that is still pending.
+    fn next_redelivery(&mut self) -> Option<u64> {
+        while let Some(seq) = self.redeliver.front().copied() {
+            if self.pending.get(seq).is_some_and(|entry| entry.state == State::Due) {
+                return Some(seq);
+            }
+            self.redeliver.pop_front();
+        }
+        None
+    }
+
+    /// Applies a first delivery to the state; the part that replay repeats.
+    pub(super) fn note_first_delivery(
+        &mut self,
+        wall: u64,
+        seq: u64,
+        consumer_seq: u64,
+        meta: Option<Meta>,
+    ) {
+        self.last_consumer_seq = consumer_seq;
+        self.delivered = SequencePair {
+            consumer_seq,
+            stream_seq: seq.max(self.delivered.stream_seq),
+            last_active: Some(Timestamp(wall)),
+        };
+        if self.listed.front() == Some(&seq) {
+            self.listed.pop_front();
+        }
+        self.cursor = self.cursor.max(if self.listed.is_empty() { seq + 1 } else { 0 });
+        if self.config.ack_policy == AckPolicy::None {
+            self.floor = self.delivered;
+            return;
+        }
+        self.pending.insert(Entry {
+            seq,
+            consumer_seq,
+            attempts: 1,
+            first: wall,
+            last: wall,
+            meta,
+            state: State::Due,
+        });
+    }
+
+    /// Applies a redelivery to the state; the part that replay repeats.
+    pub(super) fn note_redelivery(&mut self, wall: u64, seq: u64, consumer_seq: u64) {
+        self.last_consumer_seq = consumer_seq;
+        self.delivered.last_active = Some(Timestamp(wall));
+        self.pending.attempted(seq, wall);
+    }
+
+    fn wait_for_ack(&mut self, now: Now, seq: u64, attempts: u64) {
+        let deadline = now.monotonic + self.ack_wait(attempts);
+        if let Some(entry) = self.pending.get_mut(seq) {
+            entry.state = State::Until(deadline);
+            self.timers.set(deadline, seq);
+        }
+    }
+
+    /// How long the consumer has to acknowledge attempt number `attempts`.
+    pub(super) fn ack_wait(&self, attempts: u64) -> Duration {
+        let backoff = &self.config.backoff;
+        let at = usize::try_from(attempts.saturating_sub(1)).unwrap_or(usize::MAX);
+        backoff.get(at).or(backoff.last()).copied().unwrap_or(self.config.ack_wait)
+    }
+
+    /// How long the record must still wait to keep the gaps it was published with.
+    pub(super) fn replay_wait(&self, now: Now, seq: u64, time: u64) -> Option<Duration> {
+        let replay = self.replay?;
+        let (last_time, last_moment) = replay.last?;
+        if seq > replay.until {
+            return None;
+        }
+        let due = last_moment + Duration::from_nanos(time.saturating_sub(last_time));
+        (due > now.monotonic).then_some(due)
+    }
+
+    pub(super) fn is_paused(&self, now: Now) -> bool {
+        self.config.pause_until.is_some_and(|until| until.0 > now.wall)
+    }
+}

@@ -1,0 +1,339 @@
+//! A consumer: what it has delivered, what awaits acknowledgement, who waits for messages.
+//!
+//! A state machine. It is told of pulls, records, acknowledgements and the time, and tells what it
+//! wants to read, whom it delivers to, and which messages it has given up. It never reads the log
+//! and never touches a stream: the broker does that between the calls. Semantics are JetStream's.
+//!
+//! Everything that must survive is returned by [`Consumer::take_notes`] as the change is made, and
+//! rebuilt by [`Consumer::restore`]: both go through the same functions.
+
+mod acks;
+mod delivery;
+mod notes;
+mod pending;
+mod pulls;
+mod timers;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use claudebus_storage::{ReadId, Record, SubjectId};
+
+use crate::model::consumer::{AckPolicy, ConsumerConfig, ReplayPolicy, SequencePair};
+use crate::model::event::{ConsumerPath, Delivery, PullStatus};
+use crate::model::request::{ReplyTo, SessionId};
+use crate::model::time::{Now, Timestamp};
+
+use notes::Notes;
+use pending::Pending;
+use pulls::Pulls;
+use timers::Timers;
+
+pub(crate) use delivery::{Sent, Want};
+pub(crate) use notes::NotUnderstood;
+pub(crate) use pulls::PullLimits;
+
+/// A message that a consumer no longer holds: what the stream needs to delete it, if its retention
+/// says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Settled {
+    /// Its sequence in the stream.
+    pub(crate) seq: u64,
+    /// Its subject and size, unless the delivery was before the last restart.
+    pub(crate) meta: Option<Meta>,
+}
+
+/// What deleting a message needs to know of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Meta {
+    /// Its subject.
+    pub(crate) subject: SubjectId,
+    /// Its size as the stream counts it, in bytes.
+    pub(crate) size: u64,
+}
+
+/// A message that was given up: its last permitted attempt failed. It stays pending, and a late
+/// acknowledgement still counts, until [`Consumer::bury`] settles it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Dying {
+    /// Its sequence in the stream.
+    pub(crate) seq: u64,
+    /// How often it was delivered.
+    pub(crate) attempts: u64,
+    /// When it was first delivered.
+    pub(crate) first: Timestamp,
+    /// When it was last delivered.
+    pub(crate) last: Timestamp,
+    /// Sequence of the first delivery among the consumer's.
+    pub(crate) consumer_seq: u64,
+    /// Why.
+    pub(crate) reason: DeadReason,
+}
+
+/// Why a message was given up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum DeadReason {
+    /// The last attempt was not acknowledged in time.
+    NotAcknowledged,
+    /// The last attempt was refused.
+    Refused,
+    /// The application terminated it, with these words.
+    Terminated(String),
+    /// Its bytes cannot be read.
+    Unreadable(String),
+}
+
+impl std::fmt::Display for DeadReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::NotAcknowledged => f.write_str("the last attempt was not acknowledged in time"),
+            Self::Refused => f.write_str("the last attempt was refused"),
+            Self::Terminated(words) if words.is_empty() => f.write_str("terminated"),
+            Self::Terminated(words) => write!(f, "terminated: {words}"),
+            Self::Unreadable(why) => write!(f, "unreadable: {why}"),
+        }
+    }
+}
+
+/// A status for a waiting pull, with whom it goes to.
+pub(crate) type StatusFor = (SessionId, ReplyTo, PullStatus);
+
+/// The state machine. See the module's text.
+#[derive(Debug)]
+pub(crate) struct Consumer {
+    path: Arc<ConsumerPath>,
+    config: ConsumerConfig,
+    created: Timestamp,
+    /// The lowest sequence that was not yet considered for a first delivery.
+    cursor: u64,
+    /// Sequences to deliver before going on at the cursor, ascending (last per subject).
+    listed: VecDeque<u64>,
+    /// The last first delivery.
+    delivered: SequencePair,
+    /// Number of the last delivery, redeliveries included.
+    last_consumer_seq: u64,
+    floor: SequencePair,
+    pending: Pending,
+    timers: Timers,
+    /// Sequences whose redelivery is due, in order of becoming so. May name settled ones.
+    redeliver: VecDeque<u64>,
+    dying: VecDeque<u64>,
+    pulls: Pulls,
+    /// Records read ahead, not yet delivered. Bounded by what `Want::New` asked for.
+    fetched: VecDeque<Record>,
+    reading: Option<ReadId>,
+    /// Messages that were never delivered and match the filters.
+    num_pending: u64,
+    notes: Notes,
+    statuses: Vec<StatusFor>,
+    last_activity: Duration,
+    /// Replay at original speed: up to this sequence, and the last delivery's stream time and
+    /// moment.
+    replay: Option<Replay>,
+    /// Why reading cannot go on, if it cannot.
+    damage: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Replay {
+    until: u64,
+    last: Option<(u64, Duration)>,
+}
+
+/// Where a new consumer begins.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Start {
+    /// The first sequence it considers.
+    pub(crate) cursor: u64,
+    /// Sequences below the cursor to deliver first, ascending.
+    pub(crate) listed: Vec<u64>,
+    /// The stream's last sequence now.
+    pub(crate) stream_last: u64,
+    /// How many messages it has to deliver.
+    pub(crate) num_pending: u64,
+}
+
+impl Consumer {
+    /// A consumer that has delivered nothing. `config` has its defaults filled in. Its notes hold
+    /// its first base.
+    pub(crate) fn new(
+        path: Arc<ConsumerPath>,
+        config: ConsumerConfig,
+        created: Timestamp,
+        start: Start,
+        now: Now,
+    ) -> Self {
+        let replay = (config.replay_policy == ReplayPolicy::Original)
+            .then_some(Replay { until: start.stream_last, last: None });
+        let before = start.listed.first().map_or(start.cursor, |first| *first).saturating_sub(1);
+        let origin = SequencePair { consumer_seq: 0, stream_seq: before, last_active: None };
+        Self {
+            path,
+            config,
+            created,
+            cursor: start.cursor,
+            listed: start.listed.into(),
+            delivered: origin,
+            last_consumer_seq: 0,
+            floor: origin,
+            pending: Pending::default(),
+            timers: Timers::default(),
+            redeliver: VecDeque::new(),
+            dying: VecDeque::new(),
+            pulls: Pulls::default(),
+            fetched: VecDeque::new(),
+            reading: None,
+            num_pending: start.num_pending,
+            notes: Notes::default(),
+            statuses: Vec::new(),
+            last_activity: now.monotonic,
+            replay,
+            damage: None,
+        }
+    }
+
+    /// Its full name.
+    pub(crate) fn path(&self) -> &Arc<ConsumerPath> {
+        &self.path
+    }
+
+    /// Its configuration, defaults included.
+    pub(crate) fn config(&self) -> &ConsumerConfig {
+        &self.config
+    }
+
+    /// Replaces the configuration. The caller has checked that the change is allowed, and counts
+    /// again what is pending if the filters changed.
+    pub(crate) fn reconfigure(&mut self, config: ConsumerConfig, now: Now) {
+        if !config.filters().eq(self.config.filters()) {
+            // What was read ahead was chosen by the old filters.
+            self.cursor = self.fetched.front().map_or(self.cursor, |record| record.seq);
+            self.fetched.clear();
+            self.reading = None;
+        }
+        self.config = config;
+        self.last_activity = now.monotonic;
+    }
+
+    /// When it was created.
+    pub(crate) fn created(&self) -> Timestamp {
+        self.created
+    }
+
+    /// The last first delivery.
+    pub(crate) fn delivered(&self) -> SequencePair {
+        SequencePair { consumer_seq: self.last_consumer_seq, ..self.delivered }
+    }
+
+    /// Up to where everything is acknowledged.
+    pub(crate) fn ack_floor(&self) -> SequencePair {
+        self.floor
+    }
+
+    /// Deliveries that await acknowledgement.
+    pub(crate) fn num_ack_pending(&self) -> u64 {
+        self.pending.len() as u64
+    }
+
+    /// Those of them that were delivered more than once.
+    pub(crate) fn num_redelivered(&self) -> u64 {
+        self.pending.redelivered()
+    }
+
+    /// Pulls that wait.
+    pub(crate) fn num_waiting(&self) -> u64 {
+        self.pulls.len() as u64
+    }
+
+    /// Messages still to be delivered for the first time.
+    pub(crate) fn num_pending(&self) -> u64 {
+        self.num_pending
+    }
+
+    /// Corrects the number of messages still to be delivered, after they were counted.
+    pub(crate) fn set_num_pending(&mut self, count: u64) {
+        self.num_pending = count;
+    }
+
+    /// The lowest sequence not yet considered for a first delivery.
+    pub(crate) fn cursor(&self) -> u64 {
+        self.cursor
+    }
+
+    /// The configured acknowledgement policy.
+    pub(crate) fn ack_policy(&self) -> AckPolicy {
+        self.config.ack_policy
+    }
+
+    /// Whether `seq` awaits acknowledgement.
+    pub(crate) fn is_pending(&self, seq: u64) -> bool {
+        self.pending.get(seq).is_some()
+    }
+
+    /// Whether the consumer has no more use for `seq`, given that its filters want it: delivered
+    /// and settled. Interest retention asks.
+    pub(crate) fn has_settled(&self, seq: u64) -> bool {
+        seq < self.cursor
+            && !self.is_pending(seq)
+            && self.listed.binary_search(&seq).is_err()
+            && !self.fetched.iter().any(|record| record.seq == seq)
+    }
+
+    /// A record that the filters want was appended.
+    pub(crate) fn appended(&mut self) {
+        self.num_pending += 1;
+    }
+
+    /// A record that the filters want was removed from the stream.
+    pub(crate) fn removed(&mut self, seq: u64) {
+        if seq >= self.cursor {
+            self.num_pending = self.num_pending.saturating_sub(1);
+        } else if let Ok(at) = self.listed.binary_search(&seq) {
+            self.listed.remove(at);
+            self.num_pending = self.num_pending.saturating_sub(1);
+        } else if self.pending.get(seq).is_some() {
+            self.settle(seq);
+        } else if let Some(at) = self.fetched.iter().position(|record| record.seq == seq) {
+            self.fetched.remove(at);
+            self.num_pending = self.num_pending.saturating_sub(1);
+        }
+    }
+
+    /// All records of the stream up to `through` were removed at once.
+    pub(crate) fn cleared(&mut self, through: u64) {
+        self.fetched.clear();
+        self.listed.clear();
+        self.num_pending = 0;
+        self.cursor = self.cursor.max(through + 1);
+        let gone: Vec<u64> =
+            self.pending.iter().map(|entry| entry.seq).filter(|seq| *seq <= through).collect();
+        for seq in gone {
+            self.settle(seq);
+        }
+    }
+
+    /// Statuses for pulls since the last call.
+    pub(crate) fn take_statuses(&mut self) -> Vec<StatusFor> {
+        std::mem::take(&mut self.statuses)
+    }
+
+    /// Changes since the last call, as bytes to be noted under the consumer's key.
+    pub(crate) fn take_notes(&mut self) -> Option<Vec<u8>> {
+        self.notes.take()
+    }
+
+    /// The delivery of `record` as number `consumer_seq`.
+    fn delivery(&self, record: Record, consumer_seq: u64, attempts: u64) -> Delivery {
+        Delivery {
+            record,
+            consumer_seq,
+            attempts,
+            pending: self.num_pending,
+            headers_only: self.config.headers_only,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,328 @@
+//! Who waits for messages: pull requests in the order they take turns.
+
+use std::borrow::Cow;
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::model::event::PullStatus;
+use crate::model::request::{Pull, ReplyTo, SessionId, Token};
+
+/// Messages in a row to one renewable pull before the next has its turn. A batch of this size is
+/// worth a frame of its own; strict turns by message would cost a frame for each.
+const TURN: u64 = 64;
+
+/// What a consumer's configuration allows a pull. Zero for no limit.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct PullLimits {
+    /// Pulls that wait at the same time.
+    pub(crate) max_waiting: u64,
+    /// Messages of one pull.
+    pub(crate) max_batch: u64,
+    /// Bytes of one pull.
+    pub(crate) max_bytes: u64,
+    /// How long a pull may wait.
+    pub(crate) max_expires: Duration,
+}
+
+/// A pull that waits.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    pub(super) session: SessionId,
+    pub(super) reply: ReplyTo,
+    messages_left: u64,
+    /// `None` if bytes are not limited.
+    bytes_left: Option<u64>,
+    deadline: Option<Duration>,
+    heartbeat: Option<(Duration, Duration)>,
+    no_wait: bool,
+    renewable: bool,
+    delivered: u64,
+    turn: u64,
+}
+
+impl Waiting {
+    fn has_room(&self) -> bool {
+        self.messages_left > 0 && self.bytes_left != Some(0)
+    }
+
+    fn status(
+        &self,
+        code: u16,
+        text: impl Into<Cow<'static, str>>,
+        last: (u64, u64),
+    ) -> PullStatus {
+        PullStatus {
+            code,
+            text: text.into(),
+            pending_messages: self.messages_left,
+            pending_bytes: self.bytes_left.unwrap_or(0),
+            last,
+            ended: code != 100,
+        }
+    }
+}
+
+/// The queue of pulls.
+#[derive(Debug, Default)]
+pub(super) struct Pulls {
+    queue: VecDeque<Waiting>,
+}
+
+/// A status and whom it is for.
+type Told = (SessionId, ReplyTo, PullStatus);
+
+impl Pulls {
+    pub(super) fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// Queues a pull, or tells why not. `available` messages are there for it.
+    pub(super) fn add(
+        &mut self,
+        now: Duration,
+        session: SessionId,
+        pull: Pull,
+        limits: PullLimits,
+        available: u64,
+    ) -> Option<Told> {
+        let refuse = |text: Cow<'static, str>, code| {
+            let status = PullStatus {
+                code,
+                text,
+                pending_messages: pull.batch,
+                pending_bytes: pull.max_bytes,
+                last: (0, 0),
+                ended: true,
+            };
+            Some((session, pull.reply.clone(), status))
+        };
+        if let Some(refusal) = refusal(&pull, limits) {
+            return refuse(refusal.1, refusal.0);
+        }
+        if pull.no_wait && pull.expires.is_none() {
+            let claimed: u64 = self.queue.iter().map(|waiting| waiting.messages_left).sum();
+            if available == 0 {
+                return refuse("No Messages".into(), 404);
+            }
+            if claimed >= available {
+                return refuse("Requests Pending".into(), 408);
+            }
+        }
+        if limits.max_waiting > 0 && self.queue.len() as u64 >= limits.max_waiting {
+            // With heartbeats the client would pull again at once and spin; silence makes it wait.
+            return if pull.heartbeat.is_some() {
+                None
+            } else {
+                refuse("Exceeded MaxWaiting".into(), 409)
+            };
+        }
+        self.queue.push_back(Waiting {
+            session,
+            reply: pull.reply,
+            messages_left: pull.batch,
+            bytes_left: (pull.max_bytes > 0).then_some(pull.max_bytes),
+            deadline: pull.expires.map(|wait| now + wait),
+            heartbeat: pull.heartbeat.map(|every| (every, now + every)),
+            no_wait: pull.no_wait,
+            renewable: pull.renewable,
+            delivered: 0,
+            turn: 0,
+        });
+        None
+    }
+
+    pub(super) fn raise(&mut self, session: SessionId, token: Token, more: u64, more_bytes: u64) {
+        let found = self
+            .queue
+            .iter_mut()
+            .find(|w| w.renewable && w.session == session && w.reply == ReplyTo::Session(token));
+        if let Some(waiting) = found {
+            waiting.messages_left = waiting.messages_left.saturating_add(more);
+            waiting.bytes_left = waiting.bytes_left.map(|left| left.saturating_add(more_bytes));
+        }
+    }
+
+    pub(super) fn cancel(&mut self, session: SessionId, token: Token) {
+        self.queue.retain(|w| w.session != session || w.reply != ReplyTo::Session(token));
+    }
+
+    pub(super) fn session_closed(&mut self, session: SessionId) {
+        self.queue.retain(|waiting| waiting.session != session);
+    }
+
+    /// Drops pulls whose reply subject nobody listens to any more.
+    pub(super) fn retain_listening(&mut self, listens: impl Fn(&str) -> bool) {
+        self.queue.retain(|waiting| match &waiting.reply {
+            ReplyTo::Session(_) => true,
+            ReplyTo::Subject(subject) => listens(subject),
+        });
+    }
+
+    /// Messages and bytes that pulls of open sessions can take now.
+    pub(super) fn room(&self, open: &dyn Fn(SessionId) -> bool) -> Room {
+        let mut room = Room::default();
+        for waiting in self.queue.iter().filter(|waiting| waiting.has_room()) {
+            if open(waiting.session) {
+                room.messages = room.messages.saturating_add(waiting.messages_left);
+            } else {
+                room.closed = true;
+            }
+        }
+        room
+    }
+
+    /// Gives one message of `size` bytes to the pull whose turn it is. Pulls it does not fit end
+    /// with a status. `None` if no open pull is left.
+    pub(super) fn take(
+        &mut self,
+        now: Duration,
+        open: &dyn Fn(SessionId) -> bool,
+        size: u64,
+        told: &mut Vec<Told>,
+    ) -> Option<(SessionId, ReplyTo)> {
+        loop {
+            let at = self.queue.iter().position(|w| w.has_room() && open(w.session))?;
+            let waiting = self.queue.get_mut(at)?;
+            if waiting.bytes_left.is_some_and(|left| size > left) {
+                if waiting.renewable && waiting.delivered > 0 {
+                    // It is raised when its messages were handled; until then others go on.
+                    waiting.bytes_left = Some(0);
+                    continue;
+                }
+                let waiting = self.queue.remove(at)?;
+                let status = waiting.status(409, "Message Size Exceeds MaxBytes", (0, 0));
+                told.push((waiting.session, waiting.reply, status));
+                continue;
+            }
+            waiting.messages_left -= 1;
+            waiting.bytes_left = waiting.bytes_left.map(|left| left - size);
+            waiting.delivered += 1;
+            waiting.turn += 1;
+            if let Some((every, next)) = &mut waiting.heartbeat {
+                *next = now + *every;
+            }
+            let to = (waiting.session, waiting.reply.clone());
+            self.after_taking(at, told);
+            return Some(to);
+        }
+    }
+
+    fn after_taking(&mut self, at: usize, told: &mut Vec<Told>) {
+        let Some(waiting) = self.queue.get_mut(at) else { return };
+        if waiting.renewable {
+            if waiting.turn >= TURN {
+                waiting.turn = 0;
+                self.rotate(at);
+            }
+            return;
+        }
+        if waiting.messages_left > 0 {
+            self.rotate(at);
+            return;
+        }
+        if let Some(waiting) = self.queue.remove(at)
+            && waiting.bytes_left.is_some_and(|left| left > 0)
+        {
+            let status = waiting.status(409, "Batch Completed", (0, 0));
+            told.push((waiting.session, waiting.reply, status));
+        }
+    }
+
+    fn rotate(&mut self, at: usize) {
+        if self.queue.len() > 1
+            && let Some(waiting) = self.queue.remove(at)
+        {
+            self.queue.push_back(waiting);
+        }
+    }
+
+    /// Nothing can be delivered now: pulls that do not want to wait end.
+    pub(super) fn nothing_now(&mut self, told: &mut Vec<Told>) {
+        self.end_where(
+            |waiting| waiting.no_wait && (waiting.deadline.is_none() || waiting.delivered > 0),
+            |waiting| waiting.status(404, "No Messages", (0, 0)),
+            told,
+        );
+    }
+
+    /// Ends all pulls, for instance because the consumer was deleted.
+    pub(super) fn end_all(&mut self, code: u16, text: &'static str, told: &mut Vec<Told>) {
+        self.end_where(|_| true, |waiting| waiting.status(code, text, (0, 0)), told);
+    }
+
+    /// Ends pulls whose time is over, and sends signs of life. `last` are the sequences of the
+    /// last delivery.
+    pub(super) fn timeout(&mut self, now: Duration, last: (u64, u64), told: &mut Vec<Told>) {
+        self.end_where(
+            |waiting| waiting.deadline.is_some_and(|deadline| deadline <= now),
+            |waiting| waiting.status(408, "Request Timeout", (0, 0)),
+            told,
+        );
+        for waiting in &mut self.queue {
+            if let Some((every, next)) = &mut waiting.heartbeat
+                && *next <= now
+            {
+                *next = now + *every;
+                let status = waiting.status(100, "Idle Heartbeat", last);
+                told.push((waiting.session, waiting.reply.clone(), status));
+            }
+        }
+    }
+
+    /// When [`Pulls::timeout`] has something to do.
+    pub(super) fn next_timeout(&self) -> Option<Duration> {
+        self.queue
+            .iter()
+            .flat_map(|w| w.deadline.into_iter().chain(w.heartbeat.map(|(_, next)| next)))
+            .min()
+    }
+
+    fn end_where(
+        &mut self,
+        ends: impl Fn(&Waiting) -> bool,
+        status: impl Fn(&Waiting) -> PullStatus,
+        told: &mut Vec<Told>,
+    ) {
+        self.queue.retain(|waiting| {
+            if !ends(waiting) {
+                return true;
+            }
+            told.push((waiting.session, waiting.reply.clone(), status(waiting)));
+            false
+        });
+    }
+}
+
+/// What open pulls can take.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Room {
+    /// Messages that open sessions' pulls still ask for.
+    pub(super) messages: u64,
+    /// Whether there is a pull with room whose session cannot take anything now.
+    pub(super) closed: bool,
+}
+
+/// Why a pull cannot be accepted at all, as JetStream says it.
+fn refusal(pull: &Pull, limits: PullLimits) -> Option<(u16, Cow<'static, str>)> {
+    if limits.max_batch > 0 && pull.batch > limits.max_batch && !pull.renewable {
+        return Some((409, format!("Exceeded MaxRequestBatch of {}", limits.max_batch).into()));
+    }
+    let expires = pull.expires.unwrap_or_default();
+    if limits.max_expires > Duration::ZERO && expires > limits.max_expires {
+        let most = humantime::format_duration(limits.max_expires);
+        return Some((409, format!("Exceeded MaxRequestExpires of {most}").into()));
+    }
+    if limits.max_bytes > 0 && pull.max_bytes > limits.max_bytes {
+        return Some((409, format!("Exceeded MaxRequestMaxBytes of {}", limits.max_bytes).into()));
+    }
+    if let (Some(heartbeat), Some(expires)) = (pull.heartbeat, pull.expires)
+        && heartbeat * 2 > expires
+    {
+        return Some((400, "Bad Request - heartbeat value too large".into()));
+    }
+    None
+}
