@@ -5,3 +5,4 @@
 //! (the SDK), `server` (the shell: sockets, clock, threads), `config` and `cli`.
 
 pub mod model;
+pub mod wire;

@@ -47,6 +47,12 @@ impl MessageBatch {
         Self { buffer, entries: Vec::new() }
     }
 
+    /// An empty batch over `buffer`, with room for `count` messages.
+    #[must_use]
+    pub fn with_capacity(buffer: Bytes, count: usize) -> Self {
+        Self { buffer, entries: Vec::with_capacity(count) }
+    }
+
     /// A batch of one message, copied.
     #[must_use]
     pub fn of_one(subject: &str, reply: &str, headers: &[u8], payload: &[u8]) -> Self {

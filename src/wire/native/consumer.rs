@@ -1,0 +1,268 @@
+//! Frames of a consumer's stream: pulls, deliveries, statuses and acknowledgements.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use claudebus_storage::Record;
+
+use super::client_frame::ClientFrame;
+use super::control::{put_record, record_len, take_record};
+use super::error::FrameError;
+use super::frame::{ClientKind, ServerKind};
+use super::output::{Output, varints_len};
+use super::reader::Reader;
+use super::server_frame::ServerFrame;
+use crate::model::event::{Delivery, PullStatus};
+use crate::model::headers::{Block, names};
+use crate::model::request::AckKind;
+
+/// Bytes of a delivered message beside subject, headers and payload: at most so many.
+pub const DELIVER_OVERHEAD: usize = 8 * 8 + 1;
+
+/// Fewest bytes of a delivered message: five integers, flags, three lengths.
+const LEAST: usize = 9;
+/// Most entries that memory is reserved for on a frame's word.
+const RESERVE: usize = 4096;
+/// Flag of a delivered message: the payload was left out.
+const HEADERS_ONLY: u8 = 1;
+/// Flags of PULL.
+const NO_WAIT: u8 = 1;
+const RENEWABLE: u8 = 2;
+/// Flag of STATUS.
+const ENDED: u8 = 1;
+
+/// PULL: asks for messages.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PullFrame {
+    /// Names the pull on this stream.
+    pub token: u64,
+    /// Most messages.
+    pub batch: u64,
+    /// Most bytes; zero for no limit.
+    pub max_bytes: u64,
+    /// How long to wait; none for as long as the server allows.
+    pub expires: Option<Duration>,
+    /// Answer with what is there now.
+    pub no_wait: bool,
+    /// The pull stays when it is used up, to be raised.
+    pub renewable: bool,
+    /// Sign of life wanted so often; none for never.
+    pub heartbeat: Option<Duration>,
+}
+
+/// STATUS: what happens to a pull other than deliveries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StatusFrame {
+    /// The pull.
+    pub token: u64,
+    /// Code, text and what is left of the pull.
+    pub status: PullStatus,
+}
+
+fn nanos(duration: Option<Duration>) -> u64 {
+    duration.map_or(0, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX))
+}
+
+fn duration(nanos: u64) -> Option<Duration> {
+    (nanos > 0).then(|| Duration::from_nanos(nanos))
+}
+
+pub(super) fn put_pull(pull: &PullFrame, out: &mut Output) {
+    let flags = if pull.no_wait { NO_WAIT } else { 0 } | if pull.renewable { RENEWABLE } else { 0 };
+    out.frame(ClientKind::Pull as u8, &[], |fields| {
+        fields
+            .varint(pull.token)
+            .varint(pull.batch)
+            .varint(pull.max_bytes)
+            .varint(nanos(pull.expires))
+            .u8(flags)
+            .varint(nanos(pull.heartbeat));
+    });
+}
+
+pub(super) fn take_pull(mut reader: Reader) -> Result<ClientFrame, FrameError> {
+    let token = reader.varint()?;
+    let batch = reader.varint()?;
+    let max_bytes = reader.varint()?;
+    let expires = duration(reader.varint()?);
+    let flags = reader.flags(NO_WAIT | RENEWABLE)?;
+    let heartbeat = duration(reader.varint()?);
+    if batch == 0 {
+        return Err(reader.malformed("a pull asks for at least one message"));
+    }
+    reader.end()?;
+    Ok(ClientFrame::Pull(PullFrame {
+        token,
+        batch,
+        max_bytes,
+        expires,
+        no_wait: flags & NO_WAIT != 0,
+        renewable: flags & RENEWABLE != 0,
+        heartbeat,
+    }))
+}
+
+pub(super) fn put_ack(
+    kind: &AckKind,
+    sequences: &[(u64, u64)],
+    confirm: Option<u64>,
+    out: &mut Output,
+) {
+    out.frame(ClientKind::Ack as u8, &[], |fields| {
+        match kind {
+            AckKind::Ack => fields.u8(1),
+            AckKind::Nak { delay } => fields.u8(2).varint(nanos(Some(*delay))),
+            AckKind::InProgress => fields.u8(3),
+            AckKind::Terminate { reason } => fields.u8(4).field(reason.as_bytes()),
+        };
+        fields.varint(confirm.unwrap_or(0)).len(sequences.len());
+        let mut end = 0;
+        for (from, to) in sequences {
+            fields.varint(from.saturating_sub(end)).varint(to.saturating_sub(*from));
+            end = *to;
+        }
+    });
+}
+
+pub(super) fn take_ack(mut reader: Reader) -> Result<ClientFrame, FrameError> {
+    let kind = match reader.u8()? {
+        1 => AckKind::Ack,
+        2 => AckKind::Nak { delay: Duration::from_nanos(reader.varint()?) },
+        3 => AckKind::InProgress,
+        4 => AckKind::Terminate { reason: reader.text()? },
+        _ => return Err(reader.malformed("unknown kind of acknowledgement")),
+    };
+    let confirm = Some(reader.varint()?).filter(|token| *token > 0);
+    let count = reader.count(2)?;
+    let mut sequences = Vec::with_capacity(count.min(RESERVE));
+    let mut end = 0u64;
+    for _ in 0..count {
+        let gap = reader.varint()?;
+        if gap == 0 {
+            return Err(reader.malformed("ranges ascend and do not touch twice"));
+        }
+        // Three integers below 2^62 each; a long row of them could exceed 2^64.
+        let range = end
+            .checked_add(gap)
+            .and_then(|from| Some((from, from.checked_add(reader.varint().ok()?)?)));
+        let (from, to) = range.ok_or_else(|| reader.malformed("a range is cut off or too high"))?;
+        sequences.push((from, to));
+        end = to;
+    }
+    reader.end()?;
+    Ok(ClientFrame::Ack { kind, sequences, confirm })
+}
+
+/// A delivery without its payload carries the payload's size in its headers, as in JetStream.
+fn without_payload(record: &Record) -> Option<Record> {
+    let mut block = Block::from_existing(record.headers());
+    block.add(names::MESSAGE_SIZE, &record.payload().len().to_string());
+    let headers = block.finish();
+    let mut data = Vec::with_capacity(record.subject_len() + headers.len());
+    data.extend_from_slice(record.subject().as_bytes());
+    data.extend_from_slice(&headers);
+    Record::new(
+        record.seq,
+        record.time,
+        None,
+        Bytes::from(data),
+        u16::try_from(record.subject_len()).ok()?,
+        u32::try_from(headers.len()).ok()?,
+    )
+}
+
+/// Encodes deliveries as one DELIVER frame.
+pub(super) fn put_deliver(token: u64, deliveries: &[Delivery], out: &mut Output) {
+    if deliveries.iter().any(|delivery| delivery.headers_only && !is_stripped(delivery)) {
+        let stripped: Vec<_> = deliveries.iter().map(strip).collect();
+        return put_deliver(token, &stripped, out);
+    }
+    let len = varints_len([token, deliveries.len() as u64])
+        + deliveries.iter().map(delivery_len).sum::<usize>();
+    out.head(ServerKind::Deliver as u8, len);
+    out.fields().varint(token).len(deliveries.len());
+    for delivery in deliveries {
+        let record = &delivery.record;
+        out.fields()
+            .varint(record.seq)
+            .varint(delivery.consumer_seq)
+            .varint(delivery.attempts)
+            .varint(record.time)
+            .varint(delivery.pending)
+            .u8(if delivery.headers_only { HEADERS_ONLY } else { 0 });
+        put_record(record, false, out);
+    }
+}
+
+fn delivery_len(delivery: &Delivery) -> usize {
+    let record = &delivery.record;
+    let numbers =
+        [record.seq, delivery.consumer_seq, delivery.attempts, record.time, delivery.pending];
+    varints_len(numbers) + 1 + record_len(record, false)
+}
+
+fn is_stripped(delivery: &Delivery) -> bool {
+    delivery.record.payload().is_empty()
+        && crate::model::headers::get(delivery.record.headers(), names::MESSAGE_SIZE).is_some()
+}
+
+fn strip(delivery: &Delivery) -> Delivery {
+    let mut delivery = delivery.clone();
+    if delivery.headers_only && !is_stripped(&delivery) {
+        if let Some(record) = without_payload(&delivery.record) {
+            delivery.record = record;
+        } else {
+            delivery.headers_only = false;
+        }
+    }
+    delivery
+}
+
+pub(super) fn take_deliver(mut reader: Reader) -> Result<ServerFrame, FrameError> {
+    let token = reader.varint()?;
+    let count = reader.count(LEAST)?;
+    let mut deliveries = Vec::with_capacity(count.min(RESERVE));
+    for _ in 0..count {
+        let seq = reader.varint()?;
+        let consumer_seq = reader.varint()?;
+        let attempts = reader.varint()?;
+        let time = reader.varint()?;
+        let pending = reader.varint()?;
+        let headers_only = reader.flags(HEADERS_ONLY)? == HEADERS_ONLY;
+        let record = take_record(&mut reader, seq, time)?;
+        deliveries.push(Delivery { record, consumer_seq, attempts, pending, headers_only });
+    }
+    reader.end()?;
+    Ok(ServerFrame::Deliver { token, deliveries })
+}
+
+pub(super) fn put_status(frame: &StatusFrame, out: &mut Output) {
+    let StatusFrame { token, status } = frame;
+    out.frame(ServerKind::Status as u8, &[], |fields| {
+        fields
+            .varint(*token)
+            .varint(status.code.into())
+            .field(status.text.as_bytes())
+            .varint(status.pending_messages)
+            .varint(status.pending_bytes)
+            .varint(status.last.0)
+            .varint(status.last.1)
+            .u8(if status.ended { ENDED } else { 0 });
+    });
+}
+
+pub(super) fn take_status(mut reader: Reader) -> Result<ServerFrame, FrameError> {
+    let token = reader.varint()?;
+    let code =
+        u16::try_from(reader.varint()?).map_err(|_| reader.malformed("code out of range"))?;
+    let status = PullStatus {
+        code,
+        text: reader.text()?.into(),
+        pending_messages: reader.varint()?,
+        pending_bytes: reader.varint()?,
+        last: (reader.varint()?, reader.varint()?),
+        ended: reader.flags(ENDED)? == ENDED,
+    };
+    reader.end()?;
+    Ok(ServerFrame::Status(StatusFrame { token, status }))
+}
