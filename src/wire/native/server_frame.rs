@@ -12,6 +12,11 @@ use super::reader::Reader;
 use crate::model::error::ApiError;
 use crate::model::event::{CoreMessage, Delivery};
 
+/// Flag of RESPONSE: the request was done.
+const OK: u8 = 1;
+/// Flag of RESPONSE: another part follows.
+const MORE: u8 = 2;
+
 /// A frame from the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ServerFrame {
@@ -19,12 +24,15 @@ pub enum ServerFrame {
     Welcome(Welcome),
     /// The server does not go on with this stream. Its last frame.
     Refused(ApiError),
-    /// The answer to a request.
+    /// The answer to a request, or a part of it: a long one comes as several frames, whose bodies
+    /// are joined.
     Response {
         /// The request.
         id: u64,
         /// Whether it was done; otherwise the body is an error.
         ok: bool,
+        /// Whether another part follows.
+        more: bool,
         /// JSON.
         body: Bytes,
     },
@@ -160,9 +168,10 @@ impl ServerFrame {
             Self::Refused(error) => out.frame(ServerKind::Refused as u8, &[], |fields| {
                 fields.error(error);
             }),
-            Self::Response { id, ok, body } => {
+            Self::Response { id, ok, more, body } => {
+                let flags = if *ok { OK } else { 0 } | if *more { MORE } else { 0 };
                 out.frame(ServerKind::Response as u8, &[body], |fields| {
-                    fields.varint(*id).u8(u8::from(*ok));
+                    fields.varint(*id).u8(flags);
                 });
             }
             Self::ResponseMessage(direct) => put_direct(direct, false, out),
@@ -232,8 +241,9 @@ fn take_bool(reader: &mut Reader) -> Result<bool, FrameError> {
 
 fn take_response(mut reader: Reader) -> Result<ServerFrame, FrameError> {
     let id = reader.varint()?;
-    let ok = take_bool(&mut reader)?;
-    Ok(ServerFrame::Response { id, ok, body: reader.rest() })
+    let flags = reader.flags(OK | MORE)?;
+    let (ok, more) = (flags & OK != 0, flags & MORE != 0);
+    Ok(ServerFrame::Response { id, ok, more, body: reader.rest() })
 }
 
 fn put_direct(direct: &DirectMessage, without_headers: bool, out: &mut Output) {

@@ -30,7 +30,7 @@ fn batch(replies: bool) -> impl Strategy<Value = MessageBatch> {
         }
         let mut out = Output::new();
         writer.encode_send(false, &mut out);
-        match ClientFrame::decode(all_frames(out.take()).remove(0)) {
+        match ClientFrame::decode(all_frames(&out.take()).remove(0)) {
             Ok(ClientFrame::Send { batch, .. }) => batch,
             other => panic!("SEND became {other:?}"),
         }
@@ -160,10 +160,8 @@ fn server_frame() -> impl Strategy<Value = ServerFrame> {
     prop_oneof![
         ".{0,9}".prop_map(|name| ServerFrame::Welcome(Welcome { name, ..Welcome::default() })),
         error().prop_map(ServerFrame::Refused),
-        (number(), any::<bool>(), bytes(3000)).prop_map(|(id, ok, body)| ServerFrame::Response {
-            id,
-            ok,
-            body: body.into()
+        (number(), any::<[bool; 2]>(), bytes(3000)).prop_map(|(id, [ok, more], body)| {
+            ServerFrame::Response { id, ok, more, body: body.into() }
         }),
         (number(), ".{0,9}", record()).prop_map(|(id, stream, record)| {
             ServerFrame::ResponseMessage(DirectMessage { id, stream, record })
@@ -205,9 +203,9 @@ fn joined(chunks: &[Bytes]) -> Vec<u8> {
     chunks.concat()
 }
 
-fn all_frames(chunks: Vec<Bytes>) -> Vec<Frame> {
+fn all_frames(chunks: &[Bytes]) -> Vec<Frame> {
     let mut decoder = Decoder::new(usize::MAX);
-    decoder.buffer().extend_from_slice(&joined(&chunks));
+    decoder.buffer().extend_from_slice(&joined(chunks));
     let mut frames = Vec::new();
     while let Some(frame) = decoder.next_frame().expect("encoded frames are well formed") {
         frames.push(frame);
@@ -240,7 +238,7 @@ proptest! {
             frame.encode(&mut out);
         }
         let decoded: Result<Vec<_>, _> =
-            all_frames(out.take()).into_iter().map(ClientFrame::decode).collect();
+            all_frames(&out.take()).into_iter().map(ClientFrame::decode).collect();
         prop_assert_eq!(text(&decoded.unwrap()), text(&frames));
     }
 
@@ -251,7 +249,7 @@ proptest! {
             frame.encode(&mut out);
         }
         let decoded: Result<Vec<_>, _> =
-            all_frames(out.take()).into_iter().map(ServerFrame::decode).collect();
+            all_frames(&out.take()).into_iter().map(ServerFrame::decode).collect();
         prop_assert_eq!(decoded.unwrap(), frames);
     }
 
@@ -295,7 +293,7 @@ proptest! {
     ) {
         let mut out = Output::new();
         frame.encode(&mut out);
-        let whole = all_frames(out.take()).remove(0);
+        let whole = all_frames(&out.take()).remove(0);
         let mut body = whole.body.to_vec();
         if !body.is_empty() {
             let at = at.index(body.len());
@@ -340,7 +338,7 @@ fn a_payload_that_is_left_out_is_measured_in_the_headers() {
     };
     let mut out = Output::new();
     ServerFrame::encode_deliveries(1, &[delivery], &mut out);
-    let frame = ServerFrame::decode(all_frames(out.take()).remove(0)).unwrap();
+    let frame = ServerFrame::decode(all_frames(&out.take()).remove(0)).unwrap();
     let ServerFrame::Deliver { deliveries, .. } = frame else { panic!("not DELIVER") };
     assert_eq!(deliveries[0].record.headers(), b"NATS/1.0\r\nNats-Msg-Size: 5000\r\n\r\n");
     assert!(deliveries[0].record.payload().is_empty() && deliveries[0].headers_only);
