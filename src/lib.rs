@@ -4,5 +4,7 @@
 //! [`model`] (nouns), `wire` (codecs), `broker` (decisions), `session` (protocol state), `client`
 //! (the SDK), `server` (the shell: sockets, clock, threads), `config` and `cli`.
 
+#[cfg(feature = "cli")]
+pub mod config;
 pub mod model;
 pub mod wire;

@@ -1,1 +1,3 @@
+//! The `claudebus` program.
+
 fn main() {}

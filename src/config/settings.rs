@@ -1,0 +1,601 @@
+//! The settings of the server: one table, from which flags, environment variables, keys of the file
+//! and `claudebus config show` follow.
+//!
+//! A flag wins over the environment, which wins over the file, which wins over the default.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::error::ConfigError;
+use super::file::{ConfigFile, Environment};
+use super::sections::Secret;
+use super::text;
+use crate::model::limits::Limits;
+
+/// What `serve` is told.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServerSettings {
+    /// Data directory; the platform's place for data if not given.
+    pub data: Option<PathBuf>,
+    /// Address of the QUIC listener.
+    pub quic: SocketAddr,
+    /// Address of the HTTP listener; none switches it off.
+    pub http: Option<SocketAddr>,
+    /// When an acknowledgement may leave.
+    pub durability: Durability,
+    /// Filter of log events.
+    pub log: String,
+    /// Whether log events are JSON.
+    pub log_json: bool,
+    /// Written once the server can be connected to.
+    pub ready_file: Option<PathBuf>,
+    /// Bytes in memory before they are written to segment files.
+    pub tail_budget: u64,
+    /// What clients must present.
+    pub auth_token: Option<Secret>,
+    /// A file that holds it.
+    pub auth_token_file: Option<PathBuf>,
+    /// Whether a chaos plan may be loaded.
+    pub allow_chaos: bool,
+    /// How long a clean stop may take.
+    pub stop_timeout: Duration,
+    /// Limits.
+    pub limits: Limits,
+}
+
+impl Default for ServerSettings {
+    fn default() -> Self {
+        Self {
+            data: None,
+            quic: SocketAddr::from(([127, 0, 0, 1], 4222)),
+            http: Some(SocketAddr::from(([127, 0, 0, 1], 8222))),
+            durability: Durability::Sync,
+            log: "info".to_owned(),
+            log_json: false,
+            ready_file: None,
+            tail_budget: 64 << 20,
+            auth_token: None,
+            auth_token_file: None,
+            allow_chaos: false,
+            stop_timeout: Duration::from_secs(10),
+            limits: Limits::default(),
+        }
+    }
+}
+
+impl ServerSettings {
+    /// The data directory in force. The current folder's `claudebus-data` where the platform has
+    /// no place for data.
+    #[must_use]
+    pub fn data_directory(&self) -> PathBuf {
+        self.data.clone().unwrap_or_else(|| {
+            dirs::data_dir().map_or_else(|| "claudebus-data".into(), |dir| dir.join("claudebus"))
+        })
+    }
+}
+
+/// When an acknowledgement may leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// When the disk has confirmed that the message is on it.
+    Sync,
+    /// At once; the disk is asked to confirm so often. A power cut loses that much.
+    Interval(Duration),
+    /// At once; the operating system writes when it likes. A power cut loses up to half a minute.
+    Os,
+}
+
+impl std::fmt::Display for Durability {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Sync => f.write_str("sync"),
+            Self::Interval(every) => write!(f, "interval:{}", text::show_duration(*every)),
+            Self::Os => f.write_str("os"),
+        }
+    }
+}
+
+impl std::str::FromStr for Durability {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        match word {
+            "sync" => Ok(Self::Sync),
+            "os" => Ok(Self::Os),
+            _ => match word.strip_prefix("interval:") {
+                Some(every) => text::positive_duration(every).map(Self::Interval),
+                None => {
+                    Err(format!("`{word}` is no durability; write sync, interval:<duration> or os"))
+                }
+            },
+        }
+    }
+}
+
+/// One row of [`SETTINGS`].
+pub struct Setting {
+    /// Key in the `server` section, dotted.
+    pub key: &'static str,
+    /// Name of the flag of `serve`, if it has one.
+    pub flag: Option<&'static str>,
+    /// What its value is, for help.
+    pub value: &'static str,
+    /// What it does, and why the default is what it is.
+    pub help: &'static str,
+    /// Whether its value is never shown.
+    pub secret: bool,
+    /// Reads it.
+    pub set: fn(&mut ServerSettings, &str) -> Result<(), String>,
+    /// Shows it, in a form that `set` reads; empty for none.
+    pub show: fn(&ServerSettings) -> String,
+}
+
+impl Setting {
+    /// The environment variable: `CLAUDEBUS_` and the key in capitals.
+    #[must_use]
+    pub fn variable(&self) -> String {
+        format!("CLAUDEBUS_{}", self.key.replace('.', "_").to_uppercase())
+    }
+
+    /// Whether it is `true` or `false`, so that its flag needs no value.
+    #[must_use]
+    pub fn is_switch(&self) -> bool {
+        self.value == "BOOL"
+    }
+}
+
+/// A setting without a flag.
+const fn quiet(
+    key: &'static str,
+    value: &'static str,
+    help: &'static str,
+    set: fn(&mut ServerSettings, &str) -> Result<(), String>,
+    show: fn(&ServerSettings) -> String,
+) -> Setting {
+    Setting { key, flag: None, value, help, secret: false, set, show }
+}
+
+/// A setting with a flag.
+const fn flagged(
+    key: &'static str,
+    flag: &'static str,
+    value: &'static str,
+    help: &'static str,
+    set: fn(&mut ServerSettings, &str) -> Result<(), String>,
+    show: fn(&ServerSettings) -> String,
+) -> Setting {
+    Setting { key, flag: Some(flag), value, help, secret: false, set, show }
+}
+
+/// A setting whose value is never shown.
+const fn secret(mut setting: Setting) -> Setting {
+    setting.secret = true;
+    setting
+}
+
+/// Every setting of the server.
+pub const SETTINGS: &[Setting] = &[
+    flagged(
+        "data",
+        "data",
+        "DIR",
+        "Where everything is kept. The default is the platform's folder for data, so that a second \
+         start finds what the first one stored",
+        |s, text| path(text).map(|path| s.data = path),
+        |s| s.data_directory().display().to_string(),
+    ),
+    flagged(
+        "quic",
+        "quic",
+        "ADDRESS",
+        "Address of the QUIC listener (UDP). Loopback unless a token is configured",
+        |s, text| address(text).map(|address| s.quic = address),
+        |s| s.quic.to_string(),
+    ),
+    flagged(
+        "http",
+        "http",
+        "ADDRESS",
+        "Address of the HTTP listener for health and metrics, or `off`",
+        |s, text| match text {
+            "off" => {
+                s.http = None;
+                Ok(())
+            }
+            _ => address(text)
+                .map(|address| s.http = Some(address))
+                .map_err(|why| format!("{why}, or `off`")),
+        },
+        |s| s.http.map_or_else(|| "off".to_owned(), |address| address.to_string()),
+    ),
+    flagged(
+        "durability",
+        "durability",
+        "WHEN",
+        "When an acknowledgement may leave: `sync` (the message is on the disk), \
+         `interval:<duration>` (the disk is asked so often; a power cut loses that much) or `os` \
+         (whenever the system writes)",
+        |s, text| text.parse().map(|durability| s.durability = durability),
+        |s| s.durability.to_string(),
+    ),
+    flagged(
+        "log",
+        "log",
+        "FILTER",
+        "Which log events are shown: error, warn, info, debug, trace, or a filter by module such as \
+         `info,claudebus::server=debug`",
+        |s, text| {
+            if text.trim().is_empty() {
+                return Err("the filter is empty; write for example info".to_owned());
+            }
+            text.clone_into(&mut s.log);
+            Ok(())
+        },
+        |s| s.log.clone(),
+    ),
+    flagged(
+        "log_format",
+        "log-format",
+        "FORMAT",
+        "`text` for people or `json` for programs",
+        |s, text| match text {
+            "text" | "json" => {
+                s.log_json = text == "json";
+                Ok(())
+            }
+            _ => Err(format!("`{text}` is no log format; write text or json")),
+        },
+        |s| if s.log_json { "json" } else { "text" }.to_owned(),
+    ),
+    flagged(
+        "ready_file",
+        "ready-file",
+        "FILE",
+        "Written, with the addresses as JSON, once the server can be connected to. For scripts that \
+         start a server on port 0",
+        |s, text| path(text).map(|path| s.ready_file = path),
+        |s| show_path(s.ready_file.as_ref()),
+    ),
+    flagged(
+        "tail_budget",
+        "tail-budget",
+        "SIZE",
+        "Bytes kept in memory before they are written to segment files. Consumers that lag by less \
+         never touch the disk; more makes files larger and recovery longer",
+        |s, text| {
+            within(text::size(text)?, 1 << 20, 64 << 30, text::show_size)
+                .map(|size| s.tail_budget = size)
+        },
+        |s| text::show_size(s.tail_budget),
+    ),
+    secret(flagged(
+        "auth.token",
+        "auth-token",
+        "TOKEN",
+        "What clients must present. Prefer the file or the environment: flags are visible to other \
+         users of the machine",
+        |s, text| {
+            s.auth_token = if text.is_empty() { None } else { Some(Secret(text.to_owned())) };
+            Ok(())
+        },
+        |s| s.auth_token.as_ref().map(|token| token.0.clone()).unwrap_or_default(),
+    )),
+    flagged(
+        "auth.token_file",
+        "auth-token-file",
+        "FILE",
+        "A file whose first line is what clients must present",
+        |s, text| path(text).map(|path| s.auth_token_file = path),
+        |s| show_path(s.auth_token_file.as_ref()),
+    ),
+    flagged(
+        "allow_chaos",
+        "allow-chaos",
+        "BOOL",
+        "Whether experiments of the chaos section may run. Off, so that a file copied from a test \
+         harms nobody",
+        |s, text| text::boolean(text).map(|allow| s.allow_chaos = allow),
+        |s| s.allow_chaos.to_string(),
+    ),
+    flagged(
+        "stop_timeout",
+        "stop-timeout",
+        "DURATION",
+        "How long a clean stop may take before it skips the last checkpoint, which is safe but makes \
+         the next start slower",
+        |s, text| text::duration(text).map(|timeout| s.stop_timeout = timeout),
+        |s| text::show_duration(s.stop_timeout),
+    ),
+    quiet(
+        "limits.max_payload",
+        "SIZE",
+        "Largest message, headers included. NATS's default; larger bodies belong in an object store",
+        |s, text| {
+            within(text::memory_size(text)?, 1, 64 << 20, show_memory)
+                .map(|size| s.limits.max_payload = size)
+        },
+        |s| show_memory(s.limits.max_payload),
+    ),
+    quiet(
+        "limits.max_headers",
+        "SIZE",
+        "Largest header block, as JetStream's",
+        |s, text| {
+            within(text::memory_size(text)?, 1, 64 << 10, show_memory)
+                .map(|size| s.limits.max_headers = size)
+        },
+        |s| show_memory(s.limits.max_headers),
+    ),
+    quiet(
+        "limits.max_batch_messages",
+        "COUNT",
+        "Messages in one published batch: enough to fill a write, small enough to be fair to others",
+        |s, text| text::count(text).map(|count| s.limits.max_batch_messages = count),
+        |s| s.limits.max_batch_messages.to_string(),
+    ),
+    quiet(
+        "limits.max_streams",
+        "COUNT",
+        "Streams; each costs some kilobytes of memory",
+        |s, text| text::count(text).map(|count| s.limits.max_streams = count),
+        |s| s.limits.max_streams.to_string(),
+    ),
+    quiet(
+        "limits.max_consumers",
+        "COUNT",
+        "Consumers of one stream, for the same reason",
+        |s, text| text::count(text).map(|count| s.limits.max_consumers = count),
+        |s| s.limits.max_consumers.to_string(),
+    ),
+    quiet(
+        "limits.max_subscriptions",
+        "COUNT",
+        "Core subscriptions of one session",
+        |s, text| text::count(text).map(|count| s.limits.max_subscriptions = count),
+        |s| s.limits.max_subscriptions.to_string(),
+    ),
+    quiet(
+        "limits.max_pending_bytes",
+        "SIZE",
+        "Bytes waiting for one session before it is closed as too slow, as NATS's",
+        |s, text| {
+            within(text::memory_size(text)?, 1 << 20, 1 << 40, show_memory)
+                .map(|size| s.limits.max_pending_bytes = size)
+        },
+        |s| show_memory(s.limits.max_pending_bytes),
+    ),
+    quiet(
+        "limits.max_session_deliveries",
+        "SIZE",
+        "Bytes of deliveries handed to one session that it has not sent yet; more adds memory, not \
+         speed",
+        |s, text| {
+            within(text::memory_size(text)?, 1, 1 << 40, show_memory)
+                .map(|size| s.limits.max_session_deliveries = size)
+        },
+        |s| show_memory(s.limits.max_session_deliveries),
+    ),
+    quiet(
+        "limits.max_pull_expires",
+        "DURATION",
+        "Longest wait of a pull; bounds how long a forgotten one is kept",
+        |s, text| text::positive_duration(text).map(|time| s.limits.max_pull_expires = time),
+        |s| text::show_duration(s.limits.max_pull_expires),
+    ),
+    quiet(
+        "limits.max_duplicate_window",
+        "DURATION",
+        "Longest time for which a stream may remember message ids, which live in memory",
+        |s, text| text::positive_duration(text).map(|time| s.limits.max_duplicate_window = time),
+        |s| text::show_duration(s.limits.max_duplicate_window),
+    ),
+    quiet(
+        "limits.max_producer_ranges",
+        "COUNT",
+        "Ranges of counters remembered for each producer: more than a client can have in flight",
+        |s, text| text::count(text).map(|count| s.limits.max_producer_ranges = count),
+        |s| s.limits.max_producer_ranges.to_string(),
+    ),
+    quiet(
+        "limits.max_producers",
+        "COUNT",
+        "Producers remembered; past that the longest unused is forgotten",
+        |s, text| text::count(text).map(|count| s.limits.max_producers = count),
+        |s| s.limits.max_producers.to_string(),
+    ),
+];
+
+/// An address, with `localhost` for 127.0.0.1.
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let numeric = match text.strip_prefix("localhost:") {
+        Some(port) => format!("127.0.0.1:{port}"),
+        None => text.to_owned(),
+    };
+    numeric.parse().map_err(|_| {
+        format!("`{text}` is not an address; write address:port, for example 127.0.0.1:4222")
+    })
+}
+
+/// A path; nothing for the default.
+fn path(text: &str) -> Result<Option<PathBuf>, String> {
+    if text.contains('\0') {
+        return Err("a path cannot hold a zero byte".to_owned());
+    }
+    Ok(if text.is_empty() { None } else { Some(PathBuf::from(text)) })
+}
+
+fn show_path(path: Option<&PathBuf>) -> String {
+    path.map(|path| path.display().to_string()).unwrap_or_default()
+}
+
+fn show_memory(size: usize) -> String {
+    text::show_size(size as u64)
+}
+
+/// A number between two bounds.
+fn within<N: PartialOrd + Copy>(
+    found: N,
+    least: N,
+    most: N,
+    show: fn(N) -> String,
+) -> Result<N, String> {
+    if found < least || found > most {
+        let (found, least, most) = (show(found), show(least), show(most));
+        return Err(format!("`{found}` is out of range; the least is {least}, the most is {most}"));
+    }
+    Ok(found)
+}
+
+/// Where a value comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Nobody set it.
+    Default,
+    /// A file, as `file:line`.
+    File(String),
+    /// An environment variable.
+    Environment(String),
+    /// A flag.
+    Flag(String),
+}
+
+impl std::fmt::Display for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File(place) => f.write_str(place),
+            Self::Environment(name) => write!(f, "environment {name}"),
+            Self::Flag(name) => write!(f, "--{name}"),
+        }
+    }
+}
+
+/// How errors call a flag's place.
+pub const GIVEN_ON_COMMAND_LINE: &str = "command line";
+
+/// The settings in force, each with its origin.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Resolved {
+    /// The settings.
+    pub settings: ServerSettings,
+    origins: BTreeMap<&'static str, Origin>,
+}
+
+/// One line of `claudebus config show`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shown {
+    /// Dotted path in the file.
+    pub key: String,
+    /// The value, or `***`.
+    pub value: String,
+    /// Where it comes from.
+    pub origin: Origin,
+}
+
+impl Resolved {
+    /// Merges the four sources. `flags` are pairs of setting key and text.
+    ///
+    /// # Errors
+    /// [`ConfigError`], about the first value that is in force and wrong.
+    pub fn new(
+        file: &ConfigFile,
+        environment: &Environment<'_>,
+        flags: &BTreeMap<&'static str, String>,
+    ) -> Result<Self, ConfigError> {
+        let mut settings = ServerSettings::default();
+        let mut origins = BTreeMap::new();
+        for setting in SETTINGS {
+            let variable = setting.variable();
+            let path = format!("server.{}", setting.key);
+            let in_file = file.server.iter().find(|(key, _, _)| key == setting.key);
+            let (value, origin, place) = if let Some(text) = flags.get(setting.key) {
+                let name = setting.flag.unwrap_or(setting.key);
+                let place = format!("{GIVEN_ON_COMMAND_LINE}, --{name}");
+                (text.clone(), Origin::Flag(name.to_owned()), place)
+            } else if let Some(text) = environment(&variable) {
+                let place = format!("environment variable {variable}");
+                (text, Origin::Environment(variable), place)
+            } else if let Some((_, text, place)) = in_file {
+                (text.clone(), Origin::File(place.clone()), place.clone())
+            } else {
+                file.require(&path)?;
+                origins.insert(setting.key, Origin::Default);
+                continue;
+            };
+            (setting.set)(&mut settings, &value).map_err(|why| ConfigError::Invalid {
+                place,
+                path,
+                why,
+            })?;
+            origins.insert(setting.key, origin);
+        }
+        Ok(Self { settings, origins })
+    }
+
+    /// Where the setting's value comes from.
+    #[must_use]
+    pub fn origin(&self, key: &str) -> &Origin {
+        self.origins.get(key).unwrap_or(&Origin::Default)
+    }
+
+    /// Every value in force with its origin, the sections of `file` included.
+    #[must_use]
+    pub fn shown(&self, file: &ConfigFile) -> Vec<Shown> {
+        let mut lines: Vec<Shown> = SETTINGS
+            .iter()
+            .map(|setting| {
+                let value = (setting.show)(&self.settings);
+                let hidden = setting.secret && !value.is_empty();
+                Shown {
+                    key: format!("server.{}", setting.key),
+                    value: if hidden { "***".to_owned() } else { value },
+                    origin: self.origin(setting.key).clone(),
+                }
+            })
+            .collect();
+        if let Ok(tree) = serde_json::to_value(&file.sections) {
+            flatten(String::new(), &tree, file, &mut lines);
+        }
+        lines
+    }
+}
+
+/// The leaves of the sections, with their lines.
+fn flatten(path: String, value: &serde_json::Value, file: &ConfigFile, into: &mut Vec<Shown>) {
+    use serde_json::Value;
+    match value {
+        Value::Object(map) => {
+            for (key, value) in map {
+                flatten(super::expand::join(&path, key), value, file, into);
+            }
+        }
+        Value::Array(list) if list.iter().any(Value::is_object) => {
+            for (index, value) in list.iter().enumerate() {
+                flatten(format!("{path}[{index}]"), value, file, into);
+            }
+        }
+        _ => {
+            let value = match value {
+                Value::Null => String::new(),
+                Value::String(text) => text.clone(),
+                other => other.to_string(),
+            };
+            let below = |at: &str| {
+                at == path || at.strip_prefix(&*path).is_some_and(|r| r.starts_with('['))
+            };
+            let place = file.places.iter().find(|(at, _)| below(at));
+            let unset = file.unset.iter().find(|unset| unset.path == path);
+            let (value, origin) = match (place, unset) {
+                (_, Some(unset)) => (
+                    format!("${{{}}} (not set)", unset.variable),
+                    Origin::File(unset.place.clone()),
+                ),
+                (Some((_, place)), None) => (value, Origin::File(place.clone())),
+                (None, None) => (value, Origin::Default),
+            };
+            into.push(Shown { key: path, value, origin });
+        }
+    }
+}
