@@ -17,6 +17,8 @@ pub mod ids;
 pub mod log;
 pub mod memory;
 pub mod record;
+#[cfg(feature = "engine")]
+pub mod segment;
 pub mod subject;
 
 pub use ids::{Fingerprint, Position, ReadId, StreamId, SubjectId};
