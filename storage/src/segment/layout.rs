@@ -43,7 +43,6 @@ pub(crate) fn encode_header(segment: SegmentId) -> Vec<u8> {
 }
 
 /// Checks a file's header, and returns which segment it says it is.
-#[allow(dead_code)]
 pub(crate) fn decode_header(bytes: &[u8]) -> Result<SegmentId, Wrong> {
     const CUT: Wrong = Wrong::Damaged("the file is shorter than its header");
     let mut reader = Reader::new(bytes);

@@ -18,6 +18,7 @@ mod cache;
 mod file;
 mod layout;
 mod locate;
+mod merge;
 mod output;
 mod read;
 mod subjects;
@@ -27,14 +28,17 @@ mod testing;
 #[cfg(test)]
 mod tests;
 mod varint;
+mod verify;
 mod write;
 
 pub use block::BlockEntry;
 pub use cache::BlockCache;
 pub use locate::BlockLocator;
+pub use merge::{Merge, MergeLimits, merge};
 pub use output::Pace;
 pub use read::{ReadStats, Segment};
 pub use subjects::SubjectEntry;
+pub use verify::{Damage, Verified, verify};
 pub use write::SegmentWriter;
 
 /// The format written by this version. A file of a greater major version is refused untouched.

@@ -61,11 +61,11 @@ impl<'a> Output<'a> {
         Ok(self.digest.digest())
     }
 
-    /// Writes the last bytes, which no digest covers. Returns the file's length.
-    pub(crate) fn finish(mut self, trailer: &[u8]) -> io::Result<u64> {
+    /// Writes the last bytes, which no digest covers. Returns the pace for another file.
+    pub(crate) fn finish(mut self, trailer: &[u8]) -> io::Result<Pace<'a>> {
         self.buffer.extend_from_slice(trailer);
         self.digest()?;
-        Ok(self.written)
+        Ok(self.pace)
     }
 
     fn step(&mut self, most: usize) -> io::Result<()> {

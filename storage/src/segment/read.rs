@@ -237,6 +237,19 @@ impl Segment {
         stats: &ReadStats,
         visit: &mut dyn FnMut(BlockEntry),
     ) -> Result<(), SegmentError> {
+        self.each_block(stream, stats, &mut |place| {
+            visit(place);
+            Ok(())
+        })
+    }
+
+    /// [`blocks`](Self::blocks) for a visitor that may fail.
+    pub(crate) fn each_block(
+        &self,
+        stream: StreamId,
+        stats: &ReadStats,
+        visit: &mut dyn FnMut(BlockEntry) -> Result<(), SegmentError>,
+    ) -> Result<(), SegmentError> {
         if self.meta.stream(stream).is_none() {
             return Ok(());
         }
@@ -245,9 +258,13 @@ impl Segment {
         let mut cursor = Cursor::seek(&tables, entry.block_table, &[])?;
         while let Some((key, value)) = cursor.next()? {
             let damaged = || self.file.error(entry.block_table.offset, "no place of a block");
-            visit(block_entry(key, value).ok_or_else(damaged)?);
+            visit(block_entry(key, value).ok_or_else(damaged)?)?;
         }
         Ok(())
+    }
+
+    pub(crate) fn file(&self) -> &File {
+        &self.file
     }
 
     /// What the directory says of the stream.

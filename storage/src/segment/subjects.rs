@@ -6,8 +6,6 @@ use hashbrown::HashTable;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::block::BlockEntry;
-use super::output::Output;
-use super::table::{Pointer, TableBuilder};
 use super::varint::{self, Reader};
 
 /// What a segment holds of one subject.
@@ -129,14 +127,14 @@ impl SubjectTable {
         Ok(number)
     }
 
-    /// Writes the table of subjects. `blocks` are the stream's, `base` its first sequence.
-    pub(crate) fn write(
+    /// Calls `visit` with each subject and the value that says where it stands, in order of text.
+    /// `blocks` are the stream's, `base` its first sequence.
+    pub(crate) fn each(
         &mut self,
-        table: &mut TableBuilder,
-        out: &mut Output<'_>,
         blocks: &[BlockEntry],
         base: u64,
-    ) -> io::Result<Pointer> {
+        mut visit: impl FnMut(&[u8], &[u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
         // Blocks of one subject stay ascending: the sort is stable.
         self.postings.sort_by_key(|(subject, _)| *subject);
         let mut order: Vec<(u32, u32)> = Vec::with_capacity(self.subjects.len());
@@ -151,16 +149,14 @@ impl SubjectTable {
         order.sort_unstable_by(|(left, _), (right, _)| text(*left).cmp(text(*right)));
         let mut value = Vec::new();
         for (number, start) in order {
-            let Some(gathered) = self.subjects.get(number as usize) else {
-                continue;
-            };
+            let Some(gathered) = self.subjects.get(number as usize) else { continue };
             let start = start as usize;
             let postings = self.postings.get(start..start + gathered.blocks as usize - 1);
             value.clear();
             encode(&mut value, gathered, postings.unwrap_or_default(), blocks, base);
-            table.push(text(number), &value, out)?;
+            visit(text(number), &value)?;
         }
-        table.finish(out)
+        Ok(())
     }
 }
 

@@ -389,7 +389,7 @@ mod tests {
             table.push(key, value, &mut out).unwrap();
         }
         let root = table.finish(&mut out).unwrap();
-        out.finish(&[]).unwrap();
+        let _pace = out.finish(&[]).unwrap();
         (Plain(std::fs::read(disk.path(&SegmentId(1).path())).unwrap()), root)
     }
 

@@ -119,7 +119,12 @@ impl<'a> SegmentWriter<'a> {
     ///
     /// # Errors
     /// What the operating system or the pace says.
-    pub fn finish(mut self) -> io::Result<SegmentMeta> {
+    pub fn finish(self) -> io::Result<SegmentMeta> {
+        self.complete().map(|(meta, _)| meta)
+    }
+
+    /// [`finish`](Self::finish), and the pace for another writer.
+    pub(crate) fn complete(mut self) -> io::Result<(SegmentMeta, Pace<'a>)> {
         self.end_stream()?;
         let mut value = Vec::new();
         for entry in &self.directory {
@@ -132,9 +137,9 @@ impl<'a> SegmentWriter<'a> {
         let length = self.out.place().0 + layout::TRAILER as u64;
         let streams = u32::try_from(self.directory.len()).map_err(io::Error::other)?;
         let trailer = Trailer { segment: self.id, directory, streams, digest, length };
-        let length = self.out.finish(&trailer.encode())?;
+        let pace = self.out.finish(&trailer.encode())?;
         let streams = self.directory.iter().map(|entry| entry.range).collect();
-        Ok(SegmentMeta { id: self.id, length, digest, streams })
+        Ok((SegmentMeta { id: self.id, length, digest, streams }, pace))
     }
 
     fn begin_stream(&mut self, stream: StreamId, record: &Record) -> io::Result<()> {
@@ -181,8 +186,11 @@ impl<'a> SegmentWriter<'a> {
             self.seal(range.stream)?;
         }
         let subjects = self.subjects.len() as u64;
-        let subject_table =
-            self.subjects.write(&mut self.table, &mut self.out, &self.blocks, range.first_seq)?;
+        let (table, out) = (&mut self.table, &mut self.out);
+        self.subjects.each(&self.blocks, range.first_seq, |subject, value| {
+            table.push(subject, value, out)
+        })?;
+        let subject_table = table.finish(out)?;
         let block_table = self.write_blocks()?;
         let expiry_table = self.write_expiries()?;
         self.subjects.clear();
@@ -221,6 +229,7 @@ impl<'a> SegmentWriter<'a> {
     }
 }
 
-fn expiry_key(time: u64, seq: u64) -> [u8; 16] {
+/// The key of an expiry table.
+pub(crate) fn expiry_key(time: u64, seq: u64) -> [u8; 16] {
     (u128::from(time) << 64 | u128::from(seq)).to_be_bytes()
 }
