@@ -7,4 +7,5 @@
 #[cfg(feature = "cli")]
 pub mod config;
 pub mod model;
+pub mod session;
 pub mod wire;

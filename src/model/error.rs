@@ -47,6 +47,8 @@ api_errors! {
     insufficient_resources = 503 / 10023 "insufficient resources";
     /// The disk is full.
     storage_exceeded = 500 / 10047 "insufficient storage resources available";
+    /// A body where none may be.
+    not_empty_request = 400 / 10038 "expected an empty request payload";
     /// No stream of that name.
     stream_not_found = 404 / 10059 "stream not found";
     /// No stream captures the subject.
@@ -111,6 +113,14 @@ api_errors! {
     maximum_consumers_limit = 400 / 10026 "maximum consumers limit reached";
     /// The name in the subject differs from the name in the body.
     consumer_durable_mismatch = 400 / 10017 "consumer name in subject does not match durable name in request";
+    /// A durable consumer's name is missing in the subject.
+    consumer_durable_not_in_subject = 400 / 10016 "consumer expected to be durable but no durable name set in subject";
+    /// A durable consumer's name is missing in the body.
+    consumer_durable_not_set = 400 / 10018 "consumer expected to be durable but a durable name was not set";
+    /// A durable name where an ephemeral consumer was asked for.
+    consumer_ephemeral_with_durable = 400 / 10020 "consumer expected to be ephemeral but a durable name was set in request";
+    /// Several filters, and a filter in the subject.
+    consumer_multiple_filters_in_subject = 400 / 10137 "consumer with multiple subject filters cannot use subject based API";
     /// The consumer's name is empty or has characters it may not have.
     consumer_bad_name = 400 / 10127 "Consumer name can not contain path separators";
     /// The filter in the subject differs from that in the body.

@@ -114,6 +114,17 @@ pub struct Delivery {
     pub headers_only: bool,
 }
 
+impl Delivery {
+    /// Bytes it counts towards
+    /// [`Limits::max_session_deliveries`](super::limits::Limits::max_session_deliveries), and what
+    /// [`Request::Sent`](super::request::Request::Sent) gives back for it: subject, headers and
+    /// payload, and 64 for what surrounds them.
+    #[must_use]
+    pub fn charge(&self) -> usize {
+        self.record.data().len() + 64
+    }
+}
+
 /// The state of a pull, other than deliveries. Codes and texts are JetStream's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PullStatus {

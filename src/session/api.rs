@@ -1,0 +1,407 @@
+//! Requests as text: an operation's name and a JSON body become an [`ApiRequest`].
+//!
+//! The names are JetStream's API subjects without `$JS.API.`, and a few of ours. Errors are found in
+//! JetStream's order: the JSON, then names against the subject, then their characters; the rest is
+//! the broker's to find.
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+pub use super::fields::Strictness;
+use super::fields::{check, fields_of, from_object, nearest, object, parse as body_as};
+use crate::model::api::{ApiRequest, ConsumerAction, MessageGetOptions, PurgeOptions};
+use crate::model::consumer::ConsumerConfig;
+use crate::model::error::ApiError;
+use crate::model::stream::{ConsumerLimits, StreamConfig};
+use crate::model::subject::is_name;
+use crate::model::time::Timestamp;
+use crate::wire::native::VARINT_MAX;
+
+/// Field that clients add to configurations to have defaults refused; not needed here.
+const PEDANTIC: &str = "pedantic";
+
+/// All operations, for errors about unknown ones. `<>` stands for what follows.
+const OPERATIONS: &[&str] = &[
+    "INFO",
+    "SERVER.INFO",
+    "STREAM.CREATE",
+    "STREAM.UPDATE",
+    "STREAM.INFO",
+    "STREAM.NAMES",
+    "STREAM.LIST",
+    "STREAM.DELETE",
+    "STREAM.PURGE",
+    "STREAM.MSG.GET",
+    "STREAM.MSG.DELETE",
+    "DIRECT.GET",
+    "CONSUMER.CREATE",
+    "CONSUMER.DURABLE.CREATE",
+    "CONSUMER.INFO",
+    "CONSUMER.NAMES",
+    "CONSUMER.LIST",
+    "CONSUMER.DELETE",
+    "CONSUMER.PAUSE",
+    "DEAD.LIST",
+    "DEAD.REQUEUE",
+    "DEAD.DROP",
+];
+
+/// Body of `CONSUMER.CREATE`.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct ConsumerCreate {
+    stream_name: Option<String>,
+    config: Map<String, Value>,
+    action: ConsumerAction,
+}
+
+/// Body of `STREAM.MSG.DELETE`.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct MessageDelete {
+    seq: u64,
+    no_erase: bool,
+}
+
+/// Body of `CONSUMER.PAUSE`.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Pause {
+    pause_until: Option<Timestamp>,
+}
+
+/// Reads a request: `operation` such as `STREAM.CREATE.ORDERS`, and its JSON body, which may be
+/// empty.
+///
+/// # Errors
+/// What the client is told: an unknown operation, a body that is not the JSON it must be, or names
+/// that do not fit.
+pub fn parse(operation: &str, body: &[u8], strictness: Strictness) -> Result<ApiRequest, ApiError> {
+    let tokens: Vec<&str> = operation.split('.').collect();
+    match tokens.as_slice() {
+        ["INFO"] => Ok(ApiRequest::AccountInfo),
+        ["SERVER", "INFO"] => Ok(ApiRequest::ServerInfo),
+        ["STREAM", rest @ ..] => stream(operation, rest, body, strictness),
+        ["DIRECT", "GET", name, subject @ ..] => direct_get(name, subject, body, strictness),
+        ["CONSUMER", "CREATE", name, rest @ ..] => consumer_create(name, rest, body, strictness),
+        ["CONSUMER", "DURABLE", "CREATE", rest @ ..] => {
+            consumer_create_durable(rest, body, strictness)
+        }
+        ["CONSUMER", rest @ ..] => consumer(operation, rest, body, strictness),
+        ["DEAD", verb @ ("LIST" | "REQUEUE" | "DROP"), name] => {
+            let stream = stream_name(name)?;
+            let options = body_as(body, &[], strictness)?;
+            Ok(match *verb {
+                "LIST" => ApiRequest::DeadList { stream, options },
+                "REQUEUE" => ApiRequest::DeadRequeue { stream, options },
+                _ => ApiRequest::DeadDrop { stream, options },
+            })
+        }
+        _ => Err(unknown(operation)),
+    }
+}
+
+fn unknown(operation: &str) -> ApiError {
+    let words =
+        |count| -> String { operation.split('.').take(count).collect::<Vec<_>>().join(".") };
+    let near = [3, 2, 1].into_iter().find_map(|n| nearest(&words(n), OPERATIONS.iter().copied()));
+    let mut error = ApiError::unknown_operation(operation);
+    if let Some(near) = near {
+        error.description =
+            format!("{error_text}; the nearest is {near}", error_text = error.description).into();
+    }
+    error
+}
+
+fn stream_name(name: &str) -> Result<String, ApiError> {
+    if is_name(name) { Ok(name.to_owned()) } else { Err(ApiError::invalid_stream_name()) }
+}
+
+fn consumer_name(name: &str) -> Result<String, ApiError> {
+    if name.len() > 255 {
+        return Err(ApiError::consumer_name_too_long(255));
+    }
+    if is_name(name) { Ok(name.to_owned()) } else { Err(ApiError::consumer_bad_name()) }
+}
+
+fn stream(
+    operation: &str,
+    tokens: &[&str],
+    body: &[u8],
+    strictness: Strictness,
+) -> Result<ApiRequest, ApiError> {
+    match tokens {
+        ["CREATE", name] => {
+            Ok(ApiRequest::StreamCreate(Box::new(stream_config(name, body, strictness)?)))
+        }
+        ["UPDATE", name] => {
+            Ok(ApiRequest::StreamUpdate(Box::new(stream_config(name, body, strictness)?)))
+        }
+        ["INFO", name] => {
+            let options = body_as(body, &[], strictness)?;
+            Ok(ApiRequest::StreamInfo { stream: stream_name(name)?, options })
+        }
+        ["NAMES"] => Ok(ApiRequest::StreamNames(body_as(body, &[], strictness)?)),
+        ["LIST"] => Ok(ApiRequest::StreamList(body_as(body, &[], strictness)?)),
+        ["DELETE", name] => {
+            if !object(body).is_ok_and(|object| object.is_empty()) {
+                return Err(ApiError::not_empty_request());
+            }
+            Ok(ApiRequest::StreamDelete { stream: stream_name(name)? })
+        }
+        ["PURGE", name] => {
+            let options: PurgeOptions = body_as(body, &[], strictness)?;
+            if options.seq > 0 && options.keep > 0 {
+                return Err(ApiError::bad_request());
+            }
+            Ok(ApiRequest::StreamPurge { stream: stream_name(name)?, options })
+        }
+        ["MSG", "GET", name] => {
+            let options: MessageGetOptions = body_as(body, &[], strictness)?;
+            let stream = stream_name(name)?;
+            Ok(ApiRequest::MessageGet { stream, options: one_way(options)?, direct: false })
+        }
+        ["MSG", "DELETE", name] => {
+            let MessageDelete { seq, no_erase } = body_as(body, &[], strictness)?;
+            if seq == 0 {
+                return Err(ApiError::bad_request_because("\"seq\" says which message"));
+            }
+            Ok(ApiRequest::MessageDelete { stream: stream_name(name)?, seq, no_erase })
+        }
+        _ => Err(unknown(operation)),
+    }
+}
+
+fn stream_config(
+    name: &str,
+    body: &[u8],
+    strictness: Strictness,
+) -> Result<StreamConfig, ApiError> {
+    let value = object(body)?;
+    if strictness == Strictness::Strict
+        && let Some(Value::Object(limits)) = value.get("consumer_limits")
+    {
+        check(limits, fields_of::<ConsumerLimits>(), &[])?;
+    }
+    let mut config: StreamConfig = from_object(value, &[PEDANTIC], strictness)?;
+    if config.name.is_empty() {
+        name.clone_into(&mut config.name);
+    }
+    if config.name != name {
+        return Err(ApiError::stream_mismatch());
+    }
+    stream_name(name)?;
+    if config.first_seq > VARINT_MAX / 2 {
+        let why = format!("first_seq can be {} at most", VARINT_MAX / 2);
+        return Err(ApiError::stream_invalid_config(why));
+    }
+    Ok(config)
+}
+
+/// Exactly one way to say which message.
+fn one_way(options: MessageGetOptions) -> Result<MessageGetOptions, ApiError> {
+    let MessageGetOptions { seq, last_by_subj, next_by_subj, start_time, .. } = &options;
+    let named = match (last_by_subj, next_by_subj, start_time) {
+        (None, None, None) => *seq > 0,
+        (Some(_), None, None) | (None, None, Some(_)) => *seq == 0,
+        (None, Some(_), None) => true,
+        _ => false,
+    };
+    if named { Ok(options) } else { Err(ApiError::bad_request()) }
+}
+
+fn direct_get(
+    name: &str,
+    subject: &[&str],
+    body: &[u8],
+    strictness: Strictness,
+) -> Result<ApiRequest, ApiError> {
+    let stream = stream_name(name)?;
+    if subject.is_empty() {
+        let options = one_way(body_as(body, &[], strictness)?)?;
+        return Ok(ApiRequest::MessageGet { stream, options, direct: true });
+    }
+    let last_by_subj = Some(subject.join("."));
+    let options = MessageGetOptions { last_by_subj, ..MessageGetOptions::default() };
+    Ok(ApiRequest::MessageGet { stream, options, direct: true })
+}
+
+/// The body of a consumer's creation: its configuration, as yet unchecked, and the action.
+fn consumer_body(
+    stream: &str,
+    body: &[u8],
+    strictness: Strictness,
+) -> Result<(ConsumerConfig, ConsumerAction), ApiError> {
+    let create: ConsumerCreate = body_as(body, &[PEDANTIC], strictness)?;
+    let config = from_object(create.config, &[], strictness)?;
+    if create.stream_name.is_some_and(|name| name != stream) {
+        return Err(ApiError::stream_mismatch());
+    }
+    Ok((config, create.action))
+}
+
+/// `CONSUMER.CREATE.<stream>[.<consumer>[.<filter>]]`.
+fn consumer_create(
+    stream: &str,
+    tokens: &[&str],
+    body: &[u8],
+    strictness: Strictness,
+) -> Result<ApiRequest, ApiError> {
+    let (mut config, action) = consumer_body(stream, body, strictness)?;
+    let Some((name, filter)) = tokens.split_first() else {
+        if config.durable_name.is_some() {
+            return Err(ApiError::consumer_ephemeral_with_durable());
+        }
+        let stream = stream_name(stream)?;
+        return Ok(ApiRequest::ConsumerCreate { stream, config: Box::new(config), action });
+    };
+    let name = consumer_name(name)?;
+    if config.durable_name.as_ref().is_some_and(|durable| *durable != name) {
+        return Err(ApiError::consumer_durable_mismatch());
+    }
+    config.name = Some(name);
+    if !filter.is_empty() {
+        if !config.filter_subjects.is_empty() {
+            return Err(ApiError::consumer_multiple_filters_in_subject());
+        }
+        if config.filter_subject.as_deref() != Some(filter.join(".").as_str()) {
+            return Err(ApiError::consumer_filter_mismatch());
+        }
+    }
+    Ok(ApiRequest::ConsumerCreate {
+        stream: stream_name(stream)?,
+        config: Box::new(config),
+        action,
+    })
+}
+
+/// `CONSUMER.DURABLE.CREATE.<stream>.<consumer>`.
+fn consumer_create_durable(
+    tokens: &[&str],
+    body: &[u8],
+    strictness: Strictness,
+) -> Result<ApiRequest, ApiError> {
+    let [stream, name] = tokens else {
+        return Err(ApiError::consumer_durable_not_in_subject());
+    };
+    let (mut config, action) = consumer_body(stream, body, strictness)?;
+    let name = consumer_name(name)?;
+    match &config.durable_name {
+        None => return Err(ApiError::consumer_durable_not_set()),
+        Some(durable) if *durable != name => return Err(ApiError::consumer_durable_mismatch()),
+        Some(_) => {}
+    }
+    config.name = Some(name);
+    Ok(ApiRequest::ConsumerCreate {
+        stream: stream_name(stream)?,
+        config: Box::new(config),
+        action,
+    })
+}
+
+fn consumer(
+    operation: &str,
+    tokens: &[&str],
+    body: &[u8],
+    strictness: Strictness,
+) -> Result<ApiRequest, ApiError> {
+    match tokens {
+        ["INFO", stream, consumer] => Ok(ApiRequest::ConsumerInfo {
+            stream: stream_name(stream)?,
+            consumer: consumer_name(consumer)?,
+        }),
+        ["NAMES", stream] => {
+            let options = body_as(body, &[], strictness)?;
+            Ok(ApiRequest::ConsumerNames { stream: stream_name(stream)?, options })
+        }
+        ["LIST", stream] => {
+            let options = body_as(body, &[], strictness)?;
+            Ok(ApiRequest::ConsumerList { stream: stream_name(stream)?, options })
+        }
+        ["DELETE", stream, consumer] => Ok(ApiRequest::ConsumerDelete {
+            stream: stream_name(stream)?,
+            consumer: consumer_name(consumer)?,
+        }),
+        ["PAUSE", stream, consumer] => {
+            let Pause { pause_until } = body_as(body, &[], strictness)?;
+            Ok(ApiRequest::ConsumerPause {
+                stream: stream_name(stream)?,
+                consumer: consumer_name(consumer)?,
+                until: pause_until.filter(|until| until.0 > 0),
+            })
+        }
+        _ => Err(unknown(operation)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn strict(operation: &str, body: &str) -> Result<ApiRequest, ApiError> {
+        parse(operation, body.as_bytes(), Strictness::Strict)
+    }
+
+    fn code(operation: &str, body: &str) -> u32 {
+        strict(operation, body).expect_err(operation).err_code
+    }
+
+    #[test]
+    fn operations_become_requests() {
+        assert_eq!(strict("INFO", ""), Ok(ApiRequest::AccountInfo));
+        let Ok(ApiRequest::StreamCreate(config)) =
+            strict("STREAM.CREATE.ORDERS", r#"{"subjects":["orders.>"],"max_age":1000000000}"#)
+        else {
+            panic!("not a create");
+        };
+        assert_eq!((config.name.as_str(), config.max_age.as_secs()), ("ORDERS", 1));
+        let Ok(ApiRequest::ConsumerCreate { config, action, .. }) = strict(
+            "CONSUMER.CREATE.S.c.a.>",
+            r#"{"stream_name":"S","action":"create","config":{"durable_name":"c","filter_subject":"a.>","ack_policy":"explicit"}}"#,
+        ) else {
+            panic!("not a create");
+        };
+        assert_eq!(action, ConsumerAction::Create);
+        assert_eq!(config.name.as_deref(), Some("c"));
+        let Ok(ApiRequest::MessageGet { options, direct: true, .. }) =
+            strict("DIRECT.GET.S.a.b", "")
+        else {
+            panic!("not a direct get");
+        };
+        assert_eq!(options.last_by_subj.as_deref(), Some("a.b"));
+        assert!(matches!(
+            strict("DEAD.REQUEUE.S", r#"{"sequences":[1]}"#),
+            Ok(ApiRequest::DeadRequeue { .. })
+        ));
+    }
+
+    #[test]
+    fn errors_come_in_jetstreams_order() {
+        assert_eq!(code("STREAM.CREATE.S", "{"), 10025);
+        assert_eq!(code("STREAM.CREATE.S", r#"{"name":"T"}"#), 10056);
+        assert_eq!(code("STREAM.CREATE.a/b", r#"{"name":"a/b"}"#), 10128);
+        assert_eq!(code("STREAM.DELETE.S", r#"{"x":1}"#), 10038);
+        assert_eq!(code("STREAM.PURGE.S", r#"{"seq":1,"keep":1}"#), 10003);
+        assert_eq!(code("STREAM.MSG.GET.S", ""), 10003);
+        assert_eq!(code("CONSUMER.CREATE.S.c", r#"{"stream_name":"T"}"#), 10056);
+        assert_eq!(code("CONSUMER.CREATE.S.c/d", "{}"), 10127);
+        assert_eq!(code("CONSUMER.CREATE.S.c", r#"{"config":{"durable_name":"d"}}"#), 10017);
+        assert_eq!(code("CONSUMER.CREATE.S", r#"{"config":{"durable_name":"d"}}"#), 10020);
+        assert_eq!(code("CONSUMER.CREATE.S.c.a", r#"{"config":{"filter_subject":"b"}}"#), 10131);
+        assert_eq!(code("CONSUMER.CREATE.S.c.a", r#"{"config":{"filter_subjects":["a"]}}"#), 10137);
+        assert_eq!(code("CONSUMER.DURABLE.CREATE.S", "{}"), 10016);
+        assert_eq!(code("CONSUMER.DURABLE.CREATE.S.c", "{}"), 10018);
+    }
+
+    #[test]
+    fn unknown_words_are_errors_that_name_the_nearest() {
+        let error = strict("STREAM.CREAT.S", "{}").unwrap_err();
+        assert!(error.description.contains("STREAM.CREATE"), "{error}");
+        let error = strict("STREAM.CREATE.S", r#"{"consumer_limits":{"max_ack":1}}"#).unwrap_err();
+        assert!(error.description.contains("max_ack"), "{error}");
+        let error =
+            strict("CONSUMER.CREATE.S.c", r#"{"config":{"ack_polcy":"none"}}"#).unwrap_err();
+        assert!(error.description.contains("did you mean \"ack_policy\""), "{error}");
+        assert!(parse("STREAM.CREATE.S", br#"{"placement":{}}"#, Strictness::Lenient).is_ok());
+    }
+}
