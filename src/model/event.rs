@@ -123,6 +123,15 @@ impl Delivery {
     pub fn charge(&self) -> usize {
         self.record.data().len() + 64
     }
+
+    /// Bytes that this delivery counts towards the `max_bytes` of a session's pull: subject,
+    /// headers, and payload as stored. Both sides use this one, so that credit that is raised by
+    /// what was consumed is never lost or gained on the way. (NATS pulls count the reply subject
+    /// too, as JetStream does.)
+    #[must_use]
+    pub fn pull_bytes(record: &Record) -> u64 {
+        (record.subject_len() + record.headers_len() + record.payload().len()) as u64
+    }
 }
 
 /// The state of a pull, other than deliveries. Codes and texts are JetStream's.

@@ -36,13 +36,15 @@ pub(super) struct Waiting {
     heartbeat: Option<(Duration, Duration)>,
     no_wait: bool,
     renewable: bool,
+    /// The next message did not fit the bytes left: others go on until it is raised.
+    starved: bool,
     delivered: u64,
     turn: u64,
 }
 
 impl Waiting {
     fn has_room(&self) -> bool {
-        self.messages_left > 0 && self.bytes_left != Some(0)
+        self.messages_left > 0 && self.bytes_left != Some(0) && !self.starved
     }
 
     fn status(
@@ -129,6 +131,7 @@ impl Pulls {
             heartbeat: pull.heartbeat.map(|every| (every, now + every)),
             no_wait: pull.no_wait,
             renewable: pull.renewable,
+            starved: false,
             delivered: 0,
             turn: 0,
         });
@@ -143,6 +146,7 @@ impl Pulls {
         if let Some(waiting) = found {
             waiting.messages_left = waiting.messages_left.saturating_add(more);
             waiting.bytes_left = waiting.bytes_left.map(|left| left.saturating_add(more_bytes));
+            waiting.starved = false;
         }
     }
 
@@ -190,7 +194,7 @@ impl Pulls {
             if waiting.bytes_left.is_some_and(|left| size > left) {
                 if waiting.renewable && waiting.delivered > 0 {
                     // It is raised when its messages were handled; until then others go on.
-                    waiting.bytes_left = Some(0);
+                    waiting.starved = true;
                     continue;
                 }
                 let waiting = self.queue.remove(at)?;

@@ -263,6 +263,20 @@ fn a_renewable_pull_is_raised() {
 }
 
 #[test]
+fn bytes_that_a_message_did_not_fit_are_not_lost() {
+    let mut bench = Bench::new(config(), 10);
+    bench.pull(at(0), |pull| {
+        pull.batch = 10;
+        pull.max_bytes = 25;
+        pull.renewable = true;
+    });
+    // Each message counts ten bytes: two fit, and five bytes are left over.
+    assert_eq!(bench.run(at(0)).0.len(), 2);
+    bench.consumer.raise(at(0), SESSION, Token(1), (0, 5));
+    assert_eq!(bench.run(at(0)).0.len(), 1);
+}
+
+#[test]
 fn heartbeats_carry_the_last_delivery() {
     let mut bench = Bench::new(config(), 1);
     bench.pull(at(0), |pull| {
