@@ -14,6 +14,8 @@
 #[cfg(feature = "engine")]
 pub mod disk;
 pub mod ids;
+#[cfg(feature = "engine")]
+pub mod index;
 pub mod log;
 pub mod memory;
 pub mod record;

@@ -24,7 +24,7 @@ mod read;
 mod subjects;
 mod table;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod varint;

@@ -227,6 +227,27 @@ impl Segment {
         .map_err(|error| error.into_read(stream, range.first_seq, range.last_seq))
     }
 
+    /// Records and distinct subjects of the stream.
+    pub(crate) fn density(
+        &self,
+        stream: StreamId,
+        stats: &ReadStats,
+    ) -> Result<(u64, u64), SegmentError> {
+        self.entry(stream, stats).map(|entry| (entry.range.count, entry.subjects))
+    }
+
+    /// Calls `visit` with each subject of the stream and its value in the subject table, until it
+    /// returns `None`.
+    pub(crate) fn subject_values(
+        &self,
+        stream: StreamId,
+        stats: &ReadStats,
+        visit: &mut dyn FnMut(&str, &[u8]) -> Option<()>,
+    ) -> Result<(), SegmentError> {
+        let Some(range) = self.meta.stream(stream) else { return Ok(()) };
+        self.each_subject(range, &Filter::all(), stats, visit)
+    }
+
     /// The blocks of the stream, in order.
     ///
     /// # Errors
