@@ -12,18 +12,49 @@
 //! state to it, whose bytes only the broker understands.
 
 #[cfg(feature = "engine")]
+#[allow(dead_code)] // The checkpoint uses the rest.
+mod codec;
+#[cfg(feature = "engine")]
+mod crash;
+#[cfg(feature = "engine")]
 pub mod disk;
+#[cfg(feature = "engine")]
+pub mod engine;
 pub mod ids;
 #[cfg(feature = "engine")]
 pub mod index;
+#[cfg(feature = "engine")]
+pub mod journal;
+#[cfg(feature = "engine")]
+#[allow(dead_code)] // The checkpoint uses the rest.
+mod keyed;
 pub mod log;
 pub mod memory;
 pub mod record;
 #[cfg(feature = "engine")]
 pub mod segment;
+#[cfg(feature = "engine")]
+mod stream;
 pub mod subject;
+#[cfg(feature = "engine")]
+#[allow(dead_code)] // The checkpoint uses the rest.
+mod subjects;
+#[cfg(feature = "engine")]
+#[allow(dead_code)] // The checkpoint uses the rest.
+mod tail;
+#[cfg(feature = "engine")]
+#[allow(dead_code)] // The checkpoint uses the rest.
+mod window;
 
+#[cfg(feature = "engine")]
+pub use crash::CrashPoints;
+#[cfg(feature = "engine")]
+pub use disk::{Disk, DiskFile, RealDisk, RealDiskError, SimulatedDisk};
+#[cfg(feature = "engine")]
+pub use engine::{Engine, EngineOptions, OpenError, RecoveryReport, Waker, Workers};
 pub use ids::{Fingerprint, Position, ReadId, StreamId, SubjectId};
+#[cfg(feature = "engine")]
+pub use journal::Durability;
 pub use log::{Log, LogEvent, LogFailure, Pressure};
 pub use memory::MemoryLog;
 pub use record::{NewRecord, Record};

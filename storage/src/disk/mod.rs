@@ -8,8 +8,14 @@
 //! survive once [`DiskFile::sync`] returned, and a file's name (its creation, renaming or removal)
 //! survives once [`Disk::sync_dir`] of its directory returned.
 
+pub mod real;
+pub mod simulated;
+
 use std::io;
 use std::sync::Arc;
+
+pub use real::{RealDisk, RealDiskError};
+pub use simulated::{SimulatedCounts, SimulatedDisk};
 
 /// A directory tree that belongs to one engine.
 pub trait Disk: Send + Sync + 'static {

@@ -1,0 +1,265 @@
+//! The file system: one directory, held by one process at a time.
+//!
+//! It does no caching and no retrying, and knows nothing of what the files mean.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::{Disk, DiskFile};
+
+/// The file whose lock says that a process uses the directory.
+const LOCK: &str = "LOCK";
+
+/// Why a data directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RealDiskError {
+    /// Another process uses it.
+    #[error("{path} is in use by another process; stop it, or choose another data directory")]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The operating system refused.
+    #[error("cannot use {path} as data directory: {source}")]
+    Io {
+        /// The directory.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+}
+
+/// A directory of the file system, locked until this value is dropped.
+#[derive(Debug)]
+pub struct RealDisk {
+    root: PathBuf,
+    /// Closing the file releases the lock.
+    _lock: File,
+}
+
+impl RealDisk {
+    /// Creates the directory (mode 0700) if it is not there, and locks it.
+    ///
+    /// # Errors
+    /// [`RealDiskError`] if another process holds it, or the operating system refuses.
+    pub fn open(root: impl AsRef<Path>) -> Result<Self, RealDiskError> {
+        let root = root.as_ref().to_path_buf();
+        let failed = |source| RealDiskError::Io { path: root.clone(), source };
+        create_private_dir(&root).map_err(failed)?;
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(root.join(LOCK))
+            .map_err(failed)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(RealDiskError::InUse { path: root });
+            }
+            Err(TryLockError::Error(source)) => return Err(failed(source)),
+        }
+        Ok(Self { root, _lock: lock })
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    fn path(&self, path: &str) -> PathBuf {
+        self.root.join(path)
+    }
+}
+
+#[cfg(unix)]
+fn create_private_dir(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+#[cfg(not(unix))]
+fn create_private_dir(path: &Path) -> io::Result<()> {
+    fs::create_dir_all(path)
+}
+
+/// Adds to an error which file it was about.
+fn naming(path: &str) -> impl Fn(io::Error) -> io::Error + '_ {
+    move |error| io::Error::new(error.kind(), format!("{path}: {error}"))
+}
+
+impl Disk for RealDisk {
+    fn create(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(self.path(path))
+            .map_err(naming(path))?;
+        Ok(Arc::new(RealFile { file, path: path.to_owned() }))
+    }
+
+    fn open(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(self.path(path))
+            .map_err(naming(path))?;
+        Ok(Arc::new(RealFile { file, path: path.to_owned() }))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.path(from), self.path(to)).map_err(naming(from))
+    }
+
+    fn remove(&self, path: &str) -> io::Result<()> {
+        let target = self.path(path);
+        match fs::remove_file(&target) {
+            // A directory that was moved to the trash goes as a whole.
+            Err(_) if target.is_dir() => fs::remove_dir_all(&target).map_err(naming(path)),
+            result => result.map_err(naming(path)),
+        }
+    }
+
+    fn create_dir(&self, path: &str) -> io::Result<()> {
+        create_private_dir(&self.path(path)).map_err(naming(path))
+    }
+
+    fn list(&self, path: &str) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(self.path(path)).map_err(naming(path))? {
+            // Names that are not UTF-8 are not ours.
+            if let Ok(name) = entry?.file_name().into_string() {
+                names.push(name);
+            }
+        }
+        Ok(names)
+    }
+
+    #[cfg(unix)]
+    fn sync_dir(&self, path: &str) -> io::Result<()> {
+        File::open(self.path(path)).and_then(|dir| dir.sync_all()).map_err(naming(path))
+    }
+
+    /// Windows has no way to sync a directory; its file systems journal names.
+    #[cfg(not(unix))]
+    fn sync_dir(&self, _path: &str) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[derive(Debug)]
+struct RealFile {
+    file: File,
+    path: String,
+}
+
+impl DiskFile for RealFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        read_exact_at(&self.file, buffer, offset).map_err(naming(&self.path))
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        write_all_at(&self.file, bytes, offset).map_err(naming(&self.path))
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync_data().map_err(naming(&self.path))
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(len).map_err(naming(&self.path))
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.file.metadata().map(|m| m.len()).map_err(naming(&self.path))
+    }
+}
+
+#[cfg(unix)]
+fn read_exact_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, buffer, offset)
+}
+
+#[cfg(unix)]
+fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    std::os::unix::fs::FileExt::write_all_at(file, bytes, offset)
+}
+
+#[cfg(windows)]
+fn read_exact_at(file: &File, mut buffer: &mut [u8], mut offset: u64) -> io::Result<()> {
+    use std::os::windows::fs::FileExt;
+    while !buffer.is_empty() {
+        let count = file.seek_read(buffer, offset)?;
+        if count == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        buffer = buffer.get_mut(count..).unwrap_or_default();
+        offset += count as u64;
+    }
+    Ok(())
+}
+
+#[cfg(windows)]
+fn write_all_at(file: &File, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
+    use std::os::windows::fs::FileExt;
+    while !bytes.is_empty() {
+        let count = file.seek_write(bytes, offset)?;
+        if count == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        bytes = bytes.get(count..).unwrap_or_default();
+        offset += count as u64;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+    use super::*;
+
+    #[test]
+    fn one_process_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = RealDisk::open(dir.path().join("data")).unwrap();
+        let refused = RealDisk::open(disk.root()).unwrap_err();
+        assert!(matches!(refused, RealDiskError::InUse { .. }), "{refused}");
+        let root = disk.root().to_path_buf();
+        drop(disk);
+        RealDisk::open(root).unwrap();
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn the_directory_is_private() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let disk = RealDisk::open(dir.path().join("data")).unwrap();
+        let mode = fs::metadata(disk.root()).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
+    }
+
+    #[test]
+    fn files_work() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = RealDisk::open(dir.path()).unwrap();
+        disk.create_dir("a/b").unwrap();
+        let file = disk.create("a/b/c").unwrap();
+        assert!(disk.create("a/b/c").is_err());
+        file.write_at(b"hello", 3).unwrap();
+        file.sync().unwrap();
+        assert_eq!(file.len().unwrap(), 8);
+        let mut read = [0; 5];
+        disk.open("a/b/c").unwrap().read_at(&mut read, 3).unwrap();
+        assert_eq!(&read, b"hello");
+        disk.rename("a/b/c", "a/d").unwrap();
+        disk.sync_dir("a").unwrap();
+        assert_eq!(disk.open("a/b/c").err().unwrap().kind(), io::ErrorKind::NotFound);
+        disk.remove("a/d").unwrap();
+        assert_eq!(disk.list("a").unwrap(), ["b"]);
+    }
+}

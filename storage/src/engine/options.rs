@@ -1,0 +1,60 @@
+//! What the operator and the program choose about an engine.
+
+use std::hash::{BuildHasher, RandomState};
+
+use crate::crash::CrashPoints;
+use crate::journal::Durability;
+
+/// Who does the work that needs a disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Workers {
+    /// Threads of the engine's own.
+    #[default]
+    Threads,
+    /// The caller, in [`Engine::run_background`](super::Engine::run_background): the same work in
+    /// an order that only the caller decides, for simulation.
+    Inline,
+}
+
+/// Limits and choices. Start from [`EngineOptions::default`].
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    /// Bytes of records in memory that start a checkpoint. Publishing slows at 1.5 times and
+    /// stops at 2 times this. 64 MiB: a checkpoint then writes for about a second at full speed.
+    pub tail_budget: usize,
+    /// Size that journal files are filled to, in bytes. 32 MiB: rotation costs a fraction of a
+    /// percent, and an idle broker takes little room.
+    pub journal_file_size: u64,
+    /// Bytes of journal since the last checkpoint that start one even if the tail is small, so
+    /// that recovery stays short. 256 MiB.
+    pub journal_limit: u64,
+    /// Memory for message ids, in bytes. 256 MiB: about six million ids.
+    pub message_id_budget: usize,
+    /// When a group counts as durable.
+    pub durability: Durability,
+    /// Threads or the caller.
+    pub workers: Workers,
+    /// Threads that read segments. 2: one slow read does not hold up the others.
+    pub readers: usize,
+    /// Distinguishes what this run writes from what lay in reused files; must differ from run to
+    /// run on the same data. The default is random.
+    pub seed: u64,
+    /// Places where tests may end the process.
+    pub crash_points: CrashPoints,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        Self {
+            tail_budget: 64 << 20,
+            journal_file_size: 32 << 20,
+            journal_limit: 256 << 20,
+            message_id_budget: 256 << 20,
+            durability: Durability::default(),
+            workers: Workers::default(),
+            readers: 2,
+            seed: RandomState::new().hash_one("claudebus journal salt"),
+            crash_points: CrashPoints::default(),
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! Reads: from memory at once, from segments by a reader thread.
+
+use super::Engine;
+use crate::log::{Filter, FilterMemo, ReadOutcome, ReadRequest};
+use crate::record::Record;
+use crate::stream::Stream;
+use crate::tail::{Chunks, Place};
+
+/// Ranges of at most this many records are counted one by one in memory.
+const COUNTED_AT_ONCE: u64 = 4096;
+
+/// How much of a read's limits is used up.
+struct Taken {
+    records: usize,
+    bytes: usize,
+}
+
+impl Taken {
+    fn is_full(&self, request: &ReadRequest) -> bool {
+        self.records == request.max_records || (self.records > 0 && self.bytes >= request.max_bytes)
+    }
+}
+
+impl Engine {
+    pub(super) fn read_records(
+        &mut self,
+        request: &ReadRequest,
+        filter: &mut FilterMemo,
+        records: &mut Vec<Record>,
+    ) -> ReadOutcome {
+        let Some(stream) = self.contents.streams.get(&request.stream) else {
+            return ReadOutcome::Ready { next: request.to.saturating_add(1) };
+        };
+        if request.from > request.to {
+            return ReadOutcome::Ready { next: request.from };
+        }
+        let from = request.from.max(stream.first_seq);
+        let to = request.to.min(stream.last_seq);
+        if from > to {
+            return ReadOutcome::Ready { next: request.to.saturating_add(1) };
+        }
+        if stream.is_volatile() {
+            let next = read_volatile(stream, request, filter, records);
+            return ReadOutcome::Ready { next };
+        }
+        let tail_first = stream.tail.first().unwrap_or(u64::MAX);
+        if from < tail_first && stream.sealed_at(from).is_some_and(|range| range.first <= to) {
+            return self.read_sealed(request, from, filter);
+        }
+        // Records of the open group are read from its buffer, which is closed for that.
+        if stream.tail.last_chunk() == Some(self.contents.chunks.open_number()) {
+            let piece = self.contents.chunks.seal(self.group.number);
+            self.group.pieces.extend(piece);
+        }
+        let chunks = &self.contents.chunks;
+        let Some(stream) = self.contents.streams.get(&request.stream) else {
+            return ReadOutcome::Ready { next: request.to.saturating_add(1) };
+        };
+        let next = read_tail(stream, chunks, request, filter, records);
+        ReadOutcome::Ready { next }
+    }
+
+    pub(super) fn count_records(
+        &self,
+        stream: &Stream,
+        filter: &Filter,
+        from: u64,
+        to: u64,
+    ) -> Option<u64> {
+        if filter.is_all() {
+            return Some(stream.count(from, to));
+        }
+        if from > to || from > stream.last_seq || to < stream.first_seq {
+            return Some(0);
+        }
+        if from <= stream.first_seq && to >= stream.last_seq {
+            return Some(count_subjects(stream, filter));
+        }
+        let from = from.max(stream.first_seq);
+        let to = to.min(stream.last_seq);
+        if to - from >= COUNTED_AT_ONCE {
+            return None;
+        }
+        let mut count = 0;
+        let mut count_one = |subject| {
+            count += u64::from(stream.subjects.text(subject).is_some_and(|t| filter.matches(t)));
+        };
+        if stream.is_volatile() {
+            stream.volatile.range(from..=to).for_each(|(_, (_, subject))| count_one(*subject));
+        } else {
+            if stream.tail.first().is_none_or(|first| from < first) {
+                return None;
+            }
+            for place in stream.tail.from(from).take_while(|place| place.seq <= to) {
+                if !stream.gone.contains(place.seq) {
+                    count_one(place.subject);
+                }
+            }
+        }
+        Some(count)
+    }
+}
+
+/// Records of all subjects that `filter` wants.
+fn count_subjects(stream: &Stream, filter: &Filter) -> u64 {
+    let patterns = filter.patterns().unwrap_or_default();
+    if let [one] = patterns
+        && !crate::subject::has_wildcard(one)
+    {
+        return stream.subjects.get(one).map_or(0, |subject| subject.count);
+    }
+    let mut count = 0;
+    stream.subjects.for_each(|text, subject| {
+        if filter.matches(text) {
+            count += subject.count;
+        }
+    });
+    count
+}
+
+fn read_tail(
+    stream: &Stream,
+    chunks: &Chunks,
+    request: &ReadRequest,
+    filter: &mut FilterMemo,
+    records: &mut Vec<Record>,
+) -> u64 {
+    let mut taken = Taken { records: 0, bytes: 0 };
+    for place in stream.tail.from(request.from.max(stream.first_seq)) {
+        if place.seq > request.to {
+            break;
+        }
+        if !is_wanted(stream, &place, filter) {
+            continue;
+        }
+        if taken.is_full(request) {
+            return place.seq;
+        }
+        let Some(record) = chunks.record(&place) else { continue };
+        if record.time < request.since {
+            continue;
+        }
+        taken.records += 1;
+        taken.bytes += record.data().len();
+        records.push(record);
+    }
+    request.to.saturating_add(1)
+}
+
+fn is_wanted(stream: &Stream, place: &Place, filter: &mut FilterMemo) -> bool {
+    !stream.gone.contains(place.seq)
+        && filter.wants(place.subject, || stream.subjects.text(place.subject).unwrap_or_default())
+}
+
+fn read_volatile(
+    stream: &Stream,
+    request: &ReadRequest,
+    filter: &mut FilterMemo,
+    records: &mut Vec<Record>,
+) -> u64 {
+    let mut taken = Taken { records: 0, bytes: 0 };
+    for (seq, (record, subject)) in stream.volatile.range(request.from..=request.to) {
+        if record.time < request.since || !filter.wants(*subject, || record.subject()) {
+            continue;
+        }
+        if taken.is_full(request) {
+            return *seq;
+        }
+        taken.records += 1;
+        taken.bytes += record.data().len();
+        records.push(record.clone());
+    }
+    request.to.saturating_add(1)
+}
+
+impl Engine {
+    fn read_sealed(
+        &mut self,
+        request: &ReadRequest,
+        _from: u64,
+        _filter: &mut FilterMemo,
+    ) -> ReadOutcome {
+        ReadOutcome::Ready { next: request.to.saturating_add(1) }
+    }
+}

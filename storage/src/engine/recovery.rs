@@ -1,0 +1,397 @@
+//! Opening a log: what is there is checked, loaded and replayed, and synced before anything is
+//! built on it.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::background::Background;
+use super::contents::Contents;
+use super::group::OpenGroup;
+use super::{Engine, EngineOptions, Waker};
+use crate::disk::Disk;
+use crate::ids::Position;
+use crate::journal::effect::decode;
+use crate::journal::files::{Filler, spare_number};
+use crate::journal::format::{FILE_HEADER, FileHeader, HeaderError, MAJOR};
+use crate::journal::scan::{Damage, Scan, scan};
+use crate::journal::shared::{ActiveFile, JournalShared};
+use crate::journal::writer::{JournalWriter, Predecessor};
+use crate::journal::{self, number_of};
+
+/// Where bytes go that cannot be explained.
+const LOST: &str = "lost+found";
+/// Says which version of the layout the directory has.
+const FORMAT: &str = "FORMAT";
+/// The whole of that file, up to the version.
+const FORMAT_TEXT: &str = "claudebus data directory, format ";
+
+/// Why a log cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// A file was written by a newer version. Nothing was changed.
+    #[error(
+        "{file} has format {found}, and this version knows formats up to {known}; \
+         start the version that wrote it"
+    )]
+    Newer {
+        /// The file.
+        file: String,
+        /// Its major version.
+        found: u16,
+        /// The newest major version this program reads.
+        known: u16,
+    },
+    /// A file that must be there is not.
+    #[error(
+        "{file} is missing: groups {first} to {last} of the journal are lost with it; restore the \
+         file, or restore the data directory from a backup"
+    )]
+    Missing {
+        /// The file, or the place where it should be.
+        file: String,
+        /// First group that is missing.
+        first: u64,
+        /// Last group that is missing.
+        last: u64,
+    },
+    /// The operating system refused.
+    #[error("cannot {action}: {source}")]
+    Io {
+        /// What was tried.
+        action: String,
+        /// What the operating system said.
+        source: io::Error,
+    },
+}
+
+impl OpenError {
+    fn io(action: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let action = action.into();
+        move |source| Self::Io { action, source }
+    }
+}
+
+/// What opening a log found. For logs, metrics and `verify`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RecoveryReport {
+    /// Groups applied from the journal.
+    pub groups_replayed: u64,
+    /// The last group that was found; everything after it was never acknowledged.
+    pub last_group: u64,
+    /// Durable groups that cannot be read completely: first, last, file and byte range.
+    pub damage: Vec<DamageReport>,
+    /// Whether groups that were never acknowledged were found and dropped.
+    pub was_torn: bool,
+    /// Entries of a kind that this version does not know, in groups that were applied.
+    pub unknown_entries: u64,
+}
+
+/// Damage found in a journal file. The bytes are kept in `lost+found/`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DamageReport {
+    /// First and last group concerned.
+    pub groups: (u64, u64),
+    /// The file.
+    pub file: String,
+    /// First byte, and the one after the last.
+    pub bytes: (u64, u64),
+}
+
+/// A journal file with a good header.
+struct Found {
+    header: FileHeader,
+    path: String,
+}
+
+struct Recovery {
+    disk: Arc<dyn Disk>,
+    contents: Contents,
+    report: RecoveryReport,
+    /// The last group that was applied or checkpointed.
+    last_group: u64,
+    predecessor: Predecessor,
+    active: Vec<ActiveFile>,
+    spares: Vec<String>,
+    /// The highest number any journal file has had.
+    last_file: u64,
+    last_spare: u64,
+    journal_bytes: u64,
+}
+
+pub(super) fn open(
+    options: EngineOptions,
+    disk: Arc<dyn Disk>,
+    waker: Waker,
+) -> Result<Engine, OpenError> {
+    check_format(disk.as_ref())?;
+    for dir in [journal::DIR, LOST] {
+        disk.create_dir(dir).map_err(OpenError::io(format!("create {dir}")))?;
+    }
+    let mut recovery = Recovery {
+        disk: Arc::clone(&disk),
+        contents: Contents::default(),
+        report: RecoveryReport::default(),
+        last_group: 0,
+        predecessor: Predecessor::default(),
+        active: Vec::new(),
+        spares: Vec::new(),
+        last_file: 0,
+        last_spare: 0,
+        journal_bytes: 0,
+    };
+    recovery.replay(&options)?;
+    recovery.start(options, disk, waker)
+}
+
+/// Refuses a directory of a newer version before anything in it is changed; names a new one.
+fn check_format(disk: &dyn Disk) -> Result<(), OpenError> {
+    let read = |file: Arc<dyn crate::disk::DiskFile>| {
+        let mut bytes = vec![0; file.len()?.min(256) as usize];
+        file.read_at(&mut bytes, 0)?;
+        Ok(bytes)
+    };
+    let bytes = match disk.open(FORMAT).and_then(read) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        Err(source) => return Err(OpenError::io("read the format file")(source)),
+    };
+    let text = String::from_utf8_lossy(&bytes);
+    let found = text.strip_prefix(FORMAT_TEXT).and_then(|rest| rest.trim().parse::<u16>().ok());
+    match found {
+        Some(found) if found > MAJOR => {
+            Err(OpenError::Newer { file: FORMAT.to_owned(), found, known: MAJOR })
+        }
+        Some(_) => Ok(()),
+        // New, or begun by a process that lost power before it wrote anything else.
+        None => write_format(disk).map_err(OpenError::io("write the format file")),
+    }
+}
+
+fn write_format(disk: &dyn Disk) -> io::Result<()> {
+    let file = match disk.create(FORMAT) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => disk.open(FORMAT)?,
+        result => result?,
+    };
+    file.write_at(format!("{FORMAT_TEXT}{MAJOR}\n").as_bytes(), 0)?;
+    file.sync()?;
+    disk.sync_dir("")
+}
+
+impl Recovery {
+    fn replay(&mut self, options: &EngineOptions) -> Result<(), OpenError> {
+        options.crash_points.at("replay.before");
+        let found = self.find_files(options)?;
+        for (index, file) in found.iter().enumerate() {
+            let successor = found.get(index + 1);
+            self.replay_file(file, successor.map(|next| &next.header))?;
+        }
+        self.report.last_group = self.last_group;
+        options.crash_points.at("replay.after");
+        Ok(())
+    }
+
+    /// All journal files that were begun, in order.
+    fn find_files(&mut self, options: &EngineOptions) -> Result<Vec<Found>, OpenError> {
+        let mut names = self.disk.list(journal::DIR).map_err(OpenError::io("list the journal"))?;
+        names.sort();
+        let mut found = Vec::new();
+        for name in names {
+            let path = format!("{}/{name}", journal::DIR);
+            if let Some(number) = spare_number(&name) {
+                self.last_spare = self.last_spare.max(number);
+                self.take_spare(path, options)?;
+            } else if let Some(number) = number_of(&name) {
+                self.last_file = self.last_file.max(number);
+                found.extend(self.read_header(number, path)?);
+            }
+        }
+        Ok(found)
+    }
+
+    /// A spare that was filled completely is used; another is filled again.
+    fn take_spare(&mut self, path: String, options: &EngineOptions) -> Result<(), OpenError> {
+        let file = self.disk.open(&path).map_err(OpenError::io("open a spare"))?;
+        if file.len().map_err(OpenError::io("measure a spare"))? == options.journal_file_size {
+            self.spares.push(path);
+            return Ok(());
+        }
+        self.disk.remove(&path).map_err(OpenError::io("remove a spare"))
+    }
+
+    fn read_header(&mut self, number: u64, path: String) -> Result<Option<Found>, OpenError> {
+        let file = self.disk.open(&path).map_err(OpenError::io("open the journal"))?;
+        let len = file.len().map_err(OpenError::io("measure the journal"))?;
+        let mut bytes = vec![0; len.min(FILE_HEADER) as usize];
+        file.read_at(&mut bytes, 0).map_err(OpenError::io("read the journal"))?;
+        match FileHeader::decode(&bytes) {
+            Ok(header) if header.file == number => Ok(Some(Found { header, path })),
+            Err(HeaderError::Newer(found)) => {
+                Err(OpenError::Newer { file: path, found, known: MAJOR })
+            }
+            Err(HeaderError::Invalid) if bytes.iter().any(|byte| *byte != 0) => {
+                tracing::error!(file = %path, "a journal file without a readable header was moved to lost+found");
+                self.lose(&path)?;
+                Ok(None)
+            }
+            // It got its name, and power was lost before its header was written.
+            _ => {
+                self.disk.remove(&path).map_err(OpenError::io("remove an unused journal file"))?;
+                Ok(None)
+            }
+        }
+    }
+
+    fn lose(&self, path: &str) -> Result<(), OpenError> {
+        let name = path.rsplit('/').next().unwrap_or(path);
+        self.disk
+            .rename(path, &format!("{LOST}/{name}"))
+            .and_then(|()| self.disk.sync_dir(LOST))
+            .map_err(OpenError::io(format!("move {path} to {LOST}")))
+    }
+
+    fn replay_file(
+        &mut self,
+        file: &Found,
+        successor: Option<&FileHeader>,
+    ) -> Result<(), OpenError> {
+        let header = &file.header;
+        let known_end = successor
+            .filter(|next| next.predecessor == header.file)
+            .map(|next| (next.predecessor_end, next.first_group - 1));
+        self.active.push(ActiveFile { number: header.file, first_group: header.first_group });
+        if known_end.is_some_and(|(_, last)| last <= self.last_group) {
+            return Ok(());
+        }
+        if header.first_group > self.last_group + 1 {
+            return Err(OpenError::Missing {
+                file: format!("a journal file before {}", file.path),
+                first: self.last_group + 1,
+                last: header.first_group - 1,
+            });
+        }
+        let handle = self.disk.open(&file.path).map_err(OpenError::io("open the journal"))?;
+        let len = handle.len().map_err(OpenError::io("measure the journal"))?;
+        let mut bytes = vec![0; len as usize];
+        handle.read_at(&mut bytes, 0).map_err(OpenError::io(format!("read {}", file.path)))?;
+        let found = scan(&bytes, header, self.last_group + 1, known_end);
+        // What is built upon must be durable, not only readable.
+        handle.sync().map_err(OpenError::io(format!("sync {}", file.path)))?;
+        self.report_damage(file, &found.damage, &bytes)?;
+        self.predecessor = Predecessor { file: header.file, end: found.end as u64 };
+        self.journal_bytes += found.end as u64;
+        self.report.was_torn |= found.is_torn;
+        bytes.truncate(found.end);
+        bytes.shrink_to_fit();
+        self.apply(&found, bytes);
+        Ok(())
+    }
+
+    fn apply(&mut self, found: &Scan, bytes: Vec<u8>) {
+        let (Some(last), false) = (found.groups.last(), found.groups.is_empty()) else {
+            return self.pass_damage(found);
+        };
+        let bytes = Bytes::from(bytes);
+        let chunk = self.contents.chunks.adopt(last.number, bytes.clone());
+        for group in &found.groups {
+            for entry in &group.entries {
+                let effect = bytes.get(entry.clone()).and_then(decode);
+                match effect {
+                    Some(effect) => self.contents.apply(&effect, chunk, entry.start as u32 - 4),
+                    None => self.report.unknown_entries += 1,
+                }
+            }
+            self.last_group = group.number;
+            self.report.groups_replayed += 1;
+        }
+        self.pass_damage(found);
+    }
+
+    /// Groups that are lost keep their numbers.
+    fn pass_damage(&mut self, found: &Scan) {
+        let last = found.damage.iter().map(|damage| damage.groups.1).max().unwrap_or(0);
+        self.last_group = self.last_group.max(last);
+    }
+
+    fn report_damage(
+        &mut self,
+        file: &Found,
+        damage: &[Damage],
+        bytes: &[u8],
+    ) -> Result<(), OpenError> {
+        for damage in damage {
+            let (first, last) = damage.groups;
+            let (start, end) = (damage.range.start, damage.range.end);
+            tracing::error!(
+                file = %file.path, start, end, first, last,
+                "durable groups of the journal are damaged; what can be proven is applied, the bytes are kept in lost+found"
+            );
+            let name = format!("{LOST}/{:016x}-{start}-{end}", file.header.file);
+            let kept = bytes.get(start..end.min(bytes.len())).unwrap_or_default();
+            let write = || match self.disk.create(&name) {
+                Ok(copy) => copy.write_at(kept, 0).and_then(|()| copy.sync()),
+                // An earlier start kept them already.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+                Err(error) => Err(error),
+            };
+            write()
+                .and_then(|()| self.disk.sync_dir(LOST))
+                .map_err(OpenError::io(format!("keep damaged bytes in {name}")))?;
+            self.report.damage.push(DamageReport {
+                groups: damage.groups,
+                file: file.path.clone(),
+                bytes: (start as u64, end as u64),
+            });
+        }
+        Ok(())
+    }
+
+    fn start(
+        self,
+        options: EngineOptions,
+        disk: Arc<dyn Disk>,
+        waker: Waker,
+    ) -> Result<Engine, OpenError> {
+        let journal = Arc::new(JournalShared::new(self.last_group, waker));
+        {
+            let mut files = journal.files();
+            files.active.extend(self.active);
+            files.spares.extend(self.spares);
+            files.next_spare = self.last_spare;
+        }
+        let writer = JournalWriter::new(
+            Arc::clone(&disk),
+            Arc::clone(&journal),
+            options.durability,
+            options.crash_points,
+            self.predecessor,
+            self.last_group,
+        );
+        let filler = Filler {
+            disk,
+            shared: Arc::clone(&journal),
+            file_size: options.journal_file_size,
+            crash: options.crash_points,
+        };
+        let group = OpenGroup::new(
+            options.seed,
+            self.last_file + 1,
+            self.last_group,
+            options.journal_file_size,
+        );
+        let background = Background::start(options.workers, Arc::clone(&journal), writer, filler)
+            .map_err(OpenError::io("start the threads of the log"))?;
+        options.crash_points.at("open.after");
+        Ok(Engine {
+            options,
+            contents: self.contents,
+            group,
+            journal,
+            background,
+            reported: Position(self.last_group),
+            journal_bytes: self.journal_bytes,
+            report: self.report,
+        })
+    }
+}

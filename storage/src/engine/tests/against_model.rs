@@ -1,0 +1,101 @@
+//! The engine and the naive log answer the same, whatever happens.
+
+use super::operations::{Run, open};
+use crate::disk::SimulatedDisk;
+use crate::log::Log;
+
+/// Runs for which a longer search was worth it are named by their seed.
+fn runs() -> u64 {
+    std::env::var("CLAUDEBUS_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(25)
+}
+
+#[test]
+fn the_engine_is_the_model() {
+    for seed in 0..runs() {
+        let disk = SimulatedDisk::new();
+        let mut engine = open(&disk, seed);
+        let mut run = Run::new(seed, true);
+        for _ in 0..1_500 {
+            run.step(&mut engine);
+            if run.draw.chance.one_in(6) {
+                run.commit(&mut engine);
+            }
+            if run.draw.chance.one_in(10) {
+                engine.run_background();
+            }
+            if run.draw.chance.one_in(300) {
+                run.compare(&mut engine);
+            }
+        }
+        run.commit(&mut engine);
+        engine.run_background();
+        run.compare(&mut engine);
+    }
+}
+
+#[test]
+fn a_restart_changes_nothing() {
+    for seed in 0..runs() {
+        let disk = SimulatedDisk::new();
+        let mut engine = open(&disk, seed);
+        let mut run = Run::new(seed, false);
+        for round in 0..5 {
+            for _ in 0..400 {
+                run.step(&mut engine);
+                if run.draw.chance.one_in(5) {
+                    run.commit(&mut engine);
+                    engine.run_background();
+                }
+            }
+            run.commit(&mut engine);
+            engine.close().unwrap();
+            engine = open(&disk, seed * 100 + round);
+            assert!(engine.recovery_report().damage.is_empty());
+            run.compare(&mut engine);
+        }
+    }
+}
+
+/// Power is lost at a random change of the disk, again and again. What was durable is there, and the
+/// whole is what a prefix of the groups made.
+#[test]
+fn a_crash_loses_nothing_durable() {
+    for seed in 0..runs() * 4 {
+        let disk = SimulatedDisk::new();
+        let mut run = Run::new(seed, false);
+        let mut engine = open(&disk, seed);
+        for life in 1..6 {
+            disk.power_off_after(1 + run.draw.chance.below(250));
+            while engine.poll().is_ok() {
+                run.step(&mut engine);
+                if run.draw.chance.one_in(4) {
+                    run.commit(&mut engine);
+                }
+                if run.draw.chance.one_in(6) {
+                    engine.run_background();
+                }
+            }
+            let durable = engine.durable().0;
+            drop(engine);
+            disk.crash(run.draw.chance.next());
+            // Recovery itself may be interrupted.
+            if run.draw.chance.one_in(3) {
+                disk.power_off_after(1 + run.draw.chance.below(8));
+                let options = super::operations::options(seed * 1_000 + life * 2);
+                let opened = crate::Engine::open(
+                    options,
+                    std::sync::Arc::new(disk.clone()),
+                    std::sync::Arc::new(|| {}),
+                );
+                drop(opened);
+                disk.crash(run.draw.chance.next());
+            }
+            engine = open(&disk, seed * 1_000 + life * 2 + 1);
+            let report = engine.recovery_report().clone();
+            assert!(report.damage.is_empty(), "seed {seed} life {life}: {report:?}");
+            assert!(report.last_group >= durable, "seed {seed} life {life}: {report:?} {durable}");
+            run.rewind(report.last_group);
+            run.compare(&mut engine);
+        }
+    }
+}

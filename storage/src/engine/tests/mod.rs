@@ -1,0 +1,6 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+
+mod against_model;
+mod on_disk;
+mod operations;
+mod recovery;

@@ -1,0 +1,117 @@
+//! The engine with its threads on the file system.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use crate::disk::RealDisk;
+use crate::ids::StreamId;
+use crate::log::{Filter, FilterMemo, Log, LogEvent, ReadOutcome, ReadRequest, StreamOptions};
+use crate::record::{NewRecord, Record};
+use crate::{Engine, EngineOptions, Position};
+
+const S: StreamId = StreamId(1);
+/// No wait in these tests takes longer on a machine that works.
+const LIMIT: Duration = Duration::from_secs(60);
+
+struct Opened {
+    engine: Engine,
+    news: Receiver<()>,
+}
+
+fn open(dir: &std::path::Path, options: EngineOptions) -> Opened {
+    let disk = RealDisk::open(dir).unwrap();
+    let (sender, news) = channel();
+    let waker = Arc::new(move || {
+        let _ = sender.send(());
+    });
+    Opened { engine: Engine::open(options, Arc::new(disk), waker).unwrap(), news }
+}
+
+fn small() -> EngineOptions {
+    EngineOptions { tail_budget: 1 << 20, journal_file_size: 256 << 10, ..EngineOptions::default() }
+}
+
+impl Opened {
+    fn append(&mut self, payload: &[u8], time: u64) -> u64 {
+        let record = NewRecord {
+            subject: "a.b",
+            headers: b"",
+            payload,
+            time,
+            expires: None,
+            message_id: None,
+        };
+        self.engine.append(S, &record).unwrap()
+    }
+
+    /// Polls until `done` says so.
+    fn until(&mut self, mut done: impl FnMut(&mut Engine, Option<LogEvent>) -> bool) {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let event = self.engine.poll().unwrap();
+            let had_news = event.is_some();
+            if done(&mut self.engine, event) {
+                return;
+            }
+            if !had_news {
+                assert!(Instant::now() < deadline, "nothing happened");
+                let _ = self.news.recv_timeout(Duration::from_millis(100));
+            }
+        }
+    }
+
+    fn until_durable(&mut self, position: Position) {
+        self.until(|engine, _| engine.durable() >= position);
+    }
+
+    fn read_all(&mut self, to: u64) -> Vec<Record> {
+        let mut records = Vec::new();
+        let mut from = 1;
+        let mut memo = FilterMemo::new(Filter::all());
+        while from <= to {
+            let request = ReadRequest {
+                stream: S,
+                from,
+                to,
+                since: 0,
+                max_records: 1_000,
+                max_bytes: 1 << 20,
+            };
+            match self.engine.read(&request, &mut memo, &mut records) {
+                ReadOutcome::Ready { next } => from = next,
+                ReadOutcome::Waiting(id) => self.until(|_, event| match event {
+                    Some(LogEvent::Read(answered, batch)) if answered == id => {
+                        let batch = batch.unwrap();
+                        records.extend(batch.records);
+                        from = batch.next;
+                        true
+                    }
+                    _ => false,
+                }),
+            }
+        }
+        records
+    }
+}
+
+#[test]
+fn what_was_durable_is_there_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = open(dir.path(), small());
+    log.engine.create_stream(S, StreamOptions::default());
+    let mut position = Position(0);
+    for n in 0..2_000_u64 {
+        log.append(format!("payload {n}").as_bytes(), n);
+        if n % 10 == 0 {
+            position = log.engine.commit();
+        }
+    }
+    log.until_durable(position);
+    drop(log);
+    let mut log = open(dir.path(), small());
+    let records = log.read_all(1_991);
+    assert_eq!(records.len(), 1_991);
+    assert_eq!(records[1_990].payload(), b"payload 1990");
+    log.engine.close().unwrap();
+}

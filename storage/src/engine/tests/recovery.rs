@@ -1,0 +1,190 @@
+//! What is found after damage, and what is said about it.
+
+use std::sync::Arc;
+
+use super::operations::{all_of, open, options, read_all};
+use crate::disk::{Disk, SimulatedDisk};
+use crate::ids::StreamId;
+use crate::log::{Filter, Log, StreamOptions};
+use crate::record::NewRecord;
+use crate::{Engine, LogEvent, OpenError};
+
+const S: StreamId = StreamId(1);
+
+fn append(engine: &mut Engine, payload: &[u8]) -> u64 {
+    let record =
+        NewRecord { subject: "a", headers: b"", payload, time: 1, expires: None, message_id: None };
+    engine.append(S, &record).unwrap()
+}
+
+/// Ten groups of one record each, the last one closed by a mark.
+fn ten_groups(disk: &SimulatedDisk) {
+    let mut engine = open(disk, 1);
+    engine.create_stream(S, StreamOptions::default());
+    for n in 0..10_u8 {
+        append(&mut engine, &[n + 100; 50]);
+        engine.commit();
+        engine.run_background();
+    }
+}
+
+fn journal_file(disk: &SimulatedDisk) -> String {
+    let file = disk.paths().into_iter().find(|path| path.contains("journal/0"));
+    file.expect("a journal file")
+}
+
+fn find(bytes: &[u8], needle: &[u8]) -> usize {
+    bytes.windows(needle.len()).position(|window| window == needle).expect("it is there")
+}
+
+fn seqs(engine: &mut Engine) -> Vec<u64> {
+    let records = read_all(engine, all_of(S, 100), &Filter::all());
+    records.iter().map(|record| record.seq).collect()
+}
+
+#[test]
+fn a_flipped_bit_is_reported_and_costs_one_record() {
+    for n in 0..10_u8 {
+        let disk = SimulatedDisk::new();
+        ten_groups(&disk);
+        let path = journal_file(&disk);
+        let mut bytes = disk.contents(&path).unwrap();
+        let at = find(&bytes, &[n + 100; 50]);
+        bytes[at + 7] ^= 4;
+        disk.damage(&path, bytes);
+        let mut engine = open(&disk, 2);
+        let report = engine.recovery_report().clone();
+        assert_eq!(report.damage.len(), 1);
+        assert_eq!(report.damage[0].file, path);
+        let (start, end) = report.damage[0].bytes;
+        assert!((start..end).contains(&(at as u64)));
+        let expected: Vec<u64> = (1..=10).filter(|seq| *seq != u64::from(n) + 1).collect();
+        assert_eq!(seqs(&mut engine), expected);
+        assert!(disk.paths().iter().any(|path| path.starts_with("lost+found/")));
+        if n < 9 {
+            assert!(!engine.contains(S, u64::from(n) + 1));
+        }
+        // The next start finds the same.
+        drop(engine);
+        assert_eq!(seqs(&mut open(&disk, 3)), expected);
+    }
+}
+
+#[test]
+fn a_damaged_group_header_costs_its_group() {
+    let disk = SimulatedDisk::new();
+    ten_groups(&disk);
+    let path = journal_file(&disk);
+    let mut bytes = disk.contents(&path).unwrap();
+    let record = find(&bytes, &[104; 50]);
+    let header = bytes[..record].windows(4).rposition(|w| w == b"CBGR").unwrap();
+    bytes[header + 8] ^= 1;
+    disk.damage(&path, bytes);
+    let mut engine = open(&disk, 2);
+    assert_eq!(engine.recovery_report().damage[0].groups, (5, 5));
+    assert_eq!(seqs(&mut engine), [1, 2, 3, 4, 6, 7, 8, 9, 10]);
+}
+
+#[test]
+fn a_damaged_trailer_costs_nothing() {
+    let disk = SimulatedDisk::new();
+    ten_groups(&disk);
+    let path = journal_file(&disk);
+    let mut bytes = disk.contents(&path).unwrap();
+    let record = find(&bytes, &[104; 50]);
+    let trailer = record + bytes[record..].windows(4).position(|w| w == b"CBGT").unwrap();
+    bytes[trailer + 9] ^= 1;
+    disk.damage(&path, bytes);
+    let mut engine = open(&disk, 2);
+    assert!(engine.recovery_report().damage.is_empty());
+    assert_eq!(seqs(&mut engine).len(), 10);
+}
+
+#[test]
+fn a_missing_journal_file_is_refused() {
+    let disk = SimulatedDisk::new();
+    ten_groups(&disk);
+    ten_more(&disk);
+    let first = journal_file(&disk);
+    disk.remove(&first).unwrap();
+    let error = Engine::open(options(3), Arc::new(disk), Arc::new(|| {})).err().unwrap();
+    assert!(matches!(error, OpenError::Missing { first: 1, .. }), "{error}");
+}
+
+fn ten_more(disk: &SimulatedDisk) {
+    let mut engine = open(disk, 2);
+    for _ in 0..10 {
+        append(&mut engine, b"more");
+        engine.commit();
+        engine.run_background();
+    }
+}
+
+#[test]
+fn files_rotate_and_follow_each_other() {
+    let disk = SimulatedDisk::new();
+    let mut engine = open(&disk, 1);
+    engine.create_stream(S, StreamOptions::default());
+    for _ in 0..15 {
+        append(&mut engine, &[7; 1_000]);
+        engine.commit();
+        engine.run_background();
+    }
+    drop(engine);
+    let files = disk.paths().iter().filter(|path| path.starts_with("journal/0")).count();
+    assert!(files > 1, "{:?}", disk.paths());
+    assert_eq!(seqs(&mut open(&disk, 2)).len(), 15);
+}
+
+#[test]
+fn a_failed_sync_ends_the_log() {
+    let disk = SimulatedDisk::new();
+    let mut engine = open(&disk, 1);
+    engine.create_stream(S, StreamOptions::default());
+    engine.commit();
+    engine.run_background();
+    while engine.poll().unwrap().is_some() {}
+    let durable = engine.durable();
+    append(&mut engine, b"lost");
+    let position = engine.commit();
+    disk.fail_after(2);
+    engine.run_background();
+    assert!(engine.poll().is_err());
+    engine.run_background();
+    assert!(engine.poll().is_err(), "for ever");
+    assert!(engine.durable() == durable && durable < position, "nothing is acknowledged");
+    assert!(engine.close().is_err());
+}
+
+#[test]
+fn one_sync_serves_all_waiting_groups() {
+    let disk = SimulatedDisk::new();
+    let mut engine = open(&disk, 1);
+    engine.create_stream(S, StreamOptions::default());
+    engine.commit();
+    engine.run_background();
+    let before = disk.counts().syncs;
+    for _ in 0..20 {
+        append(&mut engine, b"x");
+        engine.commit();
+    }
+    engine.run_background();
+    // One for the groups, one for the mark that closes the last.
+    assert_eq!(disk.counts().syncs - before, 2);
+    let mut told = Vec::new();
+    while let Some(event) = engine.poll().unwrap() {
+        told.extend(matches!(event, LogEvent::Durable(_)).then_some(()));
+    }
+    assert_eq!(told.len(), 1);
+}
+
+#[test]
+fn a_newer_directory_is_refused_untouched() {
+    let disk = SimulatedDisk::new();
+    ten_groups(&disk);
+    disk.damage("FORMAT", b"claudebus data directory, format 7\n".to_vec());
+    let before = (disk.paths(), disk.counts().changes());
+    let error = Engine::open(options(3), Arc::new(disk.clone()), Arc::new(|| {})).err().unwrap();
+    assert!(matches!(error, OpenError::Newer { found: 7, known: 1, .. }), "{error}");
+    assert_eq!((disk.paths(), disk.counts().changes()), before);
+}

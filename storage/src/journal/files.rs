@@ -1,0 +1,176 @@
+//! Spare journal files: filled with zeros and synced before they are needed, because a sync after
+//! writing into such a file costs half of one into a growing file; and reused when their groups
+//! are no longer needed.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::shared::JournalShared;
+use super::{DIR, path};
+use crate::crash::CrashPoints;
+use crate::disk::Disk;
+
+/// Files kept ready: one for the next rotation, one while that is refilled.
+const SPARES: usize = 2;
+/// Spares kept when recycling brings more; the rest is given back.
+const SPARES_KEPT: usize = 8;
+/// Synced at least this often, so that the journal's own syncs stay short.
+const FILL_STEP: usize = 1 << 20;
+/// How long to wait before trying again when the disk is full.
+const RETRY: Duration = Duration::from_millis(500);
+
+pub(crate) struct Filler {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) shared: Arc<JournalShared>,
+    pub(crate) file_size: u64,
+    pub(crate) crash: CrashPoints,
+}
+
+/// The number of a spare, from its name.
+pub(crate) fn spare_number(name: &str) -> Option<u64> {
+    let digits = name.strip_prefix("spare-")?.strip_suffix(".jnl")?;
+    u64::from_str_radix(digits, 16).ok()
+}
+
+fn spare_path(number: u64) -> String {
+    format!("{DIR}/spare-{number:016x}.jnl")
+}
+
+impl Filler {
+    /// Recycles what can be and fills what is missing.
+    pub(crate) fn step(&self) {
+        match self.try_step() {
+            Ok(()) => {
+                if self.shared.is_disk_full.swap(false, Ordering::Relaxed) {
+                    tracing::info!("the disk has room again");
+                    self.shared.wake_owner();
+                }
+            }
+            Err(error) => {
+                // The journal itself goes on: in the file it has, or in one that grows.
+                if !self.shared.is_disk_full.swap(true, Ordering::Relaxed) {
+                    tracing::error!(%error, "cannot prepare journal files; publishing is held back");
+                    self.shared.wake_owner();
+                }
+            }
+        }
+    }
+
+    /// Until the engine closes; the body of the filler's thread.
+    pub(crate) fn run(self, is_closed: impl Fn() -> bool) {
+        while !is_closed() {
+            self.step();
+            if is_closed() {
+                break;
+            }
+            self.shared.wait_for_files(RETRY);
+        }
+    }
+
+    fn try_step(&self) -> io::Result<()> {
+        self.scrub_spares()?;
+        while self.recycle_one()? {}
+        while self.shared.files().spares.len() < SPARES {
+            let target = self.next_spare();
+            self.fill(&target)?;
+            self.disk.sync_dir(DIR)?;
+            self.shared.files().spares.push_back(target);
+        }
+        Ok(())
+    }
+
+    fn next_spare(&self) -> String {
+        let mut files = self.shared.files();
+        files.next_spare += 1;
+        spare_path(files.next_spare)
+    }
+
+    /// Overwrites spares that may hold erased bytes.
+    fn scrub_spares(&self) -> io::Result<()> {
+        let mut scrubbed = Vec::new();
+        if !std::mem::take(&mut self.shared.files().scrub_spares) {
+            return Ok(());
+        }
+        let held: Vec<String> = self.shared.files().spares.drain(..).collect();
+        for spare in held {
+            self.overwrite(&spare)?;
+            scrubbed.push(spare);
+        }
+        self.shared.files().spares.extend(scrubbed);
+        Ok(())
+    }
+
+    /// Takes the oldest file that is no longer needed; false if there is none.
+    fn recycle_one(&self) -> io::Result<bool> {
+        let (old, must_scrub, spares) = {
+            let mut files = self.shared.files();
+            let through = files.recycle_through;
+            // A file's last group is the one before its successor's first.
+            let is_needed = files.active.get(1).is_none_or(|next| next.first_group > through + 1);
+            let Some(old) = (if is_needed { None } else { files.active.pop_front() }) else {
+                return Ok(false);
+            };
+            (old, old.first_group <= files.scrub_through, files.spares.len())
+        };
+        let from = path(old.number);
+        self.crash.at("recycle.before");
+        if spares >= SPARES_KEPT {
+            if must_scrub {
+                self.overwrite(&from)?;
+            }
+            self.disk.remove(&from)?;
+            self.disk.sync_dir(DIR)?;
+            return Ok(true);
+        }
+        let target = self.next_spare();
+        self.disk.rename(&from, &target)?;
+        self.crash.at("recycle.named");
+        if must_scrub {
+            self.overwrite(&target)?;
+        }
+        let file = self.disk.open(&target)?;
+        let len = file.len()?;
+        if len > self.file_size {
+            file.set_len(self.file_size)?;
+        } else if len < self.file_size {
+            self.zeros(file.as_ref(), len)?;
+        }
+        self.disk.sync_dir(DIR)?;
+        self.crash.at("recycle.after");
+        self.shared.files().spares.push_back(target);
+        Ok(true)
+    }
+
+    fn fill(&self, target: &str) -> io::Result<()> {
+        let result = self.disk.create(target).and_then(|file| self.zeros(file.as_ref(), 0));
+        if result.is_err() {
+            // A half-filled file would only take the room that is missing.
+            let _ = self.disk.remove(target);
+        }
+        result
+    }
+
+    fn overwrite(&self, target: &str) -> io::Result<()> {
+        let file = self.disk.open(target)?;
+        let len = file.len()?.max(self.file_size);
+        self.zeros_to(file.as_ref(), 0, len)
+    }
+
+    fn zeros(&self, file: &dyn crate::disk::DiskFile, from: u64) -> io::Result<()> {
+        self.zeros_to(file, from, self.file_size)
+    }
+
+    fn zeros_to(&self, file: &dyn crate::disk::DiskFile, from: u64, to: u64) -> io::Result<()> {
+        let zeros = vec![0; FILL_STEP];
+        let mut at = from;
+        while at < to {
+            let len = (to - at).min(FILL_STEP as u64);
+            file.write_at(zeros.get(..len as usize).unwrap_or(&zeros), at)?;
+            file.sync()?;
+            at += len;
+        }
+        Ok(())
+    }
+}

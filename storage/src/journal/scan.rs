@@ -1,0 +1,226 @@
+//! Reading a journal file after a crash: which groups can be proven, which are torn, which are damaged.
+//!
+//! Pure: bytes in, findings out. The rule is the acknowledgement's: a group that was reported durable
+//! must be there, so a bad one is damage and is reported; a group that was not is dropped with
+//! everything after it, because effects after a crash must be those of a prefix. Whether it was durable
+//! is known from what was written later (trailers and marks name the last synced group) and from
+//! a successor file, which is only begun once its predecessor is synced.
+
+use std::ops::Range;
+
+use super::format::{
+    ALIGNMENT, ENTRY_FRAME, FILE_HEADER, FileHeader, GROUP_HEADER, GroupHeader, GroupTrailer,
+    entry_at, entry_seed, fold,
+};
+
+/// A group whose header was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct FoundGroup {
+    pub(crate) number: u64,
+    /// The group in the file, header and trailer included.
+    pub(crate) range: Range<usize>,
+    /// Good entries: where kind and body lie in the file.
+    pub(crate) entries: Vec<Range<usize>>,
+    /// Whether all that was written can be read.
+    pub(crate) is_whole: bool,
+}
+
+/// Bytes of durable groups that cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Damage {
+    /// First and last group concerned.
+    pub(crate) groups: (u64, u64),
+    /// The bytes in the file.
+    pub(crate) range: Range<usize>,
+}
+
+/// What a file holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Scan {
+    /// Groups to apply, in order. A damaged one has only the entries that can be proven.
+    pub(crate) groups: Vec<FoundGroup>,
+    pub(crate) damage: Vec<Damage>,
+    /// Where the accepted groups end; the rest was never acknowledged.
+    pub(crate) end: usize,
+    /// Whether something that was never acknowledged stood after the end.
+    pub(crate) is_torn: bool,
+}
+
+/// Reads the groups of a file from `expected` on; earlier ones are passed over. `known_end` is
+/// what the successor says: where the groups end, and the last one's number.
+pub(crate) fn scan(
+    bytes: &[u8],
+    header: &FileHeader,
+    expected: u64,
+    known_end: Option<(u64, u64)>,
+) -> Scan {
+    let limit = known_end.map_or(bytes.len(), |(end, _)| bytes.len().min(end as usize));
+    let bytes = bytes.get(..limit).unwrap_or(bytes);
+    let mut walk = Walk {
+        bytes,
+        salt: header.salt,
+        next: header.first_group,
+        durable: header.first_group.saturating_sub(1),
+        groups: Vec::new(),
+        damage: Vec::new(),
+        at: FILE_HEADER as usize,
+    };
+    walk.run();
+    if let Some((_, last)) = known_end {
+        walk.durable = walk.durable.max(last);
+        if walk.next <= last {
+            let range = walk.at.min(limit)..limit;
+            walk.damage.push(Damage { groups: (walk.next, last), range });
+        }
+    }
+    walk.finish(expected)
+}
+
+struct Walk<'a> {
+    bytes: &'a [u8],
+    salt: u64,
+    /// The group that should come next.
+    next: u64,
+    /// The highest group that something proves durable.
+    durable: u64,
+    groups: Vec<FoundGroup>,
+    /// Gaps between groups, not yet judged.
+    damage: Vec<Damage>,
+    at: usize,
+}
+
+impl Walk<'_> {
+    fn run(&mut self) {
+        loop {
+            let here = self.header_at(self.at).filter(|header| self.is_plausible(header));
+            let Some(header) = here else {
+                if !self.skip_gap() {
+                    return;
+                }
+                continue;
+            };
+            self.take(&header);
+        }
+    }
+
+    fn header_at(&self, at: usize) -> Option<GroupHeader> {
+        GroupHeader::decode(self.bytes.get(at..)?, self.salt)
+    }
+
+    /// A group must be the next one; a mark names the one before.
+    fn is_plausible(&self, header: &GroupHeader) -> bool {
+        if header.is_mark { header.number + 1 == self.next } else { header.number == self.next }
+    }
+
+    /// Looks for a later group or mark behind bytes that cannot be explained.
+    fn skip_gap(&mut self) -> bool {
+        let mut at = self.at + ALIGNMENT;
+        while at + GROUP_HEADER <= self.bytes.len() {
+            if let Some(header) = self.header_at(at) {
+                let first_after = if header.is_mark { header.number + 1 } else { header.number };
+                // The next group itself may stand here, when only a mark was lost before it.
+                if first_after >= self.next {
+                    if first_after > self.next {
+                        let groups = (self.next, first_after - 1);
+                        self.damage.push(Damage { groups, range: self.at..at });
+                    }
+                    self.next = first_after;
+                    self.at = at;
+                    return true;
+                }
+            }
+            at += ALIGNMENT;
+        }
+        false
+    }
+
+    fn take(&mut self, header: &GroupHeader) {
+        let start = self.at;
+        let trailer = self
+            .bytes
+            .get(start + header.trailer_at()..)
+            .and_then(|bytes| GroupTrailer::decode(bytes, self.salt))
+            .filter(|trailer| trailer.number == header.number);
+        if let Some(trailer) = &trailer {
+            self.durable = self.durable.max(trailer.durable_through);
+        }
+        self.at = start + header.total();
+        if header.is_mark {
+            return;
+        }
+        let body = start + GROUP_HEADER;
+        let (entries, digest) = self.entries(header, body);
+        let is_complete = entries.len() == header.entries as usize;
+        // With all entries good, a bad trailer takes nothing away.
+        let is_whole = is_complete && trailer.is_none_or(|trailer| trailer.digest == digest);
+        let range = start..self.at.min(self.bytes.len());
+        self.groups.push(FoundGroup { number: header.number, range, entries, is_whole });
+        self.next = header.number + 1;
+    }
+
+    /// The good entries of a group. A bad one is passed over by its length, if that leads on.
+    fn entries(&self, header: &GroupHeader, body: usize) -> (Vec<Range<usize>>, u64) {
+        let end = (body + header.body as usize).min(self.bytes.len());
+        let mut found =
+            Vec::with_capacity((header.entries as usize).min(end.saturating_sub(body) / 8));
+        let mut digest = 0;
+        let mut at = body;
+        for index in 0..header.entries {
+            let Some(rest) = self.bytes.get(at..end).filter(|rest| !rest.is_empty()) else { break };
+            let seed = entry_seed(self.salt, header.number, index);
+            if let Some((entry, sum, len)) = entry_at(rest, seed) {
+                found.push(at + 4..at + 4 + entry.len());
+                digest = fold(digest, sum);
+                at += len;
+            } else {
+                let Some(claimed) = rest.first_chunk::<4>() else { break };
+                at += u32::from_le_bytes(*claimed) as usize + ENTRY_FRAME;
+            }
+        }
+        (found, digest)
+    }
+
+    /// Judges what is bad: damage up to the last durable group, torn from there on.
+    fn finish(self, expected: u64) -> Scan {
+        let first_bad = |from: u64| {
+            let gaps = self.damage.iter().map(|damage| damage.groups.1);
+            let broken = self.groups.iter().filter(|g| !g.is_whole).map(|g| g.number);
+            gaps.chain(broken).filter(|last| *last > from).min()
+        };
+        // Gaps that reach past the durable position are cut at their first group.
+        let cut = first_bad(self.durable).map(|last| {
+            let gap = self.damage.iter().find(|damage| damage.groups.1 == last);
+            gap.map_or(last, |gap| gap.groups.0.max(self.durable + 1))
+        });
+        let cut = cut.unwrap_or(u64::MAX);
+        let mut scan = Scan { end: FILE_HEADER as usize, ..Scan::default() };
+        for damage in self.damage {
+            if damage.groups.0 < cut && damage.groups.1 >= expected {
+                let groups = (damage.groups.0.max(expected), damage.groups.1.min(cut - 1));
+                scan.end = scan.end.max(damage.range.end);
+                scan.damage.push(Damage { groups, range: damage.range });
+            }
+        }
+        for group in self.groups {
+            if group.number >= cut {
+                break;
+            }
+            scan.end = scan.end.max(group.range.end);
+            if group.number < expected {
+                continue;
+            }
+            if !group.is_whole {
+                let groups = (group.number, group.number);
+                scan.damage.push(Damage { groups, range: group.range.clone() });
+            }
+            scan.groups.push(group);
+        }
+        scan.is_torn = cut != u64::MAX || self.bytes.get(self.at..).is_some_and(has_group_magic);
+        scan
+    }
+}
+
+/// Whether a group was begun here, under whichever salt; the fill is zeros.
+fn has_group_magic(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"CBGR")
+}

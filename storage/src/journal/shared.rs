@@ -1,0 +1,196 @@
+//! What the thread that owns the engine and the journal's thread share: groups on their way, how far
+//! the disk has come, and counters.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+/// Called when there is news for the engine's owner, from any thread.
+pub type Waker = Arc<dyn Fn() + Send + Sync>;
+
+/// A closed group on its way to the disk.
+#[derive(Debug)]
+pub(crate) struct Group {
+    pub(crate) number: u64,
+    /// The file it must go to: its checksums carry that file's salt.
+    pub(crate) file: u64,
+    pub(crate) salt: u64,
+    pub(crate) entries: u32,
+    pub(crate) digest: u64,
+    /// The entries, one piece after the other.
+    pub(crate) body: Bytes,
+    /// More pieces, when the group outgrew one buffer.
+    pub(crate) more: Vec<Bytes>,
+}
+
+impl Group {
+    pub(crate) fn pieces(&self) -> impl Iterator<Item = &Bytes> {
+        std::iter::once(&self.body).chain(&self.more)
+    }
+
+    pub(crate) fn body_len(&self) -> usize {
+        self.pieces().map(Bytes::len).sum()
+    }
+}
+
+/// Counters of the journal since start-up.
+#[derive(Debug, Default)]
+pub(crate) struct JournalCounters {
+    pub(crate) groups: AtomicU64,
+    pub(crate) syncs: AtomicU64,
+    pub(crate) bytes: AtomicU64,
+    pub(crate) rotations: AtomicU64,
+    pub(crate) marks: AtomicU64,
+    pub(crate) sync_micros: AtomicU64,
+    /// 99th percentile of the last syncs, in microseconds.
+    pub(crate) sync_p99_micros: AtomicU64,
+}
+
+/// A journal file that may still be needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ActiveFile {
+    pub(crate) number: u64,
+    pub(crate) first_group: u64,
+}
+
+/// Which files there are.
+#[derive(Debug, Default)]
+pub(crate) struct FileTable {
+    /// Ascending; the last one is written to.
+    pub(crate) active: VecDeque<ActiveFile>,
+    /// Paths of files ready to be used, filled and synced.
+    pub(crate) spares: VecDeque<String>,
+    pub(crate) next_spare: u64,
+    /// Files whose groups are all at or below this may be used again.
+    pub(crate) recycle_through: u64,
+    /// Erased bytes may stand in groups up to this one: such files are overwritten before reuse.
+    pub(crate) scrub_through: u64,
+    /// The spares of this moment may hold erased bytes and must be overwritten.
+    pub(crate) scrub_spares: bool,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    groups: Vec<Group>,
+    is_closed: bool,
+}
+
+/// Shared between the engine, the journal's writer and the filler.
+pub(crate) struct JournalShared {
+    queue: Mutex<Queue>,
+    arrived: Condvar,
+    durable: AtomicU64,
+    failure: OnceLock<String>,
+    files: Mutex<FileTable>,
+    files_changed: Condvar,
+    /// No room for another spare: publishing should stop until there is.
+    pub(crate) is_disk_full: AtomicBool,
+    pub(crate) counters: JournalCounters,
+    waker: Waker,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl JournalShared {
+    pub(crate) fn new(durable: u64, waker: Waker) -> Self {
+        Self {
+            queue: Mutex::default(),
+            arrived: Condvar::new(),
+            durable: AtomicU64::new(durable),
+            failure: OnceLock::new(),
+            files: Mutex::default(),
+            files_changed: Condvar::new(),
+            is_disk_full: AtomicBool::new(false),
+            counters: JournalCounters::default(),
+            waker,
+        }
+    }
+
+    /// Sends a group on its way.
+    pub(crate) fn send(&self, group: Group) {
+        let mut queue = lock(&self.queue);
+        let was_empty = queue.groups.is_empty();
+        queue.groups.push(group);
+        drop(queue);
+        if was_empty {
+            self.arrived.notify_one();
+        }
+    }
+
+    /// No more groups will come.
+    pub(crate) fn close(&self) {
+        lock(&self.queue).is_closed = true;
+        self.arrived.notify_all();
+    }
+
+    /// Takes all waiting groups into `taken`, which must be empty.
+    pub(crate) fn take(&self, taken: &mut Vec<Group>) {
+        std::mem::swap(&mut lock(&self.queue).groups, taken);
+    }
+
+    /// Waits for groups up to `patience`, and takes all. False once closed and empty.
+    pub(crate) fn wait(&self, patience: Option<Duration>, taken: &mut Vec<Group>) -> bool {
+        let mut queue = lock(&self.queue);
+        if queue.groups.is_empty() && !queue.is_closed {
+            queue = match patience {
+                Some(patience) => {
+                    self.arrived
+                        .wait_timeout(queue, patience)
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .0
+                }
+                None => self.arrived.wait(queue).unwrap_or_else(PoisonError::into_inner),
+            };
+        }
+        std::mem::swap(&mut queue.groups, taken);
+        !(taken.is_empty() && queue.is_closed)
+    }
+
+    pub(crate) fn durable(&self) -> u64 {
+        self.durable.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn publish_durable(&self, group: u64) {
+        self.durable.store(group, Ordering::Release);
+        (self.waker)();
+    }
+
+    pub(crate) fn wake_owner(&self) {
+        (self.waker)();
+    }
+
+    pub(crate) fn failure(&self) -> Option<&str> {
+        self.failure.get().map(String::as_str)
+    }
+
+    /// The journal cannot go on, ever.
+    pub(crate) fn fail(&self, reason: String) {
+        tracing::error!(%reason, "the journal failed");
+        let _ = self.failure.set(reason);
+        (self.waker)();
+    }
+
+    pub(crate) fn files(&self) -> MutexGuard<'_, FileTable> {
+        lock(&self.files)
+    }
+
+    /// Wakes the filler.
+    pub(crate) fn files_changed(&self) {
+        self.files_changed.notify_all();
+    }
+
+    /// Waits until `files_changed` is called, at most `patience`.
+    pub(crate) fn wait_for_files(&self, patience: Duration) {
+        let files = self.files();
+        drop(
+            self.files_changed
+                .wait_timeout(files, patience)
+                .unwrap_or_else(PoisonError::into_inner),
+        );
+    }
+}

@@ -1,0 +1,337 @@
+//! Writes groups, syncs them, and says how far the disk has come.
+//!
+//! All groups that wait are written together and synced once, so that a lone publisher pays one sync
+//! and thousands share one. A failed write or sync ends the journal for good: the kernel may
+//! have dropped the data while marking it clean, so a second sync would lie.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use super::format::{
+    FILE_HEADER, FileHeader, GROUP_HEADER, GROUP_TRAILER, GroupHeader, GroupTrailer, padded,
+};
+use super::shared::{ActiveFile, Group, JournalShared};
+use super::{DIR, path};
+use crate::crash::CrashPoints;
+use crate::disk::{Disk, DiskFile};
+
+/// How much is gathered before it is handed to the operating system, in bytes.
+const SCRATCH: usize = 1 << 20;
+/// After this long without a group, a mark says that the last one was synced.
+pub(crate) const IDLE: Duration = Duration::from_millis(20);
+/// The 99th percentile of sync times is taken over this many.
+const LATENCIES: usize = 256;
+/// How often it is taken, in syncs.
+const LATENCY_EVERY: u64 = 32;
+
+/// When a group counts as durable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// When it was synced to the device: survives loss of power.
+    #[default]
+    Sync,
+    /// When it was written; synced at least this often. Loss of power may lose that much.
+    Interval(Duration),
+    /// When it was written; synced when the operating system likes. Loss of power may lose
+    /// acknowledged data.
+    Os,
+}
+
+struct OpenFile {
+    file: Arc<dyn DiskFile>,
+    number: u64,
+    salt: u64,
+    offset: u64,
+}
+
+/// Where the groups recovered from earlier files end.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Predecessor {
+    pub(crate) file: u64,
+    pub(crate) end: u64,
+}
+
+pub(crate) struct JournalWriter {
+    disk: Arc<dyn Disk>,
+    shared: Arc<JournalShared>,
+    durability: Durability,
+    crash: CrashPoints,
+    current: Option<OpenFile>,
+    predecessor: Predecessor,
+    written: u64,
+    synced: u64,
+    marked: u64,
+    scratch: Vec<u8>,
+    last_sync: Instant,
+    latencies: Vec<u64>,
+}
+
+impl JournalWriter {
+    /// A writer that goes on after group `last`. The file is opened with the first group.
+    pub(crate) fn new(
+        disk: Arc<dyn Disk>,
+        shared: Arc<JournalShared>,
+        durability: Durability,
+        crash: CrashPoints,
+        predecessor: Predecessor,
+        last: u64,
+    ) -> Self {
+        Self {
+            disk,
+            shared,
+            durability,
+            crash,
+            current: None,
+            predecessor,
+            written: last,
+            synced: last,
+            marked: last,
+            scratch: Vec::new(),
+            last_sync: Instant::now(),
+            latencies: Vec::with_capacity(LATENCIES),
+        }
+    }
+
+    /// Writes groups and makes them durable. Does nothing after a failure.
+    pub(crate) fn write(&mut self, groups: &mut Vec<Group>) {
+        if self.shared.failure().is_some() {
+            groups.clear();
+            return;
+        }
+        if let Err(error) = self.try_write(groups) {
+            self.shared.fail(format!("cannot write the journal: {error}"));
+        }
+        groups.clear();
+    }
+
+    fn try_write(&mut self, groups: &[Group]) -> io::Result<()> {
+        let Some(last) = groups.last() else { return self.sync_if_due() };
+        for group in groups {
+            if self.current.as_ref().map(|file| file.number) != Some(group.file) {
+                self.flush()?;
+                self.rotate(group)?;
+            }
+            self.gather(group)?;
+            self.written = group.number;
+        }
+        self.flush()?;
+        let counters = &self.shared.counters;
+        counters.groups.fetch_add(groups.len() as u64, Ordering::Relaxed);
+        if self.durability == Durability::Sync {
+            self.sync()?;
+        } else {
+            self.sync_if_due()?;
+        }
+        self.shared.publish_durable(last.number);
+        Ok(())
+    }
+
+    /// Adds a group to what is written next.
+    fn gather(&mut self, group: &Group) -> io::Result<()> {
+        let body = group.body_len();
+        let too_large = |_| io::Error::other("a group of more than 4 GiB");
+        let header = GroupHeader {
+            number: group.number,
+            entries: group.entries,
+            body: u32::try_from(body).map_err(too_large)?,
+            is_mark: false,
+        };
+        header.encode(group.salt, &mut self.scratch);
+        for piece in group.pieces() {
+            self.scratch.extend_from_slice(piece);
+            if self.scratch.len() >= SCRATCH {
+                self.flush()?;
+            }
+        }
+        self.scratch.resize(self.scratch.len() + padded(body) - body, 0);
+        let trailer = GroupTrailer {
+            number: group.number,
+            entries: group.entries,
+            digest: group.digest,
+            durable_through: self.synced,
+        };
+        trailer.encode(group.salt, &mut self.scratch);
+        Ok(())
+    }
+
+    /// Hands what was gathered to the operating system.
+    fn flush(&mut self) -> io::Result<()> {
+        let Some(current) = &mut self.current else { return Ok(()) };
+        if self.scratch.is_empty() {
+            return Ok(());
+        }
+        current.file.write_at(&self.scratch, current.offset)?;
+        current.offset += self.scratch.len() as u64;
+        self.shared.counters.bytes.fetch_add(self.scratch.len() as u64, Ordering::Relaxed);
+        self.scratch.clear();
+        Ok(())
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        let Some(current) = &self.current else { return Ok(()) };
+        self.crash.at("journal.sync.before");
+        let began = Instant::now();
+        current.file.sync()?;
+        self.crash.at("journal.sync.after");
+        self.last_sync = Instant::now();
+        self.synced = self.written;
+        self.measured(self.last_sync - began);
+        Ok(())
+    }
+
+    fn sync_if_due(&mut self) -> io::Result<()> {
+        match self.durability {
+            Durability::Interval(every)
+                if self.synced < self.written && self.last_sync.elapsed() >= every =>
+            {
+                self.sync()
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn measured(&mut self, took: Duration) {
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let counters = &self.shared.counters;
+        let syncs = counters.syncs.fetch_add(1, Ordering::Relaxed) + 1;
+        counters.sync_micros.fetch_add(micros, Ordering::Relaxed);
+        if self.latencies.len() < LATENCIES {
+            self.latencies.push(micros);
+        } else if let Some(slot) = self.latencies.get_mut(syncs as usize % LATENCIES) {
+            *slot = micros;
+        }
+        if syncs.is_multiple_of(LATENCY_EVERY) {
+            let mut sorted = self.latencies.clone();
+            let rank = sorted.len() * 99 / 100;
+            let (_, p99, _) = sorted.select_nth_unstable(rank);
+            counters.sync_p99_micros.store(*p99, Ordering::Relaxed);
+        }
+    }
+
+    /// Begins the file that `group` belongs to. Its predecessor is synced first, so that the
+    /// new file's existence proves it.
+    fn rotate(&mut self, group: &Group) -> io::Result<()> {
+        if self.synced < self.written {
+            self.sync()?;
+        }
+        if let Some(old) = &self.current {
+            self.predecessor = Predecessor { file: old.number, end: old.offset };
+        }
+        self.crash.at("journal.rotate.before");
+        let target = path(group.file);
+        let spare = self.shared.files().spares.pop_front();
+        let file = if let Some(spare) = spare {
+            self.disk.rename(&spare, &target)?;
+            self.disk.open(&target)?
+        } else {
+            // No spare is ready: a growing file is slower to sync, but as safe.
+            tracing::debug!(file = %target, "no spare journal file was ready");
+            self.disk.create(&target)?
+        };
+        self.crash.at("journal.rotate.named");
+        let header = FileHeader {
+            file: group.file,
+            salt: group.salt,
+            predecessor: self.predecessor.file,
+            predecessor_end: self.predecessor.end,
+            first_group: group.number,
+        };
+        file.write_at(&header.encode(), 0)?;
+        file.sync()?;
+        self.crash.at("journal.rotate.synced");
+        self.disk.sync_dir(DIR)?;
+        self.crash.at("journal.rotate.after");
+        let active = ActiveFile { number: group.file, first_group: group.number };
+        self.shared.files().active.push_back(active);
+        self.shared.files_changed();
+        self.shared.counters.rotations.fetch_add(1, Ordering::Relaxed);
+        self.current =
+            Some(OpenFile { file, number: group.file, salt: group.salt, offset: FILE_HEADER });
+        Ok(())
+    }
+
+    /// Says on disk that the last group was synced, unless that stands there already.
+    pub(crate) fn idle(&mut self) {
+        if self.shared.failure().is_some() || self.marked == self.written {
+            return;
+        }
+        if let Err(error) = self.try_mark() {
+            self.shared.fail(format!("cannot close the last group of the journal: {error}"));
+        }
+    }
+
+    fn try_mark(&mut self) -> io::Result<()> {
+        match self.durability {
+            Durability::Os => return Ok(()),
+            Durability::Interval(_) => {
+                self.sync_if_due()?;
+                if self.synced < self.written {
+                    return Ok(());
+                }
+            }
+            Durability::Sync => {}
+        }
+        let Some(salt) = self.current.as_ref().map(|file| file.salt) else { return Ok(()) };
+        let number = self.written;
+        GroupHeader { number, entries: 0, body: 0, is_mark: true }.encode(salt, &mut self.scratch);
+        GroupTrailer { number, entries: 0, digest: 0, durable_through: self.synced }
+            .encode(salt, &mut self.scratch);
+        self.flush()?;
+        self.sync()?;
+        self.marked = number;
+        self.shared.counters.marks.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Syncs what is written and closes the last group, for a clean stop.
+    pub(crate) fn finish(&mut self) {
+        if self.shared.failure().is_some() {
+            return;
+        }
+        if self.synced < self.written
+            && let Err(error) = self.sync()
+        {
+            self.shared.fail(format!("cannot sync the journal: {error}"));
+        }
+        self.idle();
+    }
+
+    /// Writes whatever waits; for an engine without threads.
+    pub(crate) fn step(&mut self) {
+        let mut groups = Vec::new();
+        self.shared.take(&mut groups);
+        if !groups.is_empty() {
+            self.write(&mut groups);
+        }
+    }
+
+    /// Writes until the engine closes the journal; the body of the journal's thread.
+    pub(crate) fn run(mut self) {
+        let mut groups = Vec::new();
+        loop {
+            let patience = match self.durability {
+                Durability::Interval(every) if self.synced < self.written => Some(every.min(IDLE)),
+                Durability::Sync | Durability::Interval(_) if self.marked < self.written => {
+                    Some(IDLE)
+                }
+                _ => None,
+            };
+            if !self.shared.wait(patience, &mut groups) {
+                break;
+            }
+            if groups.is_empty() {
+                self.idle();
+            } else {
+                self.write(&mut groups);
+            }
+        }
+        self.finish();
+    }
+
+    /// What a group takes in its file, closing mark included.
+    pub(crate) fn space(body: usize) -> u64 {
+        (GROUP_HEADER + padded(body) + GROUP_TRAILER + super::format::MARK) as u64
+    }
+}

@@ -1,0 +1,337 @@
+//! Records that are in the journal but not yet in a segment: where each lies in the buffers that
+//! were written.
+//!
+//! Two parts: the [`Chunks`] of the whole log, and per stream a [`Tail`] of 24 bytes a record. It does
+//! not know which records were deleted; the engine asks its bitmaps.
+
+use std::collections::VecDeque;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::codec::Fields;
+use crate::ids::SubjectId;
+use crate::journal::effect::{Effect, RecordEntry, decode};
+use crate::record::Record;
+
+/// New buffers have this capacity, so that small groups share one. In bytes.
+const BUFFER: usize = 1 << 20;
+
+/// The buffers that groups were encoded in, oldest first.
+#[derive(Debug, Default)]
+pub(crate) struct Chunks {
+    /// Number of the first chunk in `sealed`.
+    base: u64,
+    sealed: VecDeque<Chunk>,
+    open: BytesMut,
+    /// The open chunk holds records, not only other effects.
+    open_has_records: bool,
+    bytes: usize,
+}
+
+#[derive(Clone, Debug)]
+struct Chunk {
+    /// The group it belongs to.
+    group: u64,
+    /// Empty if it held no records.
+    bytes: Bytes,
+}
+
+impl Chunks {
+    /// Number of the chunk that is being filled.
+    pub(crate) fn open_number(&self) -> u64 {
+        self.base + self.sealed.len() as u64
+    }
+
+    /// The buffer to encode `len` bytes into. A full buffer is pushed to `pieces` first.
+    pub(crate) fn room(
+        &mut self,
+        len: usize,
+        group: u64,
+        pieces: &mut Vec<Bytes>,
+    ) -> &mut BytesMut {
+        if self.open.capacity() - self.open.len() < len {
+            if let Some(piece) = self.seal(group) {
+                pieces.push(piece);
+            }
+            if self.open.capacity() < len {
+                self.open = BytesMut::with_capacity(len.max(BUFFER));
+            }
+        }
+        &mut self.open
+    }
+
+    /// The open chunk gets a record.
+    pub(crate) fn mark_record(&mut self) {
+        self.open_has_records = true;
+    }
+
+    /// Closes the open chunk, if anything is in it, and returns its bytes.
+    pub(crate) fn seal(&mut self, group: u64) -> Option<Bytes> {
+        if self.open.is_empty() {
+            return None;
+        }
+        let bytes = self.open.split().freeze();
+        let kept = if self.open_has_records { bytes.clone() } else { Bytes::new() };
+        self.open_has_records = false;
+        self.bytes += kept.len();
+        self.sealed.push_back(Chunk { group, bytes: kept });
+        Some(bytes)
+    }
+
+    /// Adds a buffer that was read back from the journal. Returns its number.
+    pub(crate) fn adopt(&mut self, group: u64, bytes: Bytes) -> u64 {
+        self.bytes += bytes.len();
+        self.sealed.push_back(Chunk { group, bytes });
+        self.open_number() - 1
+    }
+
+    /// Corrects the group of the newest chunk, once it is known which one is its last.
+    pub(crate) fn extend_last(&mut self, group: u64) {
+        if let Some(chunk) = self.sealed.back_mut() {
+            chunk.group = group;
+        }
+    }
+
+    /// Bytes held for records.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes + if self.open_has_records { self.open.len() } else { 0 }
+    }
+
+    /// The first chunk that holds something of a group after `group`.
+    pub(crate) fn first_after(&self, group: u64) -> u64 {
+        self.base + self.sealed.partition_point(|chunk| chunk.group <= group) as u64
+    }
+
+    /// Lets go of all chunks before `chunk`.
+    pub(crate) fn release_before(&mut self, chunk: u64) {
+        while self.base < chunk {
+            let Some(old) = self.sealed.pop_front() else { return };
+            self.bytes -= old.bytes.len();
+            self.base += 1;
+        }
+    }
+
+    /// The chunks before `chunk`, for another thread to read records from.
+    pub(crate) fn share_before(&self, chunk: u64) -> SharedChunks {
+        let count = usize::try_from(chunk.saturating_sub(self.base)).unwrap_or(usize::MAX);
+        let bytes = self.sealed.iter().take(count).map(|chunk| chunk.bytes.clone()).collect();
+        SharedChunks { base: self.base, bytes }
+    }
+
+    fn bytes_of(&self, chunk: u64) -> Option<&Bytes> {
+        self.sealed.get(usize::try_from(chunk.checked_sub(self.base)?).ok()?).map(|c| &c.bytes)
+    }
+
+    /// The record at a place in a sealed chunk.
+    pub(crate) fn record(&self, place: &Place) -> Option<Record> {
+        record_in(self.bytes_of(place.chunk)?, place)
+    }
+}
+
+/// Some chunks, for another thread.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct SharedChunks {
+    base: u64,
+    bytes: Vec<Bytes>,
+}
+
+impl SharedChunks {
+    /// The record at a place.
+    pub(crate) fn record(&self, place: &Place) -> Option<Record> {
+        let index = usize::try_from(place.chunk.checked_sub(self.base)?).ok()?;
+        record_in(self.bytes.get(index)?, place)
+    }
+}
+
+/// The record entry at `place`, which the engine wrote or checked there.
+fn record_in(bytes: &Bytes, place: &Place) -> Option<Record> {
+    let start = place.offset as usize;
+    let mut fields = Fields::new(bytes.get(start..)?);
+    let Effect::Record(entry) = decode(fields.long_bytes()?)? else { return None };
+    record_of(bytes, &entry)
+}
+
+fn record_of(bytes: &Bytes, entry: &RecordEntry<'_>) -> Option<Record> {
+    let data = bytes.slice_ref(entry.data);
+    Record::new(entry.seq, entry.time, entry.expires, data, entry.subject_len, entry.headers_len)
+}
+
+/// Where a record lies, and what it is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) seq: u64,
+    pub(crate) chunk: u64,
+    /// Of the entry's length field in the chunk.
+    pub(crate) offset: u32,
+    pub(crate) subject: SubjectId,
+}
+
+/// [`Place`] in 24 bytes: chunks are counted from the tail's own base.
+#[derive(Clone, Copy, Debug)]
+struct Packed {
+    seq: u64,
+    chunk: u32,
+    offset: u32,
+    subject: SubjectId,
+}
+
+/// The unsealed records of one stream, in ascending order.
+#[derive(Debug, Default)]
+pub(crate) struct Tail {
+    chunk_base: u64,
+    places: VecDeque<Packed>,
+}
+
+impl Tail {
+    pub(crate) fn push(&mut self, place: &Place) {
+        if self.places.is_empty() {
+            self.chunk_base = place.chunk;
+        } else if place.chunk - self.chunk_base > u64::from(u32::MAX) {
+            self.rebase();
+        }
+        let chunk = (place.chunk - self.chunk_base) as u32;
+        let Place { seq, offset, subject, .. } = *place;
+        self.places.push_back(Packed { seq, chunk, offset, subject });
+    }
+
+    fn rebase(&mut self) {
+        let Some(first) = self.places.front().map(|place| place.chunk) else { return };
+        self.chunk_base += u64::from(first);
+        for place in &mut self.places {
+            place.chunk -= first;
+        }
+    }
+
+    fn unpack(&self, packed: &Packed) -> Place {
+        let Packed { seq, chunk, offset, subject } = *packed;
+        Place { seq, chunk: self.chunk_base + u64::from(chunk), offset, subject }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    /// The lowest sequence in the tail.
+    pub(crate) fn first(&self) -> Option<u64> {
+        self.places.front().map(|place| place.seq)
+    }
+
+    /// Number of the newest record's chunk.
+    pub(crate) fn last_chunk(&self) -> Option<u64> {
+        self.places.back().map(|place| self.chunk_base + u64::from(place.chunk))
+    }
+
+    /// Index of the first record at or after `seq`.
+    fn index_of(&self, seq: u64) -> usize {
+        let Some(first) = self.first() else { return 0 };
+        // Sequences are mostly without gaps, so the guess is mostly right.
+        let guess = usize::try_from(seq.saturating_sub(first)).unwrap_or(usize::MAX);
+        if self.places.get(guess).is_some_and(|place| place.seq == seq) {
+            return guess;
+        }
+        self.places.partition_point(|place| place.seq < seq)
+    }
+
+    pub(crate) fn get(&self, seq: u64) -> Option<Place> {
+        let packed = self.places.get(self.index_of(seq))?;
+        (packed.seq == seq).then(|| self.unpack(packed))
+    }
+
+    /// Records at or after `seq`.
+    pub(crate) fn from(&self, seq: u64) -> impl Iterator<Item = Place> + '_ {
+        self.places.range(self.index_of(seq)..).map(|packed| self.unpack(packed))
+    }
+
+    /// Lets go of records in chunks before `chunk`.
+    pub(crate) fn release_before(&mut self, chunk: u64) {
+        let count = self.count_before(chunk);
+        drop(self.places.drain(..count));
+        if self.places.is_empty() && self.places.capacity() > 1024 {
+            self.places = VecDeque::new();
+        }
+    }
+
+    fn count_before(&self, chunk: u64) -> usize {
+        let limit = chunk.saturating_sub(self.chunk_base);
+        self.places.partition_point(|place| u64::from(place.chunk) < limit)
+    }
+
+    /// The records in chunks before `chunk`, copied for another thread.
+    pub(crate) fn places_before(&self, chunk: u64) -> Vec<Place> {
+        let count = self.count_before(chunk);
+        self.places.iter().take(count).map(|packed| self.unpack(packed)).collect()
+    }
+
+    /// Forgets everything.
+    pub(crate) fn clear(&mut self) {
+        self.places = VecDeque::new();
+    }
+}
+
+/// Bytes of memory for each record of a tail beyond its own.
+pub(crate) const PLACE_BYTES: usize = size_of::<Packed>();
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+    use super::*;
+    use crate::ids::StreamId;
+    use crate::journal::effect::{EntryPlace, encode_record};
+    use crate::record::NewRecord;
+
+    fn add(chunks: &mut Chunks, tail: &mut Tail, seq: u64, group: u64) {
+        let record = NewRecord {
+            subject: "a",
+            headers: b"",
+            payload: b"body",
+            time: seq,
+            expires: None,
+            message_id: None,
+        };
+        let mut pieces = Vec::new();
+        let room = chunks.room(100, group, &mut pieces);
+        let offset = room.len() as u32;
+        let place = EntryPlace { salt: 0, group, index: 0 };
+        encode_record(room, place, StreamId(1), seq, &record);
+        chunks.mark_record();
+        let subject = SubjectId { slot: 0, generation: 0 };
+        tail.push(&Place { seq, chunk: chunks.open_number(), offset, subject });
+    }
+
+    #[test]
+    fn a_place_is_24_bytes() {
+        assert_eq!(PLACE_BYTES, 24);
+    }
+
+    #[test]
+    fn records_are_found_until_released() {
+        let mut chunks = Chunks::default();
+        let mut tail = Tail::default();
+        for seq in [1, 2, 5, 6] {
+            add(&mut chunks, &mut tail, seq, seq);
+            chunks.seal(seq);
+        }
+        let record = chunks.record(&tail.get(5).unwrap()).unwrap();
+        assert_eq!((record.seq, record.subject(), record.payload()), (5, "a", &b"body"[..]));
+        assert!(tail.get(3).is_none());
+        assert_eq!(tail.from(3).map(|p| p.seq).collect::<Vec<_>>(), [5, 6]);
+        let until = chunks.first_after(2);
+        let shared = chunks.share_before(until);
+        let places = tail.places_before(until);
+        assert_eq!(places.iter().map(|p| p.seq).collect::<Vec<_>>(), [1, 2]);
+        tail.release_before(until);
+        chunks.release_before(until);
+        assert_eq!((tail.first(), tail.len()), (Some(5), 2));
+        assert_eq!(chunks.record(&tail.get(6).unwrap()).unwrap().seq, 6);
+        assert_eq!(shared.record(&places[0]).unwrap().seq, 1, "others may still read");
+    }
+
+    #[test]
+    fn chunks_without_records_are_not_kept() {
+        let mut chunks = Chunks::default();
+        chunks.room(10, 1, &mut Vec::new()).extend_from_slice(b"note");
+        assert_eq!(chunks.seal(1).unwrap(), "note");
+        assert_eq!(chunks.bytes(), 0);
+        assert!(chunks.seal(1).is_none());
+    }
+}
