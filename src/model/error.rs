@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{description} ({code}/{err_code})")]
 pub struct ApiError {
-    /// 400, 404, 412, 500 or 503.
+    /// 400, 401, 404, 412, 500 or 503.
     pub code: u16,
     /// What exactly went wrong.
     pub err_code: u32,
@@ -171,6 +171,8 @@ api_errors! {
     duplicate_too_old = 400 / 20008 "this message was published long ago under the same producer counter";
     /// The server is stopping.
     shutting_down = 503 / 20009 "the server is shutting down; reconnect and send again";
+    /// The client has no secret that lets it in.
+    not_admitted = 401 / 20011 "the server wants a token, and was given none or another one";
     /// The dead-letter target cannot take the message.
     dead_letters_full(why) = 503 / 20010 "the dead-letter stream cannot take the message: {}";
 }

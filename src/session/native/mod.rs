@@ -13,17 +13,28 @@ use consumer::Consumer;
 use messages::Messages;
 use publisher::Publisher;
 
+use crate::model::api::ApiRequest;
 use crate::model::error::ApiError;
 use crate::model::event::Event;
 use crate::model::limits::Limits;
-use crate::model::request::Request;
+use crate::model::request::{Request, Token};
 use crate::wire::native::{ClientFrame, Frame, FrameError, Hello, Output, ServerFrame, Welcome};
+
+/// Requests of one stream that wait for their answers before more frames are taken. 64: answers
+/// can be large, and this bounds how many a client that does not read makes the server keep.
+pub const MAX_REQUESTS_IN_FLIGHT: usize = 64;
+
+/// Names the last request of a stream, whose answer tells that all before it are answered. No
+/// client can choose it: it does not fit the wire.
+const LAST: Token = Token(u64::MAX);
 
 /// The protocol state of one stream.
 #[derive(Debug)]
 pub struct Session {
     state: State,
     limits: Arc<Limits>,
+    /// Requests whose answers are to come.
+    in_flight: usize,
 }
 
 #[derive(Debug)]
@@ -40,7 +51,7 @@ enum State {
     Messages(Messages),
 }
 
-/// Why a stream cannot go on.
+/// Why a stream does not go on.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Ending {
     /// The peer broke the protocol: the connection is to be closed with the error's code.
@@ -49,19 +60,22 @@ pub enum Ending {
     /// REFUSED was written, and the stream is to be finished.
     #[error(transparent)]
     Refused(ApiError),
+    /// The client has finished, and has all its answers: the stream is to be finished.
+    #[error("the stream is done")]
+    Done,
 }
 
 impl Session {
     /// The session of a connection's first stream, which must say HELLO.
     #[must_use]
     pub fn first(limits: Arc<Limits>) -> Self {
-        Self { state: State::Greeting, limits }
+        Self { state: State::Greeting, limits, in_flight: 0 }
     }
 
     /// The session of a stream that was opened after WELCOME.
     #[must_use]
     pub fn further(limits: Arc<Limits>) -> Self {
-        Self { state: State::Opening, limits }
+        Self { state: State::Opening, limits, in_flight: 0 }
     }
 
     /// Takes a frame. Adds what the broker is asked to `requests`, and immediate answers to `out`.
@@ -77,6 +91,7 @@ impl Session {
         out: &mut Output,
     ) -> Result<Option<Hello>, Ending> {
         let frame = ClientFrame::decode(frame)?;
+        let before = requests.len();
         match &mut self.state {
             State::Greeting => {
                 let ClientFrame::Hello(hello) = frame else {
@@ -92,7 +107,29 @@ impl Session {
             State::Consumer(consumer) => consumer.receive(frame, requests)?,
             State::Messages(messages) => messages.receive(frame, &self.limits, requests, out)?,
         }
+        let asked = requests.iter().skip(before);
+        self.in_flight += asked.filter(|request| matches!(request, Request::Api { .. })).count();
         Ok(None)
+    }
+
+    /// Whether so many requests wait for their answers that no further frame may be given to
+    /// [`receive`](Self::receive) until an event came.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.in_flight >= MAX_REQUESTS_IN_FLIGHT
+    }
+
+    /// The client has finished its direction. Once all before is answered, an event gives
+    /// [`Ending::Done`].
+    ///
+    /// # Errors
+    /// [`Ending::Done`] at once if the broker was never told of the session.
+    pub fn finish(&mut self, requests: &mut Vec<Request>) -> Result<(), Ending> {
+        if !self.is_open() {
+            return Err(Ending::Done);
+        }
+        requests.push(Request::Api { token: LAST, request: ApiRequest::ServerInfo });
+        Ok(())
     }
 
     /// Answers HELLO: requests may follow.
@@ -128,6 +165,12 @@ impl Session {
     pub fn event(&mut self, event: Event, out: &mut Output) -> Result<(), Ending> {
         if let Event::Close { reason } = event {
             return Err(self.refuse(reason, out));
+        }
+        if let Event::Answer { token, .. } = &event {
+            if *token == LAST {
+                return Err(Ending::Done);
+            }
+            self.in_flight = self.in_flight.saturating_sub(1);
         }
         match &mut self.state {
             State::Control => control::event(event, out),

@@ -308,3 +308,29 @@ fn a_closed_session_says_why() {
     assert_eq!(ending, Err(Ending::Refused(reason.clone())));
     assert_eq!(script.frames(), [ServerFrame::Refused(reason)]);
 }
+
+#[test]
+fn a_finished_stream_ends_when_all_is_answered() {
+    let mut script = Script::further();
+    assert_eq!(script.session.finish(&mut script.requests), Err(Ending::Done));
+    let mut script = Script::controlled();
+    script.session.finish(&mut script.requests).unwrap();
+    let [Request::Api { token, .. }] = script.take()[..] else { panic!("no last request") };
+    let result = Ok(ApiResponse::Deleted { success: true });
+    assert_eq!(script.event(Event::Answer { token, result }), Err(Ending::Done));
+    assert!(script.frames().is_empty());
+}
+
+#[test]
+fn requests_in_flight_are_bounded() {
+    let mut script = Script::controlled();
+    let request = |id| ClientFrame::Request { id, operation: "INFO".into(), body: Bytes::new() };
+    for id in 0..MAX_REQUESTS_IN_FLIGHT as u64 {
+        assert!(!script.session.is_busy());
+        script.receive(&request(id)).unwrap();
+    }
+    assert!(script.session.is_busy());
+    let result = Err(ApiError::stream_not_found());
+    script.event(Event::Answer { token: Token(0), result }).unwrap();
+    assert!(!script.session.is_busy());
+}

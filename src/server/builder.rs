@@ -1,0 +1,192 @@
+//! What a server is told before it starts.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use claudebus_storage::{CrashPoints, Durability};
+
+use super::error::StartError;
+use super::limits::ServerLimits;
+use super::running::RunningServer;
+use super::start::start;
+use super::token::Tokens;
+use crate::model::limits::Limits;
+use crate::model::stream::StreamConfig;
+
+/// A server that is not running yet: [`Server::builder`].
+#[derive(Debug)]
+pub struct Server;
+
+impl Server {
+    /// Begins to describe a server. Without further words it keeps its log in memory, listens
+    /// nowhere and is reached by [`RunningServer::connect`] alone.
+    #[must_use]
+    pub fn builder() -> ServerBuilder {
+        ServerBuilder::default()
+    }
+}
+
+/// Describes a server.
+#[derive(Clone, Debug)]
+pub struct ServerBuilder {
+    pub(super) name: String,
+    pub(super) data: Option<PathBuf>,
+    pub(super) quic: Option<SocketAddr>,
+    pub(super) http: Option<SocketAddr>,
+    pub(super) http_hosts: Vec<String>,
+    pub(super) durability: Durability,
+    pub(super) limits: Limits,
+    pub(super) server_limits: ServerLimits,
+    pub(super) tail_budget: Option<usize>,
+    pub(super) default_streams: Vec<StreamConfig>,
+    pub(super) ready_file: Option<PathBuf>,
+    pub(super) context_file: Option<PathBuf>,
+    pub(super) tokens: Tokens,
+    pub(super) crash_points: CrashPoints,
+}
+
+impl Default for ServerBuilder {
+    fn default() -> Self {
+        Self {
+            name: "claudebus".to_owned(),
+            data: None,
+            quic: None,
+            http: None,
+            http_hosts: Vec::new(),
+            durability: Durability::default(),
+            limits: Limits::default(),
+            server_limits: ServerLimits::default(),
+            tail_budget: None,
+            default_streams: Vec::new(),
+            ready_file: None,
+            context_file: None,
+            tokens: Tokens::default(),
+            crash_points: CrashPoints::default(),
+        }
+    }
+}
+
+impl ServerBuilder {
+    /// The server's name, for people. `claudebus` by default.
+    #[must_use]
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// Keeps the log in this directory, which is made if it is not there.
+    #[must_use]
+    pub fn data_directory(mut self, path: impl AsRef<Path>) -> Self {
+        self.data = Some(path.as_ref().to_path_buf());
+        self
+    }
+
+    /// Keeps the log in memory: gone when the server stops. For tests and trials. The default.
+    #[must_use]
+    pub fn in_memory(mut self) -> Self {
+        self.data = None;
+        self
+    }
+
+    /// Listens for QUIC on this UDP address; port 0 takes any free one.
+    #[must_use]
+    pub fn quic(mut self, address: SocketAddr) -> Self {
+        self.quic = Some(address);
+        self
+    }
+
+    /// Listens for QUIC on any free port of the loopback interface.
+    #[must_use]
+    pub fn quic_on_free_port(self) -> Self {
+        self.quic((Ipv4Addr::LOCALHOST, 0).into())
+    }
+
+    /// Listens for HTTP on this TCP address; port 0 takes any free one.
+    #[must_use]
+    pub fn http(mut self, address: SocketAddr) -> Self {
+        self.http = Some(address);
+        self
+    }
+
+    /// Answers HTTP requests for this host name too. Others than loopback names and the
+    /// listener's own address are refused otherwise, so that a web page cannot reach the
+    /// listener under a name of its own.
+    #[must_use]
+    pub fn http_host(mut self, host: impl Into<String>) -> Self {
+        self.http_hosts.push(host.into());
+        self
+    }
+
+    /// When an acknowledgement may leave. After the disk has confirmed, by default.
+    #[must_use]
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
+    }
+
+    /// Limits of the broker.
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Limits of connections.
+    #[must_use]
+    pub fn server_limits(mut self, limits: ServerLimits) -> Self {
+        self.server_limits = limits;
+        self
+    }
+
+    /// Bytes of records kept in memory before they are written to segment files.
+    #[must_use]
+    pub fn tail_budget(mut self, bytes: usize) -> Self {
+        self.tail_budget = Some(bytes);
+        self
+    }
+
+    /// Streams that come into being at their first use.
+    #[must_use]
+    pub fn default_streams(mut self, streams: Vec<StreamConfig>) -> Self {
+        self.default_streams = streams;
+        self
+    }
+
+    /// Writes [`Ready`](super::Ready) to this file once everything is bound.
+    #[must_use]
+    pub fn ready_file(mut self, path: impl AsRef<Path>) -> Self {
+        self.ready_file = Some(path.as_ref().to_path_buf());
+        self
+    }
+
+    /// Writes to this file where clients of this machine find the server, as long as it runs:
+    /// see [`LocalServer::path`](crate::client::local::LocalServer::path).
+    #[must_use]
+    pub fn context_file(mut self, path: impl AsRef<Path>) -> Self {
+        self.context_file = Some(path.as_ref().to_path_buf());
+        self
+    }
+
+    /// Lets in clients that know this secret; may be called several times. Without any, everyone
+    /// who can reach the server is let in, and it listens on loopback only.
+    #[must_use]
+    pub fn auth_token(mut self, token: impl Into<String>) -> Self {
+        self.tokens.add(token.into());
+        self
+    }
+
+    /// Places where tests may end the process.
+    #[must_use]
+    pub fn crash_points(mut self, points: CrashPoints) -> Self {
+        self.crash_points = points;
+        self
+    }
+
+    /// Starts the server on the current tokio runtime.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing is left running then.
+    pub async fn start(self) -> Result<RunningServer, StartError> {
+        start(self).await
+    }
+}

@@ -1,0 +1,57 @@
+//! Limits of the shell, each with a name, a default and a reason.
+
+use std::time::Duration;
+
+/// What the shell bounds. Defaults by [`ServerLimits::default`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerLimits {
+    /// Connections at once. 4,096: with the windows below, the bound on memory for the network.
+    pub max_connections: usize,
+    /// Streams that a client may have open on one connection. 64: one for each publisher and
+    /// consumer of a program.
+    pub max_streams: u32,
+    /// Unread bytes of one stream, in bytes. 1 MiB: more than rate times round trip at full
+    /// speed, and an eighth of the connection's, so that streams that are held back leave room
+    /// for acknowledgements.
+    pub stream_window: u32,
+    /// Unread bytes of one connection, in bytes. 8 MiB.
+    pub connection_window: u32,
+    /// Bytes of one connection that were sent and not acknowledged by the peer's kernel. 4 MiB.
+    pub send_window: u64,
+    /// Time without a packet after which a connection is over. 30 s; clients keep it alive.
+    pub idle_timeout: Duration,
+    /// Time for HELLO from the end of the handshake. 2 s: a peer that cannot do it in that time
+    /// holds memory for nothing.
+    pub hello_timeout: Duration,
+    /// Handshakes at once. 1,024; more are refused.
+    pub max_handshakes: usize,
+    /// Handshakes at once from which addresses are verified by a round trip first. 64: normal load
+    /// never gets there, a flood of forged addresses does.
+    pub retry_above: usize,
+    /// Batches of requests that wait for the broker. 256: enough to fill a group of the journal.
+    pub input_queue: usize,
+    /// Bytes of answers and deliveries of one stream that wait for the client before its frames
+    /// are no longer read, in bytes. 3 MiB: the deliveries it may have, a message, and some.
+    pub max_unsent: usize,
+    /// Time for a clean stop before connections are cut and the checkpoint is skipped. 10 s.
+    pub stop_timeout: Duration,
+}
+
+impl Default for ServerLimits {
+    fn default() -> Self {
+        Self {
+            max_connections: 4096,
+            max_streams: 64,
+            stream_window: 1 << 20,
+            connection_window: 8 << 20,
+            send_window: 4 << 20,
+            idle_timeout: Duration::from_secs(30),
+            hello_timeout: Duration::from_secs(2),
+            max_handshakes: 1024,
+            retry_above: 64,
+            input_queue: 256,
+            max_unsent: 3 << 20,
+            stop_timeout: Duration::from_secs(10),
+        }
+    }
+}

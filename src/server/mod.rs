@@ -1,0 +1,27 @@
+//! The shell: sockets, TLS, the clock and threads around the broker.
+//!
+//! It moves bytes and time. Connection tasks run sessions; one thread owns the broker and takes
+//! batches of requests from them. What a frame or a request means is decided elsewhere.
+
+mod accept;
+mod broker_thread;
+mod builder;
+mod clock;
+mod connection;
+mod counters;
+mod error;
+mod http;
+mod limits;
+mod quic;
+mod ready;
+mod running;
+mod start;
+mod stream;
+mod tls;
+mod token;
+
+pub use builder::{Server, ServerBuilder};
+pub use error::{ServerFailure, StartError, TlsError};
+pub use limits::ServerLimits;
+pub use ready::{Ready, ReadyError};
+pub use running::{RunningServer, Stopped};

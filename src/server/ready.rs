@@ -1,0 +1,159 @@
+//! Files that tell where a running server is found: the ready file, for whoever started it, and the
+//! context file, for clients of the same machine.
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::client::local::LocalServer;
+
+/// The ready file: written once the server can be connected to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ready {
+    /// Address of the QUIC listener, with the port it really has.
+    pub quic: Option<SocketAddr>,
+    /// Address of the HTTP listener.
+    pub http: Option<SocketAddr>,
+    /// Process id.
+    pub pid: u32,
+    /// Data directory; none if the log is in memory.
+    pub data: Option<PathBuf>,
+    /// File with the certificate that clients trust.
+    pub ca: Option<PathBuf>,
+    /// SHA-256 of the server's certificate, for clients that trust it alone.
+    pub fingerprint: Option<String>,
+    /// When acknowledgements leave.
+    pub durability: String,
+}
+
+/// A file that others look for cannot be written.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write {what} {}: {source}", path.display())]
+pub struct ReadyError {
+    what: &'static str,
+    path: PathBuf,
+    source: io::Error,
+}
+
+impl Ready {
+    /// Writes the ready file, whole or not at all.
+    ///
+    /// # Errors
+    /// [`ReadyError`].
+    pub fn write(&self, path: &Path) -> Result<(), ReadyError> {
+        write_json("the ready file", path, self)
+    }
+
+    /// What clients of this machine look for; nothing if they could not connect.
+    fn for_clients(&self) -> Option<LocalServer> {
+        Some(LocalServer {
+            url: format!("quic://{}", reachable(self.quic?)),
+            http: self
+                .http
+                .map(|address| format!("http://{}", reachable(address)))
+                .unwrap_or_default(),
+            ca: self.ca.clone()?,
+            data: self.data.clone()?,
+            pid: self.pid,
+        })
+    }
+}
+
+/// Under which address a client of this machine reaches a listener.
+fn reachable(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        address.set_ip(match address {
+            SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    address
+}
+
+/// The context file, as long as this value lives.
+#[derive(Debug)]
+pub(super) struct ContextFile {
+    path: PathBuf,
+    pid: u32,
+}
+
+impl ContextFile {
+    /// Writes it. Nothing is written for a server that no client could find by it.
+    pub(super) fn write(path: &Path, ready: &Ready) -> Result<Option<Self>, ReadyError> {
+        let Some(local) = ready.for_clients() else { return Ok(None) };
+        write_json("the context file", path, &local)?;
+        Ok(Some(Self { path: path.to_path_buf(), pid: ready.pid }))
+    }
+}
+
+impl Drop for ContextFile {
+    /// Removes it, unless another server has written its own there meanwhile.
+    fn drop(&mut self) {
+        let ours = LocalServer::read(self.path.clone())
+            .is_ok_and(|found| found.is_some_and(|found| found.pid == self.pid));
+        if ours {
+            // A file that is left behind misleads only until the next connect.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn write_json<T: Serialize>(what: &'static str, path: &Path, value: &T) -> Result<(), ReadyError> {
+    let write = || {
+        if let Some(dir) = path.parent() {
+            fs::create_dir_all(dir)?;
+        }
+        let mut text = serde_json::to_vec_pretty(value)?;
+        text.push(b'\n');
+        let draft = path.with_extension(format!("{}.tmp", std::process::id()));
+        fs::write(&draft, text)?;
+        fs::rename(&draft, path)
+    };
+    write().map_err(|source| ReadyError { what, path: path.to_path_buf(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ready() -> Ready {
+        Ready {
+            quic: Some(([0, 0, 0, 0], 4222).into()),
+            http: None,
+            pid: 7,
+            data: Some("/d".into()),
+            ca: Some("/d/tls/ca.pem".into()),
+            fingerprint: None,
+            durability: "sync".into(),
+        }
+    }
+
+    #[test]
+    fn the_ready_file_is_whole() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join("a").join("ready.json");
+        ready().write(&path).expect("written");
+        let read: Ready = serde_json::from_slice(&fs::read(&path).expect("there")).expect("JSON");
+        assert_eq!(read, ready());
+        assert_eq!(fs::read_dir(path.parent().expect("a folder")).expect("listed").count(), 1);
+    }
+
+    #[test]
+    fn the_context_file_goes_with_its_server() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join("context.json");
+        let file = ContextFile::write(&path, &ready()).expect("written").expect("reachable");
+        let found = LocalServer::read(path.clone()).expect("read").expect("there");
+        assert_eq!(found.url, "quic://127.0.0.1:4222");
+        let mut other = ready();
+        other.pid = 8;
+        let second = ContextFile::write(&path, &other).expect("written");
+        drop(file);
+        assert!(path.exists(), "it belongs to the other server");
+        drop(second);
+        assert!(!path.exists());
+    }
+}

@@ -1,0 +1,184 @@
+//! A running server: where it is found, how it is reached from within, and how it ends.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+
+use super::broker_thread::Input;
+use super::connection::{Peer, Shared, serve};
+use super::error::ServerFailure;
+use super::ready::{ContextFile, Ready};
+use crate::client::tls::Fingerprint;
+use crate::client::transport::Transport;
+use crate::wire::native::ErrorCode;
+
+/// How a server stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stopped {
+    /// All was answered and the log was closed.
+    Clean,
+    /// Time ran out: the log was left as it was, which is safe, and the next start takes longer.
+    Cut,
+}
+
+/// What a server is made of.
+pub(super) struct Parts {
+    pub(super) shared: Arc<Shared>,
+    pub(super) quic: Option<SocketAddr>,
+    pub(super) http: Option<SocketAddr>,
+    pub(super) endpoint: Option<quinn::Endpoint>,
+    pub(super) fingerprint: Option<Fingerprint>,
+    pub(super) authority_pem: Option<String>,
+    pub(super) ready: Ready,
+    pub(super) context_file: Option<ContextFile>,
+    /// Listeners, which end when the server stops.
+    pub(super) tasks: JoinSet<()>,
+    /// Tasks that are cut off when the server stops.
+    pub(super) background: JoinSet<()>,
+    stop: watch::Sender<bool>,
+    all_gone: mpsc::Receiver<()>,
+    ended: oneshot::Receiver<Result<(), ServerFailure>>,
+}
+
+impl Parts {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        stop: watch::Sender<bool>,
+        all_gone: mpsc::Receiver<()>,
+        ended: oneshot::Receiver<Result<(), ServerFailure>>,
+    ) -> Self {
+        Self {
+            shared,
+            quic: None,
+            http: None,
+            endpoint: None,
+            fingerprint: None,
+            authority_pem: None,
+            ready: Ready::default(),
+            context_file: None,
+            tasks: JoinSet::new(),
+            background: JoinSet::new(),
+            stop,
+            all_gone,
+            ended,
+        }
+    }
+}
+
+/// A server that runs. Dropping it cuts it off, which loses nothing that was acknowledged;
+/// [`shutdown`](Self::shutdown) ends it cleanly.
+pub struct RunningServer {
+    parts: Parts,
+}
+
+impl std::fmt::Debug for RunningServer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RunningServer").field("ready", &self.parts.ready).finish_non_exhaustive()
+    }
+}
+
+impl RunningServer {
+    pub(super) fn new(parts: Parts) -> Self {
+        Self { parts }
+    }
+
+    /// Where the server is found, and what the ready file says.
+    #[must_use]
+    pub fn ready(&self) -> &Ready {
+        &self.parts.ready
+    }
+
+    /// Address of the QUIC listener, with the port it really has.
+    #[must_use]
+    pub fn quic_address(&self) -> Option<SocketAddr> {
+        self.parts.quic
+    }
+
+    /// Address of the HTTP listener.
+    #[must_use]
+    pub fn http_address(&self) -> Option<SocketAddr> {
+        self.parts.http
+    }
+
+    /// The certificate that clients are to trust, in PEM.
+    #[must_use]
+    pub fn authority_pem(&self) -> Option<&str> {
+        self.parts.authority_pem.as_deref()
+    }
+
+    /// SHA-256 of the server's certificate, for clients that trust it alone.
+    #[must_use]
+    pub fn fingerprint(&self) -> Option<Fingerprint> {
+        self.parts.fingerprint
+    }
+
+    /// Connects from within the process: the same protocol over memory, without a secret.
+    #[must_use]
+    pub fn connect(&self) -> Transport {
+        let (transport, streams) = Transport::memory();
+        tokio::spawn(serve(Arc::clone(&self.parts.shared), Peer::Memory(streams)));
+        transport
+    }
+
+    /// Waits until the server fails by itself. May be called again after it was cancelled.
+    ///
+    /// # Errors
+    /// [`ServerFailure`]: the process must end, with
+    /// [`exit_code`](ServerFailure::exit_code).
+    pub async fn wait(&mut self) -> Result<(), ServerFailure> {
+        ended((&mut self.parts.ended).await)
+    }
+
+    /// Stops: nothing new is taken, what was accepted is answered, waiting pulls learn of it, the
+    /// log is closed. Takes [`stop_timeout`](super::ServerLimits::stop_timeout) at most.
+    ///
+    /// # Errors
+    /// [`ServerFailure`] if the journal failed meanwhile.
+    pub async fn shutdown(self) -> Result<Stopped, ServerFailure> {
+        let limit = self.parts.shared.server_limits.stop_timeout;
+        match tokio::time::timeout(limit, self.stop()).await {
+            Ok(result) => result.map(|()| Stopped::Clean),
+            Err(_) => Ok(Stopped::Cut),
+        }
+    }
+
+    async fn stop(self) -> Result<(), ServerFailure> {
+        let Parts {
+            shared,
+            endpoint,
+            context_file,
+            mut tasks,
+            mut background,
+            stop,
+            mut all_gone,
+            ended: end,
+            ..
+        } = self.parts;
+        drop(context_file);
+        background.abort_all();
+        // Received by no one if nothing listens.
+        let _ = stop.send(true);
+        // Fails only if the broker is gone, which the end tells.
+        let _ = shared.broker.send(Input::Stop).await;
+        let result = ended(end.await);
+        // Connections hold what is needed to wait for them; this one is not one of them.
+        drop(shared);
+        while tasks.join_next().await.is_some() {}
+        let _ = all_gone.recv().await;
+        if let Some(endpoint) = endpoint {
+            endpoint.close(quinn::VarInt::from_u32(ErrorCode::Shutdown.number()), b"shutting down");
+            // The last packets of the connections; those that do not answer are not waited for.
+            let _ = tokio::time::timeout(Duration::from_millis(500), endpoint.wait_idle()).await;
+        }
+        result
+    }
+}
+
+fn ended(
+    end: Result<Result<(), ServerFailure>, oneshot::error::RecvError>,
+) -> Result<(), ServerFailure> {
+    end.unwrap_or_else(|_| Err(ServerFailure::Panic("its thread is gone".to_owned())))
+}

@@ -1,0 +1,196 @@
+//! From a description to a running server.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use claudebus_storage::{Durability, Engine, EngineOptions, MemoryLog, RealDisk};
+use tokio::sync::{mpsc, watch};
+
+use super::accept::accept;
+use super::broker_thread::{Setup, Started, spawn};
+use super::builder::ServerBuilder;
+use super::clock::Clock;
+use super::connection::Shared;
+use super::counters::Counters;
+use super::error::StartError;
+use super::limits::ServerLimits;
+use super::ready::{ContextFile, Ready};
+use super::running::{Parts, RunningServer};
+use super::tls::Identity;
+use super::{http, quic};
+use crate::broker::BrokerOptions;
+use crate::wire::native::{MINOR, Welcome, WireLimits};
+
+/// How often it is looked whether the certificate is due.
+const CERTIFICATE_CHECK: Duration = Duration::from_secs(12 * 3600);
+
+pub(super) async fn start(builder: ServerBuilder) -> Result<RunningServer, StartError> {
+    for address in [builder.quic, builder.http].into_iter().flatten() {
+        if !address.ip().is_loopback() && builder.tokens.is_empty() {
+            return Err(StartError::Unprotected(address));
+        }
+    }
+    let clock = Clock::new();
+    let counters = Arc::new(Counters::default());
+    // The log first: it locks the data directory, which holds the certificates too.
+    let Started { handle, ended } = open_broker(&builder, clock, &counters).await?;
+    let (stop, stopping) = watch::channel(false);
+    let (alive, all_gone) = mpsc::channel(1);
+    let shared = Arc::new(Shared {
+        broker: handle,
+        limits: Arc::new(builder.limits.clone()),
+        server_limits: builder.server_limits.clone(),
+        counters,
+        tokens: builder.tokens.clone(),
+        welcome: welcome(&builder),
+        stopping,
+        sessions: AtomicU64::new(1),
+        alive,
+    });
+    let mut parts = Parts::new(shared, stop, all_gone, ended);
+    match listen(&builder, clock, &mut parts).await {
+        Ok(()) => Ok(RunningServer::new(parts)),
+        Err(error) => {
+            // The directory must be free again when the caller learns of it.
+            let _ = RunningServer::new(parts).shutdown().await;
+            Err(error)
+        }
+    }
+}
+
+async fn open_broker(
+    builder: &ServerBuilder,
+    clock: Clock,
+    counters: &Arc<Counters>,
+) -> Result<Started, StartError> {
+    let setup = Setup {
+        options: BrokerOptions {
+            limits: builder.limits.clone(),
+            default_streams: builder.default_streams.clone(),
+            server_name: builder.name.clone(),
+            seed: rand::random(),
+        },
+        clock,
+        counters: Arc::clone(counters),
+        input_queue: builder.server_limits.input_queue,
+    };
+    let Some(data) = builder.data.clone() else {
+        return spawn(setup, |_waker| Ok(MemoryLog::new())).await;
+    };
+    let mut options = EngineOptions {
+        durability: builder.durability,
+        crash_points: builder.crash_points,
+        ..EngineOptions::default()
+    };
+    if let Some(bytes) = builder.tail_budget {
+        options.tail_budget = bytes;
+    }
+    spawn(setup, move |waker| {
+        let disk = RealDisk::open(&data)?;
+        Ok(Engine::open(options, Arc::new(disk), waker)?)
+    })
+    .await
+}
+
+fn welcome(builder: &ServerBuilder) -> Welcome {
+    Welcome {
+        // The smaller of both, of which there is one yet.
+        minor: MINOR,
+        server_id: format!("{:032x}", rand::random::<u128>()),
+        name: builder.name.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        durability: durability(builder),
+        limits: WireLimits::of(&builder.limits, builder.server_limits.max_streams as usize),
+    }
+}
+
+/// The durability in force, as configuration writes it.
+fn durability(builder: &ServerBuilder) -> String {
+    match builder.durability {
+        _ if builder.data.is_none() => "memory".to_owned(),
+        Durability::Sync => "sync".to_owned(),
+        Durability::Interval(every) => {
+            format!("interval:{}", humantime::format_duration(every))
+        }
+        Durability::Os => "os".to_owned(),
+    }
+}
+
+/// Binds the listeners, starts their tasks and writes the files that tell of them.
+async fn listen(
+    builder: &ServerBuilder,
+    clock: Clock,
+    parts: &mut Parts,
+) -> Result<(), StartError> {
+    let tls_directory = builder.data.as_ref().map(|data| data.join("tls"));
+    if let Some(address) = builder.quic {
+        let now = clock.now().wall / 1_000_000_000;
+        let identity = match &tls_directory {
+            Some(directory) => Identity::in_directory(directory, now)?.0,
+            None => Identity::ephemeral(now)?,
+        };
+        let endpoint = quic::bind(address, &identity, &builder.server_limits)?;
+        parts.quic = endpoint.local_addr().ok();
+        parts.fingerprint = identity.fingerprint();
+        parts.authority_pem = Some(identity.authority_pem);
+        parts.tasks.spawn(accept(Arc::clone(&parts.shared), endpoint.clone()));
+        if let Some(directory) = tls_directory.clone() {
+            let limits = builder.server_limits.clone();
+            let renewal = renew(endpoint.clone(), address, directory, limits, clock);
+            parts.background.spawn(renewal);
+        }
+        parts.endpoint = Some(endpoint);
+    }
+    if let Some(address) = builder.http {
+        let listener = http::bind(address).await?;
+        parts.http = listener.local_addr().ok();
+        let hosts = builder.http_hosts.clone();
+        parts.tasks.spawn(http::serve(listener, Arc::clone(&parts.shared), clock, hosts));
+    }
+    let ready = Ready {
+        quic: parts.quic,
+        http: parts.http,
+        pid: std::process::id(),
+        data: builder.data.clone(),
+        ca: tls_directory.filter(|_| parts.quic.is_some()).map(|tls| tls.join("ca.pem")),
+        fingerprint: parts.fingerprint.map(|fingerprint| fingerprint.to_string()),
+        durability: durability(builder),
+    };
+    if let Some(path) = &builder.context_file {
+        parts.context_file = ContextFile::write(path, &ready)?;
+    }
+    if let Some(path) = &builder.ready_file {
+        ready.write(path)?;
+    }
+    parts.ready = ready;
+    Ok(())
+}
+
+/// Has the certificate made anew when it is due, and shows the new one to new connections.
+async fn renew(
+    endpoint: quinn::Endpoint,
+    address: SocketAddr,
+    directory: PathBuf,
+    limits: ServerLimits,
+    clock: Clock,
+) {
+    loop {
+        tokio::time::sleep(CERTIFICATE_CHECK).await;
+        let now = clock.now().wall / 1_000_000_000;
+        let config = match Identity::in_directory(&directory, now) {
+            Ok((_, false)) => continue,
+            Ok((identity, true)) => quic::server_config(address, &identity, &limits),
+            Err(error) => Err(error),
+        };
+        match config {
+            Ok(config) => {
+                endpoint.set_server_config(Some(config));
+                tracing::info!("the server certificate was renewed");
+            }
+            Err(error) => tracing::error!(%error, "cannot renew the server certificate"),
+        }
+    }
+}
