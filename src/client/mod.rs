@@ -23,14 +23,14 @@ mod error;
 mod event;
 mod frames;
 mod link;
-mod local;
+pub(crate) mod local;
 mod manage;
 mod message;
 mod options;
 mod publish;
 mod quic;
 mod supervisor;
-mod tls;
+pub(crate) mod tls;
 pub mod transport;
 
 use std::sync::{Arc, OnceLock};
