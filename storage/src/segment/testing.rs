@@ -1,13 +1,12 @@
 //! What the tests of segments share: a directory as a disk, and records.
 #![allow(clippy::unwrap_used)]
 
-use std::fs;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::{BlockCache, Segment, SegmentId, SegmentMeta, SegmentWriter};
+use crate::disk::real::RealDisk;
 use crate::disk::{Disk, DiskFile};
 use crate::ids::StreamId;
 use crate::log::Compression;
@@ -16,15 +15,15 @@ use crate::record::{NewRecord, Record};
 /// A temporary directory.
 pub(crate) struct Directory {
     root: tempfile::TempDir,
+    disk: RealDisk,
 }
-
-struct Plain(fs::File);
 
 impl Directory {
     pub(crate) fn new() -> Self {
         let root = tempfile::tempdir().unwrap();
-        fs::create_dir(root.path().join("segments")).unwrap();
-        Self { root }
+        let disk = RealDisk::open(root.path()).unwrap();
+        disk.create_dir("segments").unwrap();
+        Self { root, disk }
     }
 
     pub(crate) fn path(&self, path: &str) -> PathBuf {
@@ -34,56 +33,31 @@ impl Directory {
 
 impl Disk for Directory {
     fn create(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
-        let file =
-            fs::File::options().read(true).write(true).create_new(true).open(self.path(path))?;
-        Ok(Arc::new(Plain(file)))
+        self.disk.create(path)
     }
 
     fn open(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(Arc::new(Plain(fs::File::options().read(true).write(true).open(self.path(path))?)))
+        self.disk.open(path)
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        fs::rename(self.path(from), self.path(to))
+        self.disk.rename(from, to)
     }
 
     fn remove(&self, path: &str) -> io::Result<()> {
-        fs::remove_file(self.path(path))
+        self.disk.remove(path)
     }
 
     fn create_dir(&self, path: &str) -> io::Result<()> {
-        fs::create_dir_all(self.path(path))
+        self.disk.create_dir(path)
     }
 
     fn list(&self, path: &str) -> io::Result<Vec<String>> {
-        let entries = fs::read_dir(self.path(path))?;
-        entries.map(|entry| Ok(entry?.file_name().into_string().unwrap())).collect()
+        self.disk.list(path)
     }
 
-    fn sync_dir(&self, _path: &str) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl DiskFile for Plain {
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        self.0.read_exact_at(buffer, offset)
-    }
-
-    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.0.write_all_at(bytes, offset)
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+    fn sync_dir(&self, path: &str) -> io::Result<()> {
+        self.disk.sync_dir(path)
     }
 }
 

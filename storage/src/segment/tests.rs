@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use proptest::prelude::*;
@@ -392,4 +393,52 @@ fn no_flipped_byte_gives_wrong_data() {
             }
         }
     }
+}
+
+/// The records of the example in `storage/README.md`.
+fn example() -> Vec<(StreamId, Record)> {
+    let new = |subject, time, expires, payload| NewRecord {
+        subject,
+        headers: b"",
+        payload,
+        time,
+        expires,
+        message_id: None,
+    };
+    let first = new("orders.eu", 1000, None, b"{\"id\":1}".as_slice());
+    let second = new("orders.us", 1500, Some(9000), b"{\"id\":2}".as_slice());
+    vec![(StreamId(7), Record::copy_of(41, &first)), (StreamId(7), Record::copy_of(43, &second))]
+}
+
+/// The bytes after each address of the README's dump.
+fn documented() -> Vec<u8> {
+    let text = include_str!("../../README.md");
+    let dump = text.split_once("```hex\n").expect("the README has a dump").1;
+    let dump = dump.split_once("```").expect("the dump ends").0;
+    let bytes = dump.lines().filter_map(|line| line.split_once(": ")).flat_map(|(_, line)| {
+        let bytes = line.split("  ").next().unwrap_or_default();
+        bytes.split_whitespace().map(|byte| u8::from_str_radix(byte, 16).unwrap())
+    });
+    bytes.collect()
+}
+
+#[test]
+fn the_documented_example_is_a_segment() {
+    let disk = Directory::new();
+    let records = example();
+    fs::write(disk.path(&SegmentId(1).path()), documented()).unwrap();
+    let meta = Arc::new(SegmentMeta::read(&disk, SegmentId(1)).unwrap());
+    let verified = verify(&disk, &meta, &mut |damage| panic!("{damage}"));
+    assert_eq!((verified.blocks, verified.records), (1, 2));
+    let segment = open(&disk, &meta, 0);
+    assert_eq!(
+        read_all(&segment, &everything(StreamId(7)), &Filter::all()),
+        of(&records, StreamId(7))
+    );
+    // And it is what this version writes.
+    let written = write(&disk, 2, Compression::Off, &records);
+    assert_eq!(written.length, meta.length);
+    disk.remove(&meta.id.path()).unwrap();
+    write(&disk, 1, Compression::Off, &records);
+    assert_eq!(fs::read(disk.path(&meta.id.path())).unwrap(), documented());
 }
