@@ -12,7 +12,6 @@
 //! state to it, whose bytes only the broker understands.
 
 #[cfg(feature = "engine")]
-#[allow(dead_code)] // The checkpoint uses the rest.
 mod codec;
 #[cfg(feature = "engine")]
 mod crash;
@@ -22,28 +21,30 @@ pub mod disk;
 pub mod engine;
 pub mod ids;
 #[cfg(feature = "engine")]
+mod ids_file;
+#[cfg(feature = "engine")]
 pub mod index;
 #[cfg(feature = "engine")]
 pub mod journal;
 #[cfg(feature = "engine")]
-#[allow(dead_code)] // The checkpoint uses the rest.
 mod keyed;
 pub mod log;
+#[cfg(feature = "engine")]
+mod manifest;
 pub mod memory;
 pub mod record;
 #[cfg(feature = "engine")]
 pub mod segment;
 #[cfg(feature = "engine")]
+mod state;
+#[cfg(feature = "engine")]
 mod stream;
 pub mod subject;
 #[cfg(feature = "engine")]
-#[allow(dead_code)] // The checkpoint uses the rest.
 mod subjects;
 #[cfg(feature = "engine")]
-#[allow(dead_code)] // The checkpoint uses the rest.
 mod tail;
 #[cfg(feature = "engine")]
-#[allow(dead_code)] // The checkpoint uses the rest.
 mod window;
 
 #[cfg(feature = "engine")]
@@ -51,7 +52,7 @@ pub use crash::CrashPoints;
 #[cfg(feature = "engine")]
 pub use disk::{Disk, DiskFile, RealDisk, RealDiskError, SimulatedDisk};
 #[cfg(feature = "engine")]
-pub use engine::{Engine, EngineOptions, OpenError, RecoveryReport, Waker, Workers};
+pub use engine::{Engine, EngineOptions, EngineStats, OpenError, RecoveryReport, Waker, Workers};
 pub use ids::{Fingerprint, Position, ReadId, StreamId, SubjectId};
 #[cfg(feature = "engine")]
 pub use journal::Durability;

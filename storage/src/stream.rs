@@ -37,6 +37,8 @@ pub(crate) struct Stream {
     pub(crate) epoch: u64,
     pub(crate) is_dirty: bool,
     pub(crate) gone_is_dirty: bool,
+    /// Records were deleted since sealed ones were last counted.
+    pub(crate) sealed_is_dirty: bool,
 }
 
 /// Records of this stream in one segment.
@@ -45,6 +47,8 @@ pub(crate) struct SealedRange {
     pub(crate) first: u64,
     pub(crate) last: u64,
     pub(crate) segment: u64,
+    /// How many of them could be read when that was last counted.
+    pub(crate) live: u64,
 }
 
 /// Sequences between the first and the last that cannot be read.
@@ -176,6 +180,7 @@ impl Stream {
         self.subjects.deleted(subject, seq);
         self.volatile.remove(&seq);
         self.is_dirty = true;
+        self.sealed_is_dirty = true;
         if self.messages == 0 {
             self.first_seq = self.last_seq + 1;
             self.bytes = 0;

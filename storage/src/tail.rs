@@ -85,13 +85,6 @@ impl Chunks {
         self.open_number() - 1
     }
 
-    /// Corrects the group of the newest chunk, once it is known which one is its last.
-    pub(crate) fn extend_last(&mut self, group: u64) {
-        if let Some(chunk) = self.sealed.back_mut() {
-            chunk.group = group;
-        }
-    }
-
     /// Bytes held for records.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes + if self.open_has_records { self.open.len() } else { 0 }
@@ -136,6 +129,13 @@ pub(crate) struct SharedChunks {
 }
 
 impl SharedChunks {
+    /// The length of a record's entry, in bytes.
+    pub(crate) fn entry_len(&self, place: &Place) -> usize {
+        let index = usize::try_from(place.chunk.saturating_sub(self.base)).unwrap_or(usize::MAX);
+        let bytes = self.bytes.get(index).and_then(|bytes| bytes.get(place.offset as usize..));
+        bytes.and_then(|bytes| Fields::new(bytes).u32()).unwrap_or(0) as usize
+    }
+
     /// The record at a place.
     pub(crate) fn record(&self, place: &Place) -> Option<Record> {
         let index = usize::try_from(place.chunk.checked_sub(self.base)?).ok()?;
@@ -232,11 +232,6 @@ impl Tail {
         self.places.partition_point(|place| place.seq < seq)
     }
 
-    pub(crate) fn get(&self, seq: u64) -> Option<Place> {
-        let packed = self.places.get(self.index_of(seq))?;
-        (packed.seq == seq).then(|| self.unpack(packed))
-    }
-
     /// Records at or after `seq`.
     pub(crate) fn from(&self, seq: u64) -> impl Iterator<Item = Place> + '_ {
         self.places.range(self.index_of(seq)..).map(|packed| self.unpack(packed))
@@ -298,6 +293,10 @@ mod tests {
         tail.push(&Place { seq, chunk: chunks.open_number(), offset, subject });
     }
 
+    fn at(tail: &Tail, seq: u64) -> Place {
+        tail.from(seq).next().unwrap()
+    }
+
     #[test]
     fn a_place_is_24_bytes() {
         assert_eq!(PLACE_BYTES, 24);
@@ -311,9 +310,8 @@ mod tests {
             add(&mut chunks, &mut tail, seq, seq);
             chunks.seal(seq);
         }
-        let record = chunks.record(&tail.get(5).unwrap()).unwrap();
+        let record = chunks.record(&at(&tail, 5)).unwrap();
         assert_eq!((record.seq, record.subject(), record.payload()), (5, "a", &b"body"[..]));
-        assert!(tail.get(3).is_none());
         assert_eq!(tail.from(3).map(|p| p.seq).collect::<Vec<_>>(), [5, 6]);
         let until = chunks.first_after(2);
         let shared = chunks.share_before(until);
@@ -322,7 +320,7 @@ mod tests {
         tail.release_before(until);
         chunks.release_before(until);
         assert_eq!((tail.first(), tail.len()), (Some(5), 2));
-        assert_eq!(chunks.record(&tail.get(6).unwrap()).unwrap().seq, 6);
+        assert_eq!(chunks.record(&at(&tail, 6)).unwrap().seq, 6);
         assert_eq!(shared.record(&places[0]).unwrap().seq, 1, "others may still read");
     }
 

@@ -4,49 +4,125 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
+use super::checkpointer::{CheckpointDone, CheckpointJob, Checkpointer};
+use super::mailbox::Mailbox;
+use super::maintenance::{Maintainer, MergeDone, MergeJob};
 use super::options::Workers;
+use super::reader::ReadJob;
+use super::segments::{Library, SegmentFile, Trash};
+use crate::ids::{ReadId, StreamId};
 use crate::journal::files::Filler;
 use crate::journal::shared::JournalShared;
 use crate::journal::writer::JournalWriter;
+use crate::log::{ReadBatch, ReadError};
+use crate::segment::ReadStats;
+
+/// What workers tell the owner.
+pub(super) enum News {
+    Read(ReadId, StreamId, Result<ReadBatch, ReadError>),
+    Checkpoint(Result<CheckpointDone, String>),
+    Merge(MergeDone),
+}
+
+/// Work on segments that nobody waits for.
+pub(super) enum Maintenance {
+    Merge(MergeJob),
+    /// Bring the index up to date with these.
+    Index(Vec<Arc<SegmentFile>>),
+    Trash(Trash),
+}
+
+/// What the workers are made from.
+pub(super) struct Crew {
+    pub(super) writer: JournalWriter,
+    pub(super) filler: Filler,
+    pub(super) checkpointer: Checkpointer,
+    pub(super) maintainer: Maintainer,
+}
 
 /// The workers of an engine. Dropping it lets them finish what they have.
 pub(super) struct Background {
     journal: Arc<JournalShared>,
+    library: Arc<Library>,
+    pub(super) checkpoints: Arc<Mailbox<Box<CheckpointJob>>>,
+    pub(super) reads: Arc<Mailbox<ReadJob>>,
+    pub(super) news: Arc<Mailbox<News>>,
+    pub(super) read_stats: Arc<ReadStats>,
+    /// Background writes should not pause.
+    pub(super) hurry: Arc<AtomicBool>,
     is_closed: Arc<AtomicBool>,
-    inline: Option<Inline>,
+    inline: Option<Box<Crew>>,
     threads: Vec<JoinHandle<()>>,
-}
-
-/// Workers that the owner runs.
-struct Inline {
-    writer: JournalWriter,
-    filler: Filler,
 }
 
 impl Background {
     pub(super) fn start(
         workers: Workers,
+        readers: usize,
         journal: Arc<JournalShared>,
-        writer: JournalWriter,
-        filler: Filler,
+        library: Arc<Library>,
+        hurry: Arc<AtomicBool>,
+        crew: Crew,
     ) -> io::Result<Self> {
         let mut background = Self {
             journal,
-            is_closed: Arc::new(AtomicBool::new(false)),
+            library,
+            checkpoints: Arc::default(),
+            reads: Arc::default(),
+            news: Arc::default(),
+            read_stats: Arc::default(),
+            hurry,
+            is_closed: Arc::clone(&crew.maintainer.is_closed),
             inline: None,
             threads: Vec::new(),
         };
         match workers {
-            Workers::Inline => background.inline = Some(Inline { writer, filler }),
-            Workers::Threads => {
-                background.spawn("journal", move || writer.run())?;
-                let is_closed = Arc::clone(&background.is_closed);
-                background
-                    .spawn("filler", move || filler.run(|| is_closed.load(Ordering::Acquire)))?;
-            }
+            Workers::Inline => background.inline = Some(Box::new(crew)),
+            Workers::Threads => background.spawn_all(crew, readers.max(1))?,
         }
         Ok(background)
+    }
+
+    fn spawn_all(&mut self, crew: Crew, readers: usize) -> io::Result<()> {
+        let Crew { writer, filler, mut checkpointer, maintainer } = crew;
+        self.spawn("journal", move || writer.run())?;
+        let is_closed = Arc::clone(&self.is_closed);
+        self.spawn("filler", move || filler.run(|| is_closed.load(Ordering::Acquire)))?;
+        let (jobs, tell) = (Arc::clone(&self.checkpoints), self.teller());
+        self.spawn("checkpoint", move || {
+            while let Some(job) = jobs.pop() {
+                tell(News::Checkpoint(checkpointer.run(*job)));
+            }
+        })?;
+        let (library, tell) = (Arc::clone(&self.library), self.teller());
+        self.spawn("maintenance", move || {
+            while let Some(work) = library.maintenance.pop() {
+                if let Some(done) = maintainer.run(work) {
+                    tell(News::Merge(done));
+                }
+            }
+        })?;
+        for number in 0..readers {
+            let (jobs, tell) = (Arc::clone(&self.reads), self.teller());
+            let stats = Arc::clone(&self.read_stats);
+            self.spawn(&format!("reader-{number}"), move || {
+                while let Some(job) = jobs.pop() {
+                    tell(answer(&job, &stats));
+                }
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Hands news to the owner and wakes it.
+    fn teller(&self) -> impl Fn(News) + Send + 'static {
+        let (news, journal) = (Arc::clone(&self.news), Arc::clone(&self.journal));
+        move |thing| {
+            news.push(thing);
+            journal.wake_owner();
+        }
     }
 
     fn spawn(&mut self, name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
@@ -55,22 +131,49 @@ impl Background {
         Ok(())
     }
 
+    pub(super) fn maintain(&self, work: Maintenance) {
+        self.library.maintenance.push(work);
+    }
+
     /// One round of everything, in a fixed order.
     pub(super) fn run_inline(&mut self) {
-        let Some(inline) = &mut self.inline else { return };
-        inline.writer.step();
-        inline.filler.step();
-        inline.writer.step();
-        inline.writer.idle();
+        let Some(crew) = &mut self.inline else { return };
+        crew.writer.step();
+        crew.filler.step();
+        while let Some(job) = self.checkpoints.try_pop() {
+            self.news.push(News::Checkpoint(crew.checkpointer.run(*job)));
+        }
+        while let Some(work) = self.library.maintenance.try_pop() {
+            if let Some(done) = crew.maintainer.run(work) {
+                self.news.push(News::Merge(done));
+            }
+        }
+        while let Some(job) = self.reads.try_pop() {
+            self.news.push(answer(&job, &self.read_stats));
+        }
+        crew.writer.step();
+        crew.writer.idle();
+    }
+
+    /// Lets workers go on until there may be news.
+    pub(super) fn wait_for_news(&mut self) {
+        if self.inline.is_some() {
+            self.run_inline();
+        } else {
+            self.news.wait(Duration::from_millis(10));
+        }
     }
 
     /// Lets the workers finish what they have, and waits for them.
     pub(super) fn stop(&mut self) {
-        if let Some(mut inline) = self.inline.take() {
-            inline.writer.step();
-            inline.writer.finish();
+        if let Some(mut crew) = self.inline.take() {
+            crew.writer.step();
+            crew.writer.finish();
         }
         self.is_closed.store(true, Ordering::Release);
+        self.checkpoints.close();
+        self.library.maintenance.close();
+        self.reads.close();
         self.journal.close();
         self.journal.files_changed();
         for thread in self.threads.drain(..) {
@@ -79,6 +182,10 @@ impl Background {
             }
         }
     }
+}
+
+fn answer(job: &ReadJob, stats: &ReadStats) -> News {
+    News::Read(job.id, job.request.stream, job.run(stats))
 }
 
 impl Drop for Background {

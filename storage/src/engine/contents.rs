@@ -5,6 +5,7 @@
 
 use hashbrown::HashMap;
 
+use super::segments::Segments;
 use crate::ids::StreamId;
 use crate::journal::effect::{Effect, RecordEntry};
 use crate::keyed::KeyedStates;
@@ -13,7 +14,7 @@ use crate::tail::{Chunks, PLACE_BYTES, Place};
 use crate::window::{Remembered, Window};
 
 /// See the module's text.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Contents {
     pub(super) streams: HashMap<StreamId, Box<Stream>>,
     /// Streams dropped since the last checkpoint.
@@ -27,6 +28,7 @@ pub(super) struct Contents {
     pub(super) clock: u64,
     /// Records to be overwritten where they are sealed, since the last checkpoint.
     pub(super) erased: Vec<(StreamId, u64)>,
+    pub(super) segments: Segments,
 }
 
 impl Contents {
@@ -38,6 +40,7 @@ impl Contents {
     pub(super) fn drop_stream(&mut self, id: StreamId) {
         if let Some(stream) = self.streams.remove(&id) {
             self.tail_records -= stream.tail.len();
+            self.segments.forget(&stream.sealed);
             self.window.drop_stream(id);
             self.dropped.push(id);
         }
@@ -46,6 +49,7 @@ impl Contents {
     pub(super) fn clear(&mut self, id: StreamId) -> u64 {
         let Some(stream) = self.streams.get_mut(&id) else { return 0 };
         self.tail_records -= stream.tail.len();
+        self.segments.forget(&stream.sealed);
         stream.cleared()
     }
 

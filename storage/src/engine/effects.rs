@@ -158,6 +158,7 @@ impl Engine {
         if !self.group.is_empty() {
             self.send_group();
         }
+        self.checkpoint_if_due();
         Position(self.group.number - 1)
     }
 

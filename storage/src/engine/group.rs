@@ -99,12 +99,6 @@ impl OpenGroup {
         self.digest = 0;
         (group, space)
     }
-
-    #[allow(dead_code)] // The checkpoint asks.
-    /// The journal file that is written to.
-    pub(super) fn file(&self) -> u64 {
-        self.file
-    }
 }
 
 fn salt_of(seed: u64, file: u64) -> u64 {

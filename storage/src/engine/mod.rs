@@ -5,25 +5,39 @@
 //! decides nothing about streams beyond what [`Log`] says.
 
 mod background;
+mod checkpoint;
+mod checkpointer;
 mod contents;
 mod effects;
 mod group;
+mod load;
+mod mailbox;
+mod maintenance;
+mod merging;
 mod options;
+mod pacer;
 mod read;
+mod reader;
 mod recovery;
+mod segments;
+mod stats;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 pub use self::options::{EngineOptions, Workers};
-pub use self::recovery::{OpenError, RecoveryReport};
+pub use self::recovery::{DamageReport, OpenError, RecoveryReport};
+pub use self::stats::EngineStats;
 pub use crate::journal::shared::Waker;
 
-use self::background::Background;
+use self::background::{Background, News};
+use self::checkpoint::{Counters, Progress};
 use self::contents::Contents;
 use self::group::OpenGroup;
+use self::segments::Library;
 use crate::disk::Disk;
 use crate::ids::{Fingerprint, Position, StreamId, SubjectId};
 use crate::journal::shared::JournalShared;
@@ -45,6 +59,15 @@ pub struct Engine {
     /// Bytes of journal since the last checkpoint.
     journal_bytes: u64,
     report: RecoveryReport,
+    disk: Arc<dyn Disk>,
+    library: Arc<Library>,
+    progress: Progress,
+    /// Inputs of the merge that is under way.
+    merging: BTreeSet<u64>,
+    /// Segments that could not be merged, being damaged.
+    unmergeable: BTreeSet<u64>,
+    next_read: u64,
+    counters: Counters,
 }
 
 impl Engine {
@@ -72,14 +95,60 @@ impl Engine {
         self.background.run_inline();
     }
 
-    /// Stops cleanly: everything committed is durable and checkpointed when it returns.
+    /// Stops cleanly: everything committed is durable and checkpointed when it returns. If the
+    /// checkpoint fails, the next start replays the journal instead.
     ///
     /// # Errors
     /// [`LogFailure`] if the journal failed; what was acknowledged is safe nevertheless.
     pub fn close(mut self) -> Result<(), LogFailure> {
+        self.background.hurry.store(true, Ordering::Relaxed);
         self.commit_group();
+        self.settle()?;
+        let failures = self.counters.failed_checkpoints;
+        let has_news = self.journal_bytes > 0 || !self.progress.added.is_empty();
+        if has_news || !self.progress.removed.is_empty() {
+            self.begin_checkpoint();
+            self.settle()?;
+        }
         self.background.stop();
-        self.check_failure()
+        self.check_failure()?;
+        if let Some(index) = &self.library.index
+            && let Err(error) = index.close()
+        {
+            tracing::warn!(%error, "the index will be built again");
+        }
+        if self.counters.failed_checkpoints == failures
+            && let Err(error) = recovery::mark_clean(self.disk.as_ref())
+        {
+            tracing::warn!(%error, "the clean stop could not be noted");
+        }
+        Ok(())
+    }
+
+    /// Waits for the checkpoint that is under way.
+    fn settle(&mut self) -> Result<(), LogFailure> {
+        while self.progress.in_flight.is_some() {
+            self.check_failure()?;
+            self.background.wait_for_news();
+            // Nobody waits for reads any more.
+            while self.take_news().is_some() {}
+        }
+        Ok(())
+    }
+
+    /// Deals with what workers tell; returns what the owner must know.
+    fn take_news(&mut self) -> Option<LogEvent> {
+        while let Some(news) = self.background.news.try_pop() {
+            match news {
+                News::Read(id, stream, result) => {
+                    return Some(LogEvent::Read(id, self.recheck(stream, result)));
+                }
+                News::Checkpoint(Ok(done)) => self.checkpoint_done(&done),
+                News::Checkpoint(Err(reason)) => self.checkpoint_failed(&reason),
+                News::Merge(done) => self.merge_done(done),
+            }
+        }
+        None
     }
 
     fn check_failure(&self) -> Result<(), LogFailure> {
@@ -206,7 +275,12 @@ impl Log for Engine {
             self.reported = durable;
             return Ok(Some(LogEvent::Durable(durable)));
         }
-        Ok(None)
+        let event = self.take_news();
+        if event.is_none() {
+            self.hurry();
+            self.checkpoint_if_due();
+        }
+        Ok(event)
     }
 
     fn pressure(&self) -> Pressure {

@@ -1,6 +1,7 @@
 //! What the operator and the program choose about an engine.
 
 use std::hash::{BuildHasher, RandomState};
+use std::path::PathBuf;
 
 use crate::crash::CrashPoints;
 use crate::journal::Durability;
@@ -36,6 +37,9 @@ pub struct EngineOptions {
     pub workers: Workers,
     /// Threads that read segments. 2: one slow read does not hold up the others.
     pub readers: usize,
+    /// The data directory as the operating system knows it, for the index, which keeps files of its
+    /// own there. Without it segments are read by their own tables.
+    pub index_root: Option<PathBuf>,
     /// Distinguishes what this run writes from what lay in reused files; must differ from run to
     /// run on the same data. The default is random.
     pub seed: u64,
@@ -53,6 +57,7 @@ impl Default for EngineOptions {
             durability: Durability::default(),
             workers: Workers::default(),
             readers: 2,
+            index_root: None,
             seed: RandomState::new().hash_one("claudebus journal salt"),
             crash_points: CrashPoints::default(),
         }

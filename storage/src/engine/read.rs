@@ -1,11 +1,17 @@
 //! Reads: from memory at once, from segments by a reader thread.
 
+use std::sync::Arc;
+
 use super::Engine;
-use crate::log::{Filter, FilterMemo, ReadOutcome, ReadRequest};
+use super::reader::ReadJob;
+use crate::ids::{ReadId, StreamId};
+use crate::log::{Filter, FilterMemo, ReadBatch, ReadError, ReadOutcome, ReadRequest};
 use crate::record::Record;
 use crate::stream::Stream;
 use crate::tail::{Chunks, Place};
 
+/// A read looks into at most this many segments before it answers.
+const PLAN: usize = 16;
 /// Ranges of at most this many records are counted one by one in memory.
 const COUNTED_AT_ONCE: u64 = 4096;
 
@@ -58,6 +64,51 @@ impl Engine {
         };
         let next = read_tail(stream, chunks, request, filter, records);
         ReadOutcome::Ready { next }
+    }
+
+    /// Hands a read to a reader thread.
+    fn read_sealed(
+        &mut self,
+        request: &ReadRequest,
+        from: u64,
+        filter: &FilterMemo,
+    ) -> ReadOutcome {
+        let id = ReadId(self.next_read);
+        self.next_read += 1;
+        let mut plan = Vec::new();
+        if let Some(stream) = self.contents.streams.get(&request.stream) {
+            let start = stream.sealed.partition_point(|range| range.last < from);
+            let ranges = stream.sealed.iter().skip(start).take(PLAN);
+            for range in ranges.take_while(|range| range.first <= request.to) {
+                if let Some(held) = self.contents.segments.held.get(&range.segment) {
+                    plan.push((Arc::clone(&held.file), range.last));
+                }
+            }
+        }
+        let request = ReadRequest { from, ..request.clone() };
+        let filter = filter.filter().clone();
+        self.background.reads.push(ReadJob { id, request, filter, plan });
+        self.counters.reads += 1;
+        ReadOutcome::Waiting(id)
+    }
+
+    /// What a reader found, without what was deleted meanwhile.
+    pub(super) fn recheck(
+        &mut self,
+        stream: StreamId,
+        result: Result<ReadBatch, ReadError>,
+    ) -> Result<ReadBatch, ReadError> {
+        let mut batch = result.inspect_err(|error| {
+            tracing::error!(%error, "a read failed");
+        });
+        match &mut batch {
+            Ok(batch) => match self.contents.streams.get(&stream) {
+                Some(stream) => batch.records.retain(|record| stream.contains(record.seq)),
+                None => batch.records.clear(),
+            },
+            Err(_) => self.counters.failed_reads += 1,
+        }
+        batch
     }
 
     pub(super) fn count_records(
@@ -171,15 +222,4 @@ fn read_volatile(
         records.push(record.clone());
     }
     request.to.saturating_add(1)
-}
-
-impl Engine {
-    fn read_sealed(
-        &mut self,
-        request: &ReadRequest,
-        _from: u64,
-        _filter: &mut FilterMemo,
-    ) -> ReadOutcome {
-        ReadOutcome::Ready { next: request.to.saturating_add(1) }
-    }
 }

@@ -1,17 +1,26 @@
 //! Opening a log: what is there is checked, loaded and replayed, and synced before anything is
 //! built on it.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use bytes::Bytes;
 
-use super::background::Background;
+use super::background::{Background, Crew, Maintenance};
+use super::checkpoint::{Counters, Progress};
+use super::checkpointer::{CheckpointJob, Checkpointer, SEGMENTS};
 use super::contents::Contents;
 use super::group::OpenGroup;
-use super::{Engine, EngineOptions, Waker};
+use super::load::{Loaded, load};
+use super::maintenance::Maintainer;
+use super::pacer::Pacer;
+use super::segments::{Library, Trash};
+use super::{Engine, EngineOptions, Waker, Workers};
 use crate::disk::Disk;
 use crate::ids::Position;
+use crate::index::Index;
 use crate::journal::effect::decode;
 use crate::journal::files::{Filler, spare_number};
 use crate::journal::format::{FILE_HEADER, FileHeader, HeaderError, MAJOR};
@@ -19,9 +28,12 @@ use crate::journal::scan::{Damage, Scan, scan};
 use crate::journal::shared::{ActiveFile, JournalShared};
 use crate::journal::writer::{JournalWriter, Predecessor};
 use crate::journal::{self, number_of};
+use crate::{ids_file, manifest, state};
 
 /// Where bytes go that cannot be explained.
-const LOST: &str = "lost+found";
+pub(super) const LOST: &str = "lost+found";
+/// Says that the last stop was clean.
+const CLEAN: &str = "CLEAN";
 /// Says which version of the layout the directory has.
 const FORMAT: &str = "FORMAT";
 /// The whole of that file, up to the version.
@@ -56,6 +68,17 @@ pub enum OpenError {
         /// Last group that is missing.
         last: u64,
     },
+    /// No checkpoint can be used.
+    #[error(
+        "{file} cannot be used, nor can the checkpoint before it: {reason}; restore the data \
+         directory from a backup"
+    )]
+    Damaged {
+        /// The manifest of the newest checkpoint.
+        file: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The operating system refused.
     #[error("cannot {action}: {source}")]
     Io {
@@ -67,7 +90,7 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    fn io(action: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+    pub(super) fn io(action: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let action = action.into();
         move |source| Self::Io { action, source }
     }
@@ -86,6 +109,12 @@ pub struct RecoveryReport {
     pub was_torn: bool,
     /// Entries of a kind that this version does not know, in groups that were applied.
     pub unknown_entries: u64,
+    /// Whether the last stop was a clean one.
+    pub was_clean: bool,
+    /// The checkpoint that was loaded; 0 for none.
+    pub generation: u64,
+    /// Whether a newer checkpoint was found that could not be used.
+    pub fell_back: bool,
 }
 
 /// Damage found in a journal file. The bytes are kept in `lost+found/`.
@@ -126,14 +155,25 @@ pub(super) fn open(
     waker: Waker,
 ) -> Result<Engine, OpenError> {
     check_format(disk.as_ref())?;
-    for dir in [journal::DIR, LOST] {
+    for dir in [journal::DIR, SEGMENTS, state::DIR, ids_file::DIR, manifest::DIR, LOST] {
         disk.create_dir(dir).map_err(OpenError::io(format!("create {dir}")))?;
     }
+    let was_clean =
+        take_clean_mark(disk.as_ref()).map_err(OpenError::io("remove the clean mark"))?;
+    let index = options.index_root.as_deref().map(|root| Arc::new(Index::new(root)));
+    let library = Arc::new(Library::new(Arc::clone(&disk), index));
+    let mut loaded = load(disk.as_ref(), &library)?;
+    let report = RecoveryReport {
+        was_clean,
+        generation: loaded.manifest.generation,
+        fell_back: loaded.fell_back,
+        ..RecoveryReport::default()
+    };
     let mut recovery = Recovery {
         disk: Arc::clone(&disk),
-        contents: Contents::default(),
-        report: RecoveryReport::default(),
-        last_group: 0,
+        contents: std::mem::take(&mut loaded.contents),
+        report,
+        last_group: loaded.manifest.through,
         predecessor: Predecessor::default(),
         active: Vec::new(),
         spares: Vec::new(),
@@ -142,7 +182,33 @@ pub(super) fn open(
         journal_bytes: 0,
     };
     recovery.replay(&options)?;
-    recovery.start(options, disk, waker)
+    recovery.start(options, disk, waker, library, loaded)
+}
+
+/// Notes that everything is checkpointed and the journal need not be looked at.
+pub(super) fn mark_clean(disk: &dyn Disk) -> io::Result<()> {
+    let file = disk.create(CLEAN)?;
+    file.write_at(b"stopped cleanly\n", 0)?;
+    file.sync()?;
+    disk.sync_dir("")
+}
+
+/// Removes the mark durably, before anything is written. Returns whether it was there.
+fn take_clean_mark(disk: &dyn Disk) -> io::Result<bool> {
+    match disk.remove(CLEAN) {
+        Ok(()) => disk.sync_dir("").map(|()| true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Moves a file that cannot be explained out of the way.
+pub(super) fn lose(disk: &dyn Disk, path: &str) -> Result<(), OpenError> {
+    let name = path.replace('/', "-");
+    disk.rename(path, &format!("{LOST}/{name}"))
+        .and_then(|()| disk.sync_dir(LOST))
+        .and_then(|()| disk.sync_dir(path.rsplit_once('/').map_or("", |(dir, _)| dir)))
+        .map_err(OpenError::io(format!("move {path} to {LOST}")))
 }
 
 /// Refuses a directory of a newer version before anything in it is changed; names a new one.
@@ -232,7 +298,7 @@ impl Recovery {
             }
             Err(HeaderError::Invalid) if bytes.iter().any(|byte| *byte != 0) => {
                 tracing::error!(file = %path, "a journal file without a readable header was moved to lost+found");
-                self.lose(&path)?;
+                lose(self.disk.as_ref(), &path)?;
                 Ok(None)
             }
             // It got its name, and power was lost before its header was written.
@@ -241,14 +307,6 @@ impl Recovery {
                 Ok(None)
             }
         }
-    }
-
-    fn lose(&self, path: &str) -> Result<(), OpenError> {
-        let name = path.rsplit('/').next().unwrap_or(path);
-        self.disk
-            .rename(path, &format!("{LOST}/{name}"))
-            .and_then(|()| self.disk.sync_dir(LOST))
-            .map_err(OpenError::io(format!("move {path} to {LOST}")))
     }
 
     fn replay_file(
@@ -352,46 +410,132 @@ impl Recovery {
         options: EngineOptions,
         disk: Arc<dyn Disk>,
         waker: Waker,
+        library: Arc<Library>,
+        loaded: Loaded,
     ) -> Result<Engine, OpenError> {
-        let journal = Arc::new(JournalShared::new(self.last_group, waker));
+        let last_group = self.last_group;
+        let journal = Arc::new(JournalShared::new(last_group, waker));
         {
             let mut files = journal.files();
             files.active.extend(self.active);
             files.spares.extend(self.spares);
             files.next_spare = self.last_spare;
+            files.recycle_through = loaded.previous.as_ref().map_or(0, |previous| previous.through);
+            files.scrub_through = loaded.manifest.scrub_through;
+            files.scrub_spares = loaded.manifest.scrub_through > 0;
         }
-        let writer = JournalWriter::new(
-            Arc::clone(&disk),
-            Arc::clone(&journal),
-            options.durability,
-            options.crash_points,
-            self.predecessor,
-            self.last_group,
-        );
-        let filler = Filler {
-            disk,
-            shared: Arc::clone(&journal),
-            file_size: options.journal_file_size,
-            crash: options.crash_points,
+        let group =
+            OpenGroup::new(options.seed, self.last_file + 1, last_group, options.journal_file_size);
+        let hurry = Arc::new(AtomicBool::new(false));
+        let progress = Progress {
+            generation: loaded.manifest.generation,
+            scrub_through: loaded.manifest.scrub_through,
+            ..Progress::default()
         };
-        let group = OpenGroup::new(
-            options.seed,
-            self.last_file + 1,
-            self.last_group,
-            options.journal_file_size,
-        );
-        let background = Background::start(options.workers, Arc::clone(&journal), writer, filler)
-            .map_err(OpenError::io("start the threads of the log"))?;
+        let unlisted = loaded.unlisted.clone();
+        let place = CrewPlace {
+            disk: &disk,
+            journal: &journal,
+            hurry: &hurry,
+            options: &options,
+            library: &library,
+        };
+        let crew = place.crew(loaded, self.predecessor, last_group);
+        let background = Background::start(
+            options.workers,
+            options.readers,
+            Arc::clone(&journal),
+            Arc::clone(&library),
+            hurry,
+            crew,
+        )
+        .map_err(OpenError::io("start the threads of the log"))?;
+        for path in unlisted {
+            background.maintain(Maintenance::Trash(Trash { path, scrub: false }));
+        }
         options.crash_points.at("open.after");
-        Ok(Engine {
+        let mut engine = Engine {
             options,
             contents: self.contents,
             group,
             journal,
             background,
-            reported: Position(self.last_group),
+            reported: Position(last_group),
             journal_bytes: self.journal_bytes,
             report: self.report,
-        })
+            disk,
+            library,
+            progress,
+            merging: BTreeSet::new(),
+            unmergeable: BTreeSet::new(),
+            next_read: 0,
+            counters: Counters::default(),
+        };
+        engine.background.maintain(Maintenance::Index(engine.listed_files()));
+        engine.merge_if_worthwhile();
+        Ok(engine)
+    }
+}
+
+/// What all workers share.
+struct CrewPlace<'a> {
+    disk: &'a Arc<dyn Disk>,
+    journal: &'a Arc<JournalShared>,
+    hurry: &'a Arc<AtomicBool>,
+    options: &'a EngineOptions,
+    library: &'a Library,
+}
+
+impl CrewPlace<'_> {
+    fn crew(self, loaded: Loaded, predecessor: Predecessor, last_group: u64) -> Crew {
+        let Self { disk, journal, hurry, options, library } = self;
+        let (counters, index) = (Arc::clone(&library.counters), library.index.clone());
+        let crash = options.crash_points;
+        let pacer = Pacer {
+            journal: Arc::clone(journal),
+            hurry: Arc::clone(hurry),
+            is_inline: options.workers == Workers::Inline,
+            crash,
+        };
+        let next_segment = Arc::new(AtomicU64::new(loaded.next_segment));
+        let (durability, file_size) = (options.durability, options.journal_file_size);
+        Crew {
+            writer: JournalWriter::new(
+                Arc::clone(disk),
+                Arc::clone(journal),
+                durability,
+                crash,
+                predecessor,
+                last_group,
+            ),
+            filler: Filler {
+                disk: Arc::clone(disk),
+                shared: Arc::clone(journal),
+                file_size,
+                crash,
+            },
+            checkpointer: Checkpointer {
+                disk: Arc::clone(disk),
+                journal: Arc::clone(journal),
+                crash,
+                pacer: pacer.clone(),
+                next_segment: Arc::clone(&next_segment),
+                current: loaded.manifest,
+                previous: loaded.previous,
+                next_file: loaded.next_file,
+                carried: CheckpointJob::default(),
+                counters: Arc::clone(&counters),
+                begun: Vec::new(),
+            },
+            maintainer: Maintainer {
+                disk: Arc::clone(disk),
+                pacer,
+                crash,
+                next_segment,
+                index,
+                is_closed: Arc::default(),
+                counters,
+            },
+        }
     }
 }

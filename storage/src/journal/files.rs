@@ -140,6 +140,7 @@ impl Filler {
         self.disk.sync_dir(DIR)?;
         self.crash.at("recycle.after");
         self.shared.files().spares.push_back(target);
+        self.shared.counters.recycled.fetch_add(1, Ordering::Relaxed);
         Ok(true)
     }
 

@@ -2,6 +2,7 @@
 //! the disk has come, and counters.
 
 use std::collections::VecDeque;
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -43,6 +44,7 @@ pub(crate) struct JournalCounters {
     pub(crate) syncs: AtomicU64,
     pub(crate) bytes: AtomicU64,
     pub(crate) rotations: AtomicU64,
+    pub(crate) recycled: AtomicU64,
     pub(crate) marks: AtomicU64,
     pub(crate) sync_micros: AtomicU64,
     /// 99th percentile of the last syncs, in microseconds.
@@ -83,6 +85,10 @@ pub(crate) struct JournalShared {
     queue: Mutex<Queue>,
     arrived: Condvar,
     durable: AtomicU64,
+    /// Someone waits for `durable` to rise.
+    is_awaited: AtomicBool,
+    risen: Condvar,
+    waiting: Mutex<()>,
     failure: OnceLock<String>,
     files: Mutex<FileTable>,
     files_changed: Condvar,
@@ -102,6 +108,9 @@ impl JournalShared {
             queue: Mutex::default(),
             arrived: Condvar::new(),
             durable: AtomicU64::new(durable),
+            is_awaited: AtomicBool::new(false),
+            risen: Condvar::new(),
+            waiting: Mutex::default(),
             failure: OnceLock::new(),
             files: Mutex::default(),
             files_changed: Condvar::new(),
@@ -156,8 +165,33 @@ impl JournalShared {
     }
 
     pub(crate) fn publish_durable(&self, group: u64) {
-        self.durable.store(group, Ordering::Release);
+        self.durable.store(group, Ordering::SeqCst);
+        self.tell_waiting();
         (self.waker)();
+    }
+
+    fn tell_waiting(&self) {
+        if self.is_awaited.load(Ordering::SeqCst) {
+            drop(lock(&self.waiting));
+            self.risen.notify_all();
+        }
+    }
+
+    /// Waits until `group` is durable.
+    ///
+    /// # Errors
+    /// If the journal fails before.
+    pub(crate) fn wait_durable(&self, group: u64) -> io::Result<()> {
+        let mut guard = lock(&self.waiting);
+        self.is_awaited.store(true, Ordering::SeqCst);
+        while self.durable.load(Ordering::SeqCst) < group {
+            if self.failure().is_some() {
+                return Err(io::Error::other("the journal failed"));
+            }
+            guard = self.risen.wait(guard).unwrap_or_else(PoisonError::into_inner);
+        }
+        self.is_awaited.store(false, Ordering::SeqCst);
+        Ok(())
     }
 
     pub(crate) fn wake_owner(&self) {
@@ -172,6 +206,7 @@ impl JournalShared {
     pub(crate) fn fail(&self, reason: String) {
         tracing::error!(%reason, "the journal failed");
         let _ = self.failure.set(reason);
+        self.tell_waiting();
         (self.waker)();
     }
 

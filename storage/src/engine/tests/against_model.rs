@@ -1,6 +1,7 @@
 //! The engine and the naive log answer the same, whatever happens.
 
 use super::operations::{Run, open};
+use crate::EngineStats;
 use crate::disk::SimulatedDisk;
 use crate::log::Log;
 
@@ -9,8 +10,48 @@ fn runs() -> u64 {
     std::env::var("CLAUDEBUS_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(25)
 }
 
+/// That the runs went through everything that can go wrong.
+#[derive(Default)]
+struct Seen {
+    checkpoints: u64,
+    merges: u64,
+    recycled: u64,
+    rotations: u64,
+    base_rewrites: u64,
+    segments_removed: u64,
+    reads: u64,
+}
+
+impl Seen {
+    fn add(&mut self, stats: &EngineStats) {
+        self.checkpoints += stats.checkpoints;
+        self.merges += stats.merges;
+        self.recycled += stats.recycled;
+        self.rotations += stats.rotations;
+        self.base_rewrites += stats.base_rewrites;
+        self.segments_removed += stats.segments_removed;
+        self.reads += stats.reads;
+    }
+
+    fn assert_everything_happened(&self) {
+        let Self {
+            checkpoints,
+            merges,
+            recycled,
+            rotations,
+            base_rewrites,
+            segments_removed,
+            reads,
+        } = self;
+        let all =
+            [checkpoints, merges, recycled, rotations, base_rewrites, segments_removed, reads];
+        assert!(all.iter().all(|count| **count > 0), "{all:?}");
+    }
+}
+
 #[test]
 fn the_engine_is_the_model() {
+    let mut seen = Seen::default();
     for seed in 0..runs() {
         let disk = SimulatedDisk::new();
         let mut engine = open(&disk, seed);
@@ -22,6 +63,7 @@ fn the_engine_is_the_model() {
             }
             if run.draw.chance.one_in(10) {
                 engine.run_background();
+                while engine.poll().unwrap().is_some() {}
             }
             if run.draw.chance.one_in(300) {
                 run.compare(&mut engine);
@@ -30,11 +72,14 @@ fn the_engine_is_the_model() {
         run.commit(&mut engine);
         engine.run_background();
         run.compare(&mut engine);
+        seen.add(&engine.info());
     }
+    seen.assert_everything_happened();
 }
 
 #[test]
 fn a_restart_changes_nothing() {
+    let mut seen = Seen::default();
     for seed in 0..runs() {
         let disk = SimulatedDisk::new();
         let mut engine = open(&disk, seed);
@@ -45,21 +90,27 @@ fn a_restart_changes_nothing() {
                 if run.draw.chance.one_in(5) {
                     run.commit(&mut engine);
                     engine.run_background();
+                    while engine.poll().unwrap().is_some() {}
                 }
             }
             run.commit(&mut engine);
+            seen.add(&engine.info());
             engine.close().unwrap();
             engine = open(&disk, seed * 100 + round);
             assert!(engine.recovery_report().damage.is_empty());
+            assert!(engine.recovery_report().was_clean);
+            assert_eq!(engine.recovery_report().groups_replayed, 0);
             run.compare(&mut engine);
         }
     }
+    seen.assert_everything_happened();
 }
 
 /// Power is lost at a random change of the disk, again and again. What was durable is there, and the
 /// whole is what a prefix of the groups made.
 #[test]
 fn a_crash_loses_nothing_durable() {
+    let mut seen = Seen::default();
     for seed in 0..runs() * 4 {
         let disk = SimulatedDisk::new();
         let mut run = Run::new(seed, false);
@@ -76,6 +127,7 @@ fn a_crash_loses_nothing_durable() {
                 }
             }
             let durable = engine.durable().0;
+            seen.add(&engine.info());
             drop(engine);
             disk.crash(run.draw.chance.next());
             // Recovery itself may be interrupted.
@@ -98,4 +150,5 @@ fn a_crash_loses_nothing_durable() {
             run.compare(&mut engine);
         }
     }
+    seen.assert_everything_happened();
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::disk::SimulatedDisk;
 use crate::engine::{Engine, EngineOptions, Workers};
-use crate::ids::{Fingerprint, StreamId};
+use crate::ids::{Fingerprint, StreamId, SubjectId};
 use crate::log::{
     Compression, Filter, FilterMemo, Log, LogEvent, ReadOutcome, ReadRequest, StreamOptions,
 };
@@ -115,7 +115,7 @@ impl Draw {
         }
         let stream = streams[self.chance.below(streams.len() as u64) as usize];
         match self.chance.below(100) {
-            0..=54 => self.append(stream),
+            0..=54 => self.append(stream, model),
             55..=79 => self.delete(stream, model),
             80 => Operation::Skip(
                 stream,
@@ -130,21 +130,22 @@ impl Draw {
         }
     }
 
-    fn append(&mut self, stream: StreamId) -> Operation {
+    fn append(&mut self, stream: StreamId, model: &MemoryLog) -> Operation {
         self.time += self.chance.below(10);
         let time = self.time;
         let limit = if self.chance.one_in(50) { 9_000 } else { 300 };
         let soon = |chance: &mut Chance| time + 1 + chance.below(5_000);
+        // As the broker does, an id that is still remembered is not used again.
+        let print = Fingerprint(u128::from(self.chance.below(500)));
+        let is_free = model.recall(stream, print, time).is_none();
+        let id = is_free && self.chance.one_in(3);
         Operation::Append {
             stream,
             subject: format!("s.{}", self.chance.below(20)),
             payload: self.bytes(limit),
             time,
             expires: self.chance.one_in(5).then(|| soon(&mut self.chance)),
-            id: self
-                .chance
-                .one_in(3)
-                .then(|| (Fingerprint(u128::from(self.chance.below(500))), soon(&mut self.chance))),
+            id: id.then(|| (print, soon(&mut self.chance))),
         }
     }
 
@@ -169,8 +170,9 @@ impl Draw {
     }
 }
 
-/// Applies an operation. What to delete is looked up in `model`, which knows every record.
-pub(super) fn apply(log: &mut dyn Log, operation: &Operation, model: &MemoryLog) {
+/// Applies an operation. What to delete is looked up in `model`, which knows every record; the
+/// model itself needs no looking up.
+pub(super) fn apply(log: &mut dyn Log, operation: &Operation, model: Option<&MemoryLog>) {
     match operation {
         Operation::Create(id, options) => log.create_stream(*id, *options),
         Operation::Update(id, options) => log.update_stream(*id, *options),
@@ -188,6 +190,10 @@ pub(super) fn apply(log: &mut dyn Log, operation: &Operation, model: &MemoryLog)
         }
         Operation::Skip(id, last) => log.skip(*id, *last),
         Operation::Delete { stream, seq, erase, storage } => {
+            let Some(model) = model else {
+                log.delete(*stream, *seq, SubjectId { slot: 0, generation: 0 }, 0);
+                return;
+            };
             let found = model.records(*stream).find(|record| record.seq == *seq).cloned();
             let Some(record) = found else {
                 assert!(!log.contains(*stream, *seq));
@@ -338,9 +344,8 @@ impl Run {
     /// Applies one random operation to both logs.
     pub(super) fn step(&mut self, engine: &mut Engine) {
         let operation = self.draw.operation(&mut self.model);
-        apply(engine, &operation, &self.model);
-        let model = self.model.clone();
-        apply(&mut self.model, &operation, &model);
+        apply(engine, &operation, Some(&self.model));
+        apply(&mut self.model, &operation, None);
         self.open.push(operation);
     }
 
@@ -356,8 +361,7 @@ impl Run {
         self.history.retain(|(group, _)| *group <= last_group);
         self.model = MemoryLog::new();
         for (_, operation) in &self.history {
-            let before = self.model.clone();
-            apply(&mut self.model, operation, &before);
+            apply(&mut self.model, operation, None);
         }
     }
 

@@ -1,0 +1,274 @@
+//! Checkpoints as the owner of the engine sees them: when to begin one, what to hand over, and what
+//! changes in memory when it is done.
+//!
+//! A checkpoint takes place at a group boundary. The owner hands over shared buffers and copies of
+//! what changed; it serialises nothing large and waits for nothing.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::Engine;
+use super::background::Maintenance;
+use super::checkpointer::{CheckpointDone, CheckpointJob, TailPart};
+use super::segments::SegmentFile;
+use crate::ids::StreamId;
+use crate::keyed::KeyedChange;
+use crate::log::SubjectSummary;
+use crate::segment::{SegmentId, SegmentMeta};
+use crate::state::entries::Entries;
+use crate::state::{Action, Key, StreamValue, encode_gone, encode_keyed, encode_subject};
+use crate::stream::Stream;
+
+/// How far the engine is with its checkpoints.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    /// One was handed over: everything in chunks before this is being written.
+    pub(super) in_flight: Option<u64>,
+    /// The last one failed; wait for this many calls before the next.
+    pub(super) pause: u32,
+    /// One is wanted although nothing is full.
+    pub(super) is_wanted: bool,
+    /// Segments that a merge made, and those it replaced, since the last checkpoint.
+    pub(super) added: Vec<Arc<SegmentMeta>>,
+    pub(super) removed: Vec<SegmentId>,
+    /// Checkpoints done.
+    pub(super) generation: u64,
+    /// The last group with an erase whose bytes may still lie in journal files.
+    pub(super) scrub_through: u64,
+    /// Calls since start-up, to look for dead files only now and then.
+    pub(super) calls: u32,
+}
+
+/// What happened since start-up, as far as the owner counts it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Counters {
+    pub(super) checkpoints: u64,
+    pub(super) failed_checkpoints: u64,
+    pub(super) merges: u64,
+    pub(super) failed_merges: u64,
+    pub(super) reads: u64,
+    pub(super) failed_reads: u64,
+}
+
+/// After a failure, calls of `commit` and `poll` until the next try: some fractions of a second
+/// under load, so that a full disk is not hammered.
+const PAUSE: u32 = 1_000;
+/// Dead files are looked for once in this many calls.
+const SPACE_EVERY: u32 = 256;
+
+impl Engine {
+    /// Begins a checkpoint if one is due. The open group must be empty.
+    pub(super) fn checkpoint_if_due(&mut self) {
+        if self.progress.in_flight.is_some() || !self.group.is_empty() {
+            return;
+        }
+        if self.progress.pause > 0 {
+            self.progress.pause -= 1;
+            return;
+        }
+        if self.is_checkpoint_due() {
+            self.begin_checkpoint();
+        }
+    }
+
+    fn is_checkpoint_due(&mut self) -> bool {
+        if self.progress.is_wanted
+            || !self.contents.erased.is_empty()
+            || self.contents.tail_bytes() >= self.options.tail_budget
+            || self.journal_bytes >= self.options.journal_limit
+        {
+            return true;
+        }
+        self.progress.calls = self.progress.calls.wrapping_add(1);
+        self.progress.calls.is_multiple_of(SPACE_EVERY)
+            && self.contents.segments.dead_bytes() >= self.options.tail_budget as u64
+    }
+
+    pub(super) fn begin_checkpoint(&mut self) {
+        debug_assert!(self.group.is_empty(), "a checkpoint stands between two groups");
+        self.progress.is_wanted = false;
+        let through = self.group.number - 1;
+        let until = self.contents.chunks.first_after(through);
+        let mut entries = Entries::default();
+        let erased = self.resolve_erased();
+        self.retire_dead();
+        let tails = self.hand_over_streams(&mut entries, until);
+        for id in std::mem::take(&mut self.contents.dropped) {
+            entries.remove(&Key::Stream(id));
+            entries.remove(&Key::Gone(id));
+        }
+        for (key, change) in self.contents.keyed.take_changes() {
+            add_keyed(&mut entries, &key, &change);
+        }
+        let segments = &self.contents.segments;
+        let rewrite = segments.held.iter().filter(|(_, held)| held.rewrite);
+        let job = CheckpointJob {
+            through,
+            chunks: self.contents.chunks.share_before(until),
+            tails,
+            entries,
+            ids: self.contents.window.take_unsaved(),
+            clock: self.contents.clock,
+            added: std::mem::take(&mut self.progress.added),
+            removed: std::mem::take(&mut self.progress.removed),
+            rewrite: rewrite.map(|(id, _)| SegmentId(*id)).collect(),
+            scrub_through: self.scrub(erased, through),
+            tail_budget: self.options.tail_budget,
+        };
+        self.journal_bytes = 0;
+        self.progress.in_flight = Some(until);
+        self.background.checkpoints.push(Box::new(job));
+    }
+
+    /// Marks the segments that hold erased records. Returns whether anything was erased.
+    fn resolve_erased(&mut self) -> bool {
+        let erased = std::mem::take(&mut self.contents.erased);
+        for (id, seq) in &erased {
+            let streams = &self.contents.streams;
+            let range = streams.get(id).and_then(|stream| stream.sealed_at(*seq));
+            let Some(range) = range.filter(|range| range.first <= *seq) else { continue };
+            if let Some(held) = self.contents.segments.held.get_mut(&range.segment) {
+                held.rewrite = true;
+            }
+        }
+        !erased.is_empty()
+    }
+
+    /// Asks for erased bytes to be overwritten in journal files. Returns up to which group they
+    /// may still be found, or 0.
+    fn scrub(&mut self, erased: bool, through: u64) -> u64 {
+        let mut files = self.journal.files();
+        if erased {
+            files.scrub_through = through;
+            files.scrub_spares = true;
+            self.progress.scrub_through = through;
+        }
+        let oldest = files.active.front().map_or(u64::MAX, |file| file.first_group);
+        if oldest > self.progress.scrub_through && !files.scrub_spares {
+            self.progress.scrub_through = 0;
+        }
+        self.progress.scrub_through
+    }
+
+    /// Takes segments in which nothing can be read any more out of the list.
+    fn retire_dead(&mut self) {
+        let contents = &mut self.contents;
+        for stream in contents.streams.values_mut().filter(|stream| stream.sealed_is_dirty) {
+            contents.segments.recount(stream);
+            stream.sealed_is_dirty = false;
+        }
+        let held = contents.segments.held.iter();
+        let dead: Vec<u64> = held.filter(|(_, held)| held.live == 0).map(|(id, _)| *id).collect();
+        for id in dead {
+            // A merge that reads it goes on; what it makes will be dead as well.
+            if self.merging.contains(&id) {
+                continue;
+            }
+            contents.segments.retire(id, &mut contents.streams);
+            self.progress.removed.push(SegmentId(id));
+        }
+    }
+
+    /// Collects what changed in streams, and the tails to be written.
+    fn hand_over_streams(&mut self, entries: &mut Entries, until: u64) -> Vec<TailPart> {
+        let mut tails = Vec::new();
+        let mut ids: Vec<StreamId> = self.contents.streams.keys().copied().collect();
+        ids.sort_unstable();
+        for id in ids {
+            let Some(stream) = self.contents.streams.get_mut(&id) else { continue };
+            add_stream(entries, id, stream);
+            let places = stream.tail.places_before(until);
+            if !places.is_empty() {
+                tails.push(TailPart {
+                    stream: id,
+                    compression: stream.options.compression,
+                    places,
+                    first_seq: stream.first_seq,
+                    gone: stream.gone.clone(),
+                });
+            }
+        }
+        tails
+    }
+
+    /// The checkpoint was written and its manifest is in place.
+    pub(super) fn checkpoint_done(&mut self, done: &CheckpointDone) {
+        let until = self.progress.in_flight.take().unwrap_or_default();
+        self.progress.generation = done.generation;
+        self.progress.pause = 0;
+        let contents = &mut self.contents;
+        for meta in &done.segments {
+            let file = SegmentFile::new(Arc::clone(meta), &self.library);
+            contents.segments.add(file, done.generation, &mut contents.streams);
+        }
+        for stream in contents.streams.values_mut() {
+            let before = stream.tail.len();
+            stream.tail.release_before(until);
+            contents.tail_records -= before - stream.tail.len();
+        }
+        contents.chunks.release_before(until);
+        contents.segments.unlisted(&done.unlisted);
+        contents.window.expire(contents.clock);
+        // Erased bytes should not wait for the usual moment: one more manifest, and the file that
+        // holds them is on no list.
+        self.progress.is_wanted |= contents.segments.retired.values().any(|(_, scrub)| *scrub);
+        self.merge_if_worthwhile();
+        self.background.maintain(Maintenance::Index(self.listed_files()));
+        self.counters.checkpoints += 1;
+    }
+
+    pub(super) fn checkpoint_failed(&mut self, reason: &str) {
+        tracing::error!(%reason, "a checkpoint failed; it will be tried again");
+        self.progress.in_flight = None;
+        self.progress.pause = PAUSE;
+        self.progress.is_wanted = true;
+        self.counters.failed_checkpoints += 1;
+    }
+
+    pub(super) fn listed_files(&self) -> Vec<Arc<SegmentFile>> {
+        self.contents.segments.held.values().map(|held| Arc::clone(&held.file)).collect()
+    }
+
+    /// Whether unsealed records press, so that background writes should not pause.
+    pub(super) fn hurry(&self) {
+        let pressing = self.contents.tail_bytes() > self.options.tail_budget * 3 / 2;
+        self.background.hurry.store(pressing, Ordering::Relaxed);
+    }
+}
+
+fn add_stream(entries: &mut Entries, id: StreamId, stream: &mut Stream) {
+    if std::mem::take(&mut stream.is_dirty) {
+        let value = StreamValue::of(stream);
+        entries.add(&Key::Stream(id), Action::Put, |out| value.encode(out));
+    }
+    if stream.is_volatile() {
+        stream.subjects.forget_changes();
+        return;
+    }
+    if std::mem::take(&mut stream.gone_is_dirty) {
+        entries.add(&Key::Gone(id), Action::Put, |out| encode_gone(&stream.gone, out));
+    }
+    let epoch = stream.epoch;
+    stream.subjects.take_changes(|text, summary: Option<SubjectSummary>| {
+        let key = Key::Subject(id, epoch, text);
+        match summary {
+            Some(summary) => {
+                entries.add(&key, Action::Put, |out| encode_subject(&summary, out));
+            }
+            None => entries.remove(&key),
+        }
+    });
+}
+
+fn add_keyed(entries: &mut Entries, key: &[u8], change: &KeyedChange) {
+    let key = Key::Keyed(key);
+    match change {
+        KeyedChange::Put { base, notes } => {
+            entries.add(&key, Action::Put, |out| encode_keyed(base, notes, out));
+        }
+        KeyedChange::Noted(notes) => {
+            entries.add(&key, Action::Append, |out| out.extend_from_slice(notes));
+        }
+        KeyedChange::Forgotten => entries.remove(&key),
+    }
+}

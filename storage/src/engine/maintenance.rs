@@ -1,0 +1,156 @@
+//! Work on segments that nobody waits for: merging, indexing, and taking out the trash.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use super::background::Maintenance;
+use super::checkpointer::SEGMENTS;
+use super::pacer::Pacer;
+use super::segments::{SegmentFile, Trash};
+use super::stats::WorkCounters;
+use crate::crash::CrashPoints;
+use crate::disk::Disk;
+use crate::ids::StreamId;
+use crate::index::Index;
+use crate::log::Compression;
+use crate::segment::{Merge, MergeLimits, SegmentError, SegmentId, SegmentMeta, merge};
+use crate::stream::Gone;
+
+/// Overwriting is done in steps of this many bytes.
+const STEP: usize = 1 << 20;
+
+/// What a merge needs to know of a stream.
+pub(super) struct StreamView {
+    pub(super) first_seq: u64,
+    pub(super) gone: Gone,
+    pub(super) compression: Compression,
+}
+
+/// Segments to be merged.
+pub(super) struct MergeJob {
+    pub(super) inputs: Vec<Arc<SegmentFile>>,
+    /// Streams that still exist, as they were when the merge began.
+    pub(super) streams: BTreeMap<StreamId, StreamView>,
+    pub(super) limits: MergeLimits,
+}
+
+/// What became of a merge.
+pub(super) struct MergeDone {
+    pub(super) outputs: Result<Vec<Arc<SegmentMeta>>, MergeFailure>,
+}
+
+/// Why a merge failed.
+#[derive(Debug)]
+pub(super) struct MergeFailure {
+    reason: String,
+    /// Trying again will not help.
+    pub(super) is_lasting: bool,
+}
+
+impl fmt::Display for MergeFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reason)
+    }
+}
+
+/// The worker for all of this.
+pub(super) struct Maintainer {
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) pacer: Pacer,
+    pub(super) crash: CrashPoints,
+    pub(super) next_segment: Arc<AtomicU64>,
+    pub(super) index: Option<Arc<Index>>,
+    pub(super) is_closed: Arc<AtomicBool>,
+    pub(super) counters: Arc<WorkCounters>,
+}
+
+impl Maintainer {
+    pub(super) fn run(&self, work: Maintenance) -> Option<MergeDone> {
+        match work {
+            Maintenance::Merge(job) => return Some(MergeDone { outputs: self.merge(&job) }),
+            Maintenance::Index(files) => self.update_index(&files),
+            Maintenance::Trash(trash) => self.take_out(&trash),
+        }
+        None
+    }
+
+    fn merge(&self, job: &MergeJob) -> Result<Vec<Arc<SegmentMeta>>, MergeFailure> {
+        self.crash.at("merge.before");
+        let inputs: Vec<Arc<SegmentMeta>> =
+            job.inputs.iter().map(|file| Arc::clone(&file.meta)).collect();
+        let keep = |stream: StreamId, seq: u64| {
+            job.streams
+                .get(&stream)
+                .is_some_and(|view| seq >= view.first_seq && !view.gone.contains(seq))
+        };
+        let work = Merge {
+            disk: self.disk.as_ref(),
+            next_id: &mut || SegmentId(self.next_segment.fetch_add(1, Ordering::Relaxed)),
+            keep: &keep,
+            compression: &|stream| {
+                job.streams.get(&stream).map_or(Compression::default(), |view| view.compression)
+            },
+            limits: job.limits,
+        };
+        let mut pace = self.pacer.pace();
+        let mut pace_unless_closed = |bytes| {
+            if self.is_closed.load(Ordering::Relaxed) {
+                return Err(io::Error::from(io::ErrorKind::Interrupted));
+            }
+            pace(bytes)
+        };
+        let merged = merge(work, &inputs, &mut pace_unless_closed).and_then(|outputs| {
+            self.disk.sync_dir(SEGMENTS).map_err(|error| SegmentError::io(SEGMENTS, &error))?;
+            Ok(outputs.into_iter().map(Arc::new).collect())
+        });
+        self.crash.at("merge.after");
+        merged.map_err(|error| MergeFailure {
+            is_lasting: !matches!(error, SegmentError::Io { .. }),
+            reason: error.to_string(),
+        })
+    }
+
+    fn update_index(&self, files: &[Arc<SegmentFile>]) {
+        let Some(index) = &self.index else { return };
+        self.crash.at("index.rebuild.before");
+        let segments: Vec<_> = files.iter().filter_map(|file| file.segment().ok()).collect();
+        let stop = || self.is_closed.load(Ordering::Relaxed);
+        if let Err(error) = index.update(&segments, &stop) {
+            tracing::warn!(%error, "the index is not up to date; reads use the segments' own tables");
+        }
+        self.crash.at("index.rebuild.after");
+    }
+
+    /// Removes a file that nothing lists and nobody reads.
+    fn take_out(&self, trash: &Trash) {
+        self.crash.at("delete.before");
+        let result = self.try_take_out(trash);
+        if let Err(error) = result {
+            // What stays is swept at the next start.
+            tracing::warn!(path = %trash.path, %error, "an old segment could not be removed");
+        }
+        self.crash.at("delete.after");
+    }
+
+    fn try_take_out(&self, trash: &Trash) -> io::Result<()> {
+        if trash.scrub {
+            let file = self.disk.open(&trash.path)?;
+            let (len, zeros) = (file.len()?, vec![0; STEP]);
+            let mut pace = self.pacer.pace();
+            let mut at = 0;
+            while at < len {
+                let step = (len - at).min(STEP as u64);
+                file.write_at(zeros.get(..step as usize).unwrap_or_default(), at)?;
+                file.sync()?;
+                pace(step)?;
+                at += step;
+            }
+        }
+        self.disk.remove(&trash.path)?;
+        self.counters.segments_removed.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+}

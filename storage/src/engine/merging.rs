@@ -1,0 +1,164 @@
+//! Merges as the owner of the engine sees them: which segments, and what changes when one is done.
+//!
+//! Segments with erased records come first, then those that are mostly dead, then many small ones.
+//! What is merged must be neighbours in every stream, so that each stream's records stay in
+//! files whose ranges do not overlap.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::Engine;
+use super::background::Maintenance;
+use super::maintenance::{MergeDone, MergeJob, StreamView};
+use super::segments::SegmentFile;
+use crate::segment::{MergeLimits, SegmentId};
+
+/// As many files of similar size are joined.
+const JOINED: usize = 8;
+/// A merge reads at most this many tail budgets, so that its end is in sight.
+const MERGE_BUDGETS: u64 = 32;
+/// Rounds of adding what stands between, before giving up.
+const ROUNDS: usize = 8;
+
+impl Engine {
+    /// Begins a merge if there is none and one is worth its while.
+    pub(super) fn merge_if_worthwhile(&mut self) {
+        if !self.merging.is_empty() {
+            return;
+        }
+        let chosen = self.choose();
+        if chosen.is_empty() {
+            return;
+        }
+        let mut inputs = Vec::new();
+        let mut streams = BTreeMap::new();
+        for id in &chosen {
+            let Some(held) = self.contents.segments.held.get(id) else { continue };
+            for range in &held.file.meta.streams {
+                let Some(stream) = self.contents.streams.get(&range.stream) else { continue };
+                streams.entry(range.stream).or_insert_with(|| StreamView {
+                    first_seq: stream.first_seq,
+                    gone: stream.gone.clone(),
+                    compression: stream.options.compression,
+                });
+            }
+            // The file is held, not only its description: it must not be removed meanwhile.
+            inputs.push(Arc::clone(&held.file));
+        }
+        let limits = MergeLimits {
+            own_file_bytes: self.options.tail_budget as u64 / 4,
+            ..MergeLimits::default()
+        };
+        self.merging = chosen;
+        self.background.maintain(Maintenance::Merge(MergeJob { inputs, streams, limits }));
+    }
+
+    fn choose(&self) -> BTreeSet<u64> {
+        let held = &self.contents.segments.held;
+        let usable = || held.iter().filter(|(id, _)| !self.unmergeable.contains(*id));
+        let one = |id: &u64| BTreeSet::from([*id]);
+        if let Some((id, _)) = usable().find(|(_, segment)| segment.rewrite) {
+            return one(id);
+        }
+        if let Some((id, _)) = usable().find(|(_, s)| s.live > 0 && s.live * 2 < s.count) {
+            return one(id);
+        }
+        let budget = self.options.tail_budget as u64;
+        let mut floor = 0;
+        for ceiling in [budget / 8, budget, budget * 8] {
+            let tier = usable().filter(|(_, segment)| {
+                segment.live > 0 && (floor..ceiling).contains(&segment.file.meta.length)
+            });
+            let mut tier: Vec<(u64, u64)> =
+                tier.map(|(id, segment)| (segment.generation, *id)).collect();
+            tier.sort_unstable();
+            if tier.len() >= JOINED {
+                let oldest: BTreeSet<u64> = tier.iter().take(JOINED).map(|(_, id)| *id).collect();
+                let chosen = self.neighbours(oldest);
+                if chosen.len() >= JOINED / 2 {
+                    return chosen;
+                }
+            }
+            floor = ceiling;
+        }
+        BTreeSet::new()
+    }
+
+    /// Adds what stands between the chosen segments in any stream, or leaves out what is behind a
+    /// gap that is too large. Empty if that does not come to an end.
+    fn neighbours(&self, mut chosen: BTreeSet<u64>) -> BTreeSet<u64> {
+        for _ in 0..ROUNDS {
+            let Some((between, behind)) = self.first_gap(&chosen) else { return chosen };
+            let mut wider = chosen.clone();
+            wider.extend(&between);
+            let is_allowed = between.iter().all(|id| !self.unmergeable.contains(id));
+            let limit = self.options.tail_budget as u64 * MERGE_BUDGETS;
+            if is_allowed && self.bytes_of(&wider) <= limit {
+                chosen = wider;
+            } else {
+                chosen.retain(|id| !behind.contains(id));
+            }
+        }
+        BTreeSet::new()
+    }
+
+    fn bytes_of(&self, ids: &BTreeSet<u64>) -> u64 {
+        let held = &self.contents.segments.held;
+        ids.iter().filter_map(|id| held.get(id)).map(|held| held.file.meta.length).sum()
+    }
+
+    /// Segments between two chosen ones in some stream, and the chosen ones behind them.
+    fn first_gap(&self, chosen: &BTreeSet<u64>) -> Option<(BTreeSet<u64>, BTreeSet<u64>)> {
+        let held = &self.contents.segments.held;
+        let metas = chosen.iter().filter_map(|id| held.get(id));
+        let streams: BTreeSet<_> = metas
+            .flat_map(|held| held.file.meta.streams.iter().map(|range| range.stream))
+            .collect();
+        for id in streams {
+            let Some(stream) = self.contents.streams.get(&id) else { continue };
+            let sealed = stream.sealed.iter().map(|range| range.segment);
+            let from_first = sealed.skip_while(|segment| !chosen.contains(segment));
+            let after_run = from_first.skip_while(|segment| chosen.contains(segment));
+            let after: Vec<u64> = after_run.collect();
+            let Some(back) = after.iter().rposition(|segment| chosen.contains(segment)) else {
+                continue;
+            };
+            let reach = after.get(..=back).unwrap_or_default().iter().copied();
+            return Some(reach.partition(|segment| !chosen.contains(segment)));
+        }
+        None
+    }
+
+    /// A merge came to its end: what it made takes the place of what it read.
+    pub(super) fn merge_done(&mut self, done: MergeDone) {
+        let merging = std::mem::take(&mut self.merging);
+        match done.outputs {
+            Ok(outputs) => {
+                let contents = &mut self.contents;
+                let held = merging.iter().filter_map(|id| contents.segments.held.get(id));
+                let generation = held.map(|held| held.generation).max().unwrap_or_default();
+                let is_urgent = merging
+                    .iter()
+                    .any(|id| contents.segments.held.get(id).is_some_and(|held| held.rewrite));
+                for id in &merging {
+                    contents.segments.retire(*id, &mut contents.streams);
+                    self.progress.removed.push(SegmentId(*id));
+                }
+                for meta in outputs {
+                    let file = SegmentFile::new(Arc::clone(&meta), &self.library);
+                    contents.segments.add(file, generation, &mut contents.streams);
+                    self.progress.added.push(meta);
+                }
+                self.progress.is_wanted |= is_urgent;
+                self.counters.merges += 1;
+            }
+            Err(error) => {
+                tracing::error!(%error, "segments could not be merged");
+                self.counters.failed_merges += 1;
+                if error.is_lasting {
+                    self.unmergeable.extend(&merging);
+                }
+            }
+        }
+    }
+}

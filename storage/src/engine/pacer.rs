@@ -1,0 +1,39 @@
+//! Leaves the disk to the journal: after each step that a background worker wrote and synced, it
+//! waits about as long as the journal's slowest syncs take.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::crash::CrashPoints;
+use crate::journal::shared::JournalShared;
+
+/// The longest wait after a step of 1 MiB, so that a slow disk does not stop checkpoints.
+const LONGEST: Duration = Duration::from_millis(20);
+
+/// See the module's text.
+#[derive(Clone)]
+pub(super) struct Pacer {
+    pub(super) journal: Arc<JournalShared>,
+    /// Unsealed records press: do not wait.
+    pub(super) hurry: Arc<AtomicBool>,
+    /// Never wait; for an engine without threads.
+    pub(super) is_inline: bool,
+    pub(super) crash: CrashPoints,
+}
+
+impl Pacer {
+    /// What to call after each step.
+    pub(super) fn pace(&self) -> impl FnMut(u64) -> io::Result<()> + use<> {
+        let pacer = self.clone();
+        move |_bytes| {
+            pacer.crash.at("background.sync");
+            if !pacer.is_inline && !pacer.hurry.load(Ordering::Relaxed) {
+                let p99 = pacer.journal.counters.sync_p99_micros.load(Ordering::Relaxed);
+                std::thread::sleep(Duration::from_micros(p99).min(LONGEST));
+            }
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! Segment files as the engine holds them: opened when they are first read, removed when the last
+//! reader has let go of them.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use hashbrown::HashMap;
+
+use super::background::Maintenance;
+use super::mailbox::Mailbox;
+use super::stats::WorkCounters;
+use crate::disk::Disk;
+use crate::ids::StreamId;
+use crate::index::Index;
+use crate::segment::{BlockCache, BlockLocator, Segment, SegmentError, SegmentId, SegmentMeta};
+use crate::stream::{SealedRange, Stream};
+
+/// Segment files held open at once: well below the usual limit of 1,024 files for a process.
+const OPEN_FILES: usize = 256;
+
+/// A file to be removed, and whether its bytes must be overwritten first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Trash {
+    pub(super) path: String,
+    pub(super) scrub: bool,
+}
+
+/// What segments need to be opened, and where they go in the end.
+pub(super) struct Library {
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) cache: Arc<BlockCache>,
+    pub(super) index: Option<Arc<Index>>,
+    /// Work on segments, removing them included.
+    pub(super) maintenance: Mailbox<Maintenance>,
+    pub(super) counters: Arc<WorkCounters>,
+    open: Mutex<VecDeque<Weak<SegmentFile>>>,
+}
+
+impl Library {
+    pub(super) fn new(disk: Arc<dyn Disk>, index: Option<Arc<Index>>) -> Self {
+        Self {
+            disk,
+            cache: Arc::new(BlockCache::default()),
+            index,
+            maintenance: Mailbox::default(),
+            counters: Arc::default(),
+            open: Mutex::default(),
+        }
+    }
+}
+
+const LISTED: u8 = 0;
+const DOOMED: u8 = 1;
+const DOOMED_AND_SCRUBBED: u8 = 2;
+
+/// A segment that may be read.
+pub(super) struct SegmentFile {
+    pub(super) meta: Arc<SegmentMeta>,
+    library: Arc<Library>,
+    open: Mutex<Option<Arc<Segment>>>,
+    fate: AtomicU8,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl SegmentFile {
+    pub(super) fn new(meta: Arc<SegmentMeta>, library: &Arc<Library>) -> Arc<Self> {
+        let (library, open) = (Arc::clone(library), Mutex::new(None));
+        Arc::new(Self { meta, library, open, fate: AtomicU8::new(LISTED) })
+    }
+
+    /// The segment, opened if it is not.
+    pub(super) fn segment(self: &Arc<Self>) -> Result<Arc<Segment>, SegmentError> {
+        let mut place = lock(&self.open);
+        if let Some(segment) = &*place {
+            return Ok(Arc::clone(segment));
+        }
+        let library = &self.library;
+        let mut segment = Segment::open(library.disk.as_ref(), &self.meta, &library.cache)?;
+        if let Some(index) = &library.index {
+            segment = segment.with_locator(Arc::clone(index) as Arc<dyn BlockLocator>);
+        }
+        let segment = Arc::new(segment);
+        *place = Some(Arc::clone(&segment));
+        drop(place);
+        let mut open = lock(&library.open);
+        open.push_back(Arc::downgrade(self));
+        let oldest = if open.len() > OPEN_FILES { open.pop_front() } else { None };
+        drop(open);
+        if let Some(oldest) = oldest.and_then(|weak| weak.upgrade()) {
+            lock(&oldest.open).take();
+        }
+        Ok(segment)
+    }
+
+    /// No manifest lists it any more: it is removed once nobody reads it.
+    pub(super) fn doom(&self, scrub: bool) {
+        let fate = if scrub { DOOMED_AND_SCRUBBED } else { DOOMED };
+        self.fate.store(fate, Ordering::Release);
+    }
+}
+
+impl Drop for SegmentFile {
+    fn drop(&mut self) {
+        let fate = self.fate.load(Ordering::Acquire);
+        if fate != LISTED {
+            // The handle goes first: Windows removes no open file.
+            lock(&self.open).take();
+            let scrub = fate == DOOMED_AND_SCRUBBED;
+            let trash = Trash { path: self.meta.id.path(), scrub };
+            self.library.maintenance.push(Maintenance::Trash(trash));
+        }
+    }
+}
+
+/// A segment and how much of it still counts.
+pub(super) struct Held {
+    pub(super) file: Arc<SegmentFile>,
+    /// Records of it that can be read.
+    pub(super) live: u64,
+    /// Records in it.
+    pub(super) count: u64,
+    /// It holds erased records and must be written anew.
+    pub(super) rewrite: bool,
+    /// Which checkpoint first listed it; orders segments by age.
+    pub(super) generation: u64,
+}
+
+/// All segments that count, and those that an older manifest still lists.
+#[derive(Default)]
+pub(super) struct Segments {
+    pub(super) held: BTreeMap<u64, Held>,
+    /// Replaced or dead; kept until no manifest lists them. With whether to overwrite them.
+    pub(super) retired: HashMap<u64, (Arc<SegmentFile>, bool)>,
+}
+
+impl Segments {
+    /// Takes in a segment, and tells its streams where their records lie.
+    pub(super) fn add(
+        &mut self,
+        file: Arc<SegmentFile>,
+        generation: u64,
+        streams: &mut HashMap<StreamId, Box<Stream>>,
+    ) {
+        let meta = Arc::clone(&file.meta);
+        let (mut live, mut count) = (0, 0);
+        for range in &meta.streams {
+            count += range.count;
+            let Some(stream) = streams.get_mut(&range.stream) else { continue };
+            if range.last_seq < stream.first_seq {
+                continue;
+            }
+            let alive = stream.count(range.first_seq, range.last_seq);
+            let sealed = SealedRange {
+                first: range.first_seq,
+                last: range.last_seq,
+                segment: meta.id.0,
+                live: alive,
+            };
+            let at = stream.sealed.partition_point(|other| other.last < sealed.first);
+            stream.sealed.insert(at, sealed);
+            live += alive;
+        }
+        let held = Held { file, live, count, rewrite: false, generation };
+        self.held.insert(meta.id.0, held);
+    }
+
+    /// A stream's records in segments no longer count.
+    pub(super) fn forget(&mut self, sealed: &[SealedRange]) {
+        for range in sealed {
+            if let Some(held) = self.held.get_mut(&range.segment) {
+                held.live -= range.live;
+            }
+        }
+    }
+
+    /// Counts anew what of a stream's sealed records can be read.
+    pub(super) fn recount(&mut self, stream: &mut Stream) {
+        let mut sealed = std::mem::take(&mut stream.sealed);
+        for range in &mut sealed {
+            let live = stream.count(range.first, range.last);
+            if let Some(held) = self.held.get_mut(&range.segment) {
+                held.live -= range.live - live;
+            }
+            range.live = live;
+        }
+        sealed.retain(|range| range.live > 0);
+        stream.sealed = sealed;
+    }
+
+    /// Takes a segment out of the list; the file stays while a manifest or a reader needs it.
+    pub(super) fn retire(&mut self, id: u64, streams: &mut HashMap<StreamId, Box<Stream>>) {
+        let Some(held) = self.held.remove(&id) else { return };
+        for range in &held.file.meta.streams {
+            if let Some(stream) = streams.get_mut(&range.stream) {
+                stream.sealed.retain(|sealed| sealed.segment != id);
+            }
+        }
+        self.retired.insert(id, (held.file, held.rewrite));
+    }
+
+    /// No manifest lists these any more.
+    pub(super) fn unlisted(&mut self, ids: &[SegmentId]) {
+        for id in ids {
+            if let Some((file, scrub)) = self.retired.remove(&id.0) {
+                file.doom(scrub);
+            }
+        }
+    }
+
+    /// Bytes of files that count.
+    pub(super) fn bytes(&self) -> u64 {
+        self.held.values().map(|held| held.file.meta.length).sum()
+    }
+
+    /// Bytes of files in which nothing can be read any more, or that only an older manifest lists.
+    pub(super) fn dead_bytes(&self) -> u64 {
+        let dead = self.held.values().filter(|held| held.live == 0);
+        let dead: u64 = dead.map(|held| held.file.meta.length).sum();
+        dead + self.retired.values().map(|(file, _)| file.meta.length).sum::<u64>()
+    }
+}
