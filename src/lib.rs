@@ -4,6 +4,8 @@
 //! [`model`] (nouns), `wire` (codecs), `broker` (decisions), `session` (protocol state), `client`
 //! (the SDK), `server` (the shell: sockets, clock, threads), `config` and `cli`.
 
+#[cfg(feature = "client")]
+pub mod client;
 #[cfg(feature = "cli")]
 pub mod config;
 pub mod model;
