@@ -90,3 +90,40 @@ fn sync_directory(directory: &Path) -> io::Result<()> {
 fn sync_directory(_directory: &Path) -> io::Result<()> {
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn sample() -> tempfile::TempDir {
+        let directory = tempfile::tempdir().unwrap();
+        fs::create_dir_all(directory.path().join("sled/blobs")).unwrap();
+        fs::write(directory.path().join("sled/db"), [7; 3000]).unwrap();
+        fs::write(directory.path().join("sled/blobs/1"), [8; 10]).unwrap();
+        write(directory.path()).unwrap();
+        directory
+    }
+
+    #[test]
+    fn it_is_good_once() {
+        let directory = sample();
+        assert!(take(directory.path()).unwrap());
+        assert!(!take(directory.path()).unwrap(), "what happens from now on is not vouched for");
+    }
+
+    #[test]
+    fn any_change_of_the_files_is_noticed() {
+        let changes: [fn(&Path); 4] = [
+            |sled| fs::write(sled.join("db"), [[7; 2999].as_slice(), &[6]].concat()).unwrap(),
+            |sled| fs::write(sled.join("db"), [7; 2999]).unwrap(),
+            |sled| fs::write(sled.join("snap.1.generating"), []).unwrap(),
+            |sled| fs::remove_file(sled.join("blobs/1")).unwrap(),
+        ];
+        for change in changes {
+            let directory = sample();
+            change(&directory.path().join("sled"));
+            assert!(!take(directory.path()).unwrap());
+        }
+    }
+}

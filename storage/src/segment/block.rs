@@ -420,18 +420,28 @@ mod tests {
         assert!(error.contains("larger than any block"), "{error}");
     }
 
-    #[test]
-    fn a_record_under_a_wrong_sequence_is_noticed() {
-        let record = Record::new(7, 5, None, Bytes::from_static(b"abc"), 1, 0).unwrap();
+    /// The raw bytes of a block of `stream` with records of these sequences, otherwise alike.
+    fn raw(stream: u64, seqs: &[u64]) -> Vec<u8> {
         let mut builder = BlockBuilder::default();
-        builder.push(StreamId(1), &record);
-        let mut raw = builder.raw.clone();
-        let good = around(0, &raw, (1, raw.len() as u32), (7, 7));
-        assert_eq!(Block::decode(good, 0).unwrap().entries.len(), 1);
-        // The block's own checksum is right, the record's is not.
-        *raw.first_mut().unwrap() = 8;
-        let bad = around(0, &raw, (1, raw.len() as u32), (8, 8));
-        assert_eq!(Block::decode(bad, 0).unwrap_err(), "a record's checksum does not match");
+        for seq in seqs {
+            let record = Record::new(*seq, 5, None, Bytes::from_static(b"abc"), 1, 0).unwrap();
+            builder.push(StreamId(stream), &record);
+        }
+        builder.raw
+    }
+
+    #[test]
+    fn a_record_in_the_wrong_place_is_noticed() {
+        let wrap = |raw: &[u8], count, ends| around(0, raw, (count, raw.len() as u32), ends);
+        let pair = raw(1, &[7, 8]);
+        assert_eq!(Block::decode(wrap(&pair, 2, (7, 8)), 0).unwrap().entries.len(), 2);
+        // The checksums of these blocks are right, those of a record are not: the second record
+        // follows another one, so its sequence is 10; and the records are of another stream.
+        let first = raw(1, &[7]).len();
+        let moved = [raw(1, &[9]), pair.get(first..).unwrap().to_vec()].concat();
+        for bad in [wrap(&moved, 2, (9, 10)), wrap(&raw(2, &[7, 8]), 2, (7, 8))] {
+            assert_eq!(Block::decode(bad, 0).unwrap_err(), "a record's checksum does not match");
+        }
     }
 
     proptest! {

@@ -377,6 +377,16 @@ mod tests {
     }
 
     #[test]
+    fn records_that_the_manifest_counts_must_be_there() {
+        let disk = Directory::new();
+        let input = write(&disk, 1, Compression::Off, &[(StreamId(1), record(1, "a", b""))]);
+        let mut wrong = SegmentMeta::clone(&input);
+        wrong.streams[0].count = 2;
+        let error = run(&disk, &[Arc::new(wrong)], &ALL, MergeLimits::default()).unwrap_err();
+        assert!(error.to_string().contains("another number of records"), "{error}");
+    }
+
+    #[test]
     fn a_damaged_input_is_an_error_and_leaves_no_file() {
         let disk = Directory::new();
         let records: Vec<_> =
