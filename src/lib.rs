@@ -4,6 +4,7 @@
 //! [`model`] (nouns), `wire` (codecs), `broker` (decisions), `session` (protocol state), `client`
 //! (the SDK), `server` (the shell: sockets, clock, threads), `config` and `cli`.
 
+pub mod broker;
 #[cfg(feature = "client")]
 pub mod client;
 #[cfg(feature = "cli")]

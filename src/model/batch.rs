@@ -127,6 +127,17 @@ impl MessageBatch {
         self.buffer.len() + self.entries.len() * size_of::<Entry>()
     }
 
+    /// A part of a message of this batch as a slice of the shared buffer. Anything else is copied.
+    #[must_use]
+    pub fn slice(&self, part: &[u8]) -> Bytes {
+        let start = (part.as_ptr() as usize).wrapping_sub(self.buffer.as_ptr() as usize);
+        if start <= self.buffer.len() && part.len() <= self.buffer.len() - start {
+            self.buffer.slice(start..start + part.len())
+        } else {
+            Bytes::copy_from_slice(part)
+        }
+    }
+
     /// The messages in order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = MessageView<'_>> {
         self.entries.iter().map(|entry| self.view(*entry))

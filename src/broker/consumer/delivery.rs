@@ -238,13 +238,6 @@ impl Consumer {
         self.fetched.front()
     }
 
-    /// The record that was read is no longer there.
-    pub(crate) fn drop_fetched(&mut self) {
-        if self.fetched.pop_front().is_some() {
-            self.num_pending = self.num_pending.saturating_sub(1);
-        }
-    }
-
     /// Delivers the record that was read. `size` is what it counts towards a pull's `max_bytes`.
     /// `None` if no pull could take it; ask [`Consumer::want`] again.
     pub(crate) fn deliver(

@@ -31,8 +31,6 @@ use pulls::Pulls;
 use timers::Timers;
 
 pub(crate) use delivery::{Sent, Want};
-pub(crate) use notes::NotUnderstood;
-pub(crate) use pulls::PullLimits;
 
 /// A message that a consumer no longer holds: what the stream needs to delete it, if its retention
 /// says so.
@@ -259,6 +257,11 @@ impl Consumer {
     /// The lowest sequence not yet considered for a first delivery.
     pub(crate) fn cursor(&self) -> u64 {
         self.cursor
+    }
+
+    /// How many sequences below the cursor it has still to deliver.
+    pub(crate) fn num_listed(&self) -> u64 {
+        self.listed.len() as u64
     }
 
     /// The configured acknowledgement policy.

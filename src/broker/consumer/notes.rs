@@ -16,7 +16,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::model::consumer::{ConsumerConfig, SequencePair};
+use crate::model::consumer::ConsumerConfig;
 use crate::model::event::ConsumerPath;
 use crate::model::time::{Now, Timestamp};
 

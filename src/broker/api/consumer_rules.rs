@@ -1,0 +1,385 @@
+//! Rules of consumer configurations: defaults, what contradicts itself or its stream, what may
+//! change.
+
+use std::time::Duration;
+
+use crate::model::consumer::{AckPolicy, ConsumerConfig, DeliverPolicy};
+use crate::model::error::ApiError;
+use crate::model::stream::{Retention, StreamConfig};
+use crate::model::subject::{is_name, is_pattern, is_publishable, matches, overlap};
+
+/// How long an application has to acknowledge, unless it says otherwise.
+const DEFAULT_ACK_WAIT: Duration = Duration::from_secs(30);
+/// Deliveries that may await acknowledgement, unless the consumer says otherwise.
+const DEFAULT_MAX_ACK_PENDING: i64 = 1000;
+/// Pulls that may wait, unless the consumer says otherwise.
+const DEFAULT_MAX_WAITING: i64 = 512;
+/// After how long unused an ephemeral consumer is deleted.
+const DEFAULT_INACTIVE: Duration = Duration::from_secs(5);
+/// Shortest idle heartbeat.
+const MIN_HEARTBEAT: Duration = Duration::from_millis(100);
+/// Longest name, in bytes.
+const MAX_NAME: usize = 255;
+
+fn policy<T>(why: impl std::fmt::Display) -> Result<T, ApiError> {
+    Err(ApiError::consumer_invalid_policy(why))
+}
+
+/// Checks the name and the durable name.
+pub(super) fn check_name(config: &ConsumerConfig) -> Result<(), ApiError> {
+    let name = config.name.as_deref().unwrap_or_default();
+    if config.durable_name.as_deref().is_some_and(|durable| durable != name) {
+        return Err(ApiError::consumer_durable_mismatch());
+    }
+    if name.len() > MAX_NAME {
+        return Err(ApiError::consumer_name_too_long(MAX_NAME));
+    }
+    if is_name(name) { Ok(()) } else { Err(ApiError::consumer_bad_name()) }
+}
+
+/// Fills in defaults and checks what can be checked without other consumers.
+pub(super) fn complete(
+    mut config: ConsumerConfig,
+    stream: &StreamConfig,
+) -> Result<ConsumerConfig, ApiError> {
+    if config.num_replicas > 1 {
+        return Err(ApiError::replicas_not_supported());
+    }
+    check_filters(&config)?;
+    check_start(&config)?;
+    if config.max_deliver <= 0 {
+        config.max_deliver = -1;
+    }
+    let attempts = usize::try_from(config.max_deliver).unwrap_or(usize::MAX);
+    if config.backoff.len() > attempts {
+        return Err(ApiError::backoff_longer_than_max_deliver());
+    }
+    if let Some(first) = config.backoff.first() {
+        config.ack_wait = *first;
+    }
+    complete_acks(&mut config, stream)?;
+    if config.deliver_subject.is_some() {
+        complete_push(&config, stream)?;
+    } else {
+        complete_pull(&mut config)?;
+    }
+    if config.durable_name.is_none() && config.inactive_threshold.is_zero() {
+        config.inactive_threshold = DEFAULT_INACTIVE;
+    }
+    let longest = stream.consumer_limits.inactive_threshold;
+    if !longest.is_zero() {
+        if config.inactive_threshold.is_zero() {
+            config.inactive_threshold = longest;
+        }
+        if config.inactive_threshold > longest {
+            return policy("consumer inactive threshold exceeds limit");
+        }
+    }
+    Ok(config)
+}
+
+fn complete_acks(config: &mut ConsumerConfig, stream: &StreamConfig) -> Result<(), ApiError> {
+    if config.ack_policy == AckPolicy::None {
+        return Ok(());
+    }
+    if config.ack_wait.is_zero() {
+        config.ack_wait = DEFAULT_ACK_WAIT;
+    }
+    let most = stream.consumer_limits.max_ack_pending;
+    if config.max_ack_pending == 0 {
+        config.max_ack_pending = if most > 0 { most } else { DEFAULT_MAX_ACK_PENDING };
+    }
+    if config.max_ack_pending < 0 {
+        config.max_ack_pending = -1;
+    }
+    if most > 0 && !(1..=most).contains(&config.max_ack_pending) {
+        return Err(ApiError::consumer_max_pending_ack(most));
+    }
+    Ok(())
+}
+
+fn complete_push(config: &ConsumerConfig, stream: &StreamConfig) -> Result<(), ApiError> {
+    let subject = config.deliver_subject.as_deref().unwrap_or_default();
+    if !is_publishable(subject) {
+        return policy("consumer deliver subject has wildcards");
+    }
+    if stream.subjects.iter().any(|captured| matches(captured, subject)) {
+        return policy("consumer deliver subject forms a cycle");
+    }
+    if config.max_waiting != 0 {
+        return policy("consumer in push mode can not set max waiting");
+    }
+    if config.flow_control && config.idle_heartbeat.is_zero() {
+        return Err(ApiError::flow_control_requires_heartbeat());
+    }
+    if !config.idle_heartbeat.is_zero() && config.idle_heartbeat < MIN_HEARTBEAT {
+        return policy("consumer idle heartbeat needs to be >= 100ms");
+    }
+    if config.max_batch > 0 || config.max_bytes > 0 || !config.max_expires.is_zero() {
+        return policy("consumer in push mode can not limit pull requests");
+    }
+    Ok(())
+}
+
+fn complete_pull(config: &mut ConsumerConfig) -> Result<(), ApiError> {
+    if config.max_waiting < 0 {
+        return policy("consumer max waiting needs to be positive");
+    }
+    if config.max_waiting == 0 {
+        config.max_waiting = DEFAULT_MAX_WAITING;
+    }
+    if !config.idle_heartbeat.is_zero() {
+        return policy("consumer idle heartbeat requires a push based consumer");
+    }
+    if config.flow_control {
+        return policy("consumer flow control requires a push based consumer");
+    }
+    if config.deliver_group.is_some() {
+        return policy("consumer deliver group requires a push based consumer");
+    }
+    Ok(())
+}
+
+fn check_filters(config: &ConsumerConfig) -> Result<(), ApiError> {
+    let single = config.filter_subject.as_deref().is_some_and(|filter| !filter.is_empty());
+    if single && !config.filter_subjects.is_empty() {
+        return Err(ApiError::consumer_duplicate_filters());
+    }
+    for (at, filter) in config.filter_subjects.iter().enumerate() {
+        if filter.is_empty() {
+            return Err(ApiError::consumer_empty_filter());
+        }
+        if config.filter_subjects.iter().skip(at + 1).any(|other| overlap(filter, other)) {
+            return Err(ApiError::consumer_overlapping_filters());
+        }
+    }
+    match config.filters().find(|filter| !is_pattern(filter)) {
+        Some(filter) => policy(format_args!("consumer filter subject \"{filter}\" is not valid")),
+        None => Ok(()),
+    }
+}
+
+fn check_start(config: &ConsumerConfig) -> Result<(), ApiError> {
+    let (seq, time) = (config.opt_start_seq > 0, config.opt_start_time.is_some());
+    match config.deliver_policy {
+        DeliverPolicy::ByStartSequence if !seq => policy(
+            "consumer delivery policy is deliver by start sequence, but optional start sequence is not set",
+        ),
+        DeliverPolicy::ByStartTime if !time => policy(
+            "consumer delivery policy is deliver by start time, but optional start time is not set",
+        ),
+        DeliverPolicy::LastPerSubject if config.filters().next().is_none() => {
+            Err(ApiError::last_per_subject_requires_filter())
+        }
+        DeliverPolicy::ByStartSequence if time => policy(
+            "consumer delivery policy is deliver by start sequence, but optional start time is also set",
+        ),
+        DeliverPolicy::ByStartTime if seq => policy(
+            "consumer delivery policy is deliver by start time, but optional start sequence is also set",
+        ),
+        DeliverPolicy::ByStartSequence | DeliverPolicy::ByStartTime => Ok(()),
+        _ if seq => {
+            policy("consumer delivery policy has no start, but optional start sequence is also set")
+        }
+        _ if time => {
+            policy("consumer delivery policy has no start, but optional start time is also set")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Checks a consumer of a work queue against the others.
+pub(super) fn check_among<'a>(
+    config: &ConsumerConfig,
+    stream: &StreamConfig,
+    others: impl Iterator<Item = &'a ConsumerConfig>,
+) -> Result<(), ApiError> {
+    if stream.retention != Retention::WorkQueue {
+        return Ok(());
+    }
+    if config.ack_policy != AckPolicy::Explicit {
+        let pull_without = config.deliver_subject.is_none() && config.ack_policy == AckPolicy::None;
+        return Err(if pull_without {
+            ApiError::pull_requires_ack()
+        } else {
+            ApiError::workqueue_explicit_ack()
+        });
+    }
+    if config.deliver_policy != DeliverPolicy::All {
+        return Err(ApiError::workqueue_deliver_all());
+    }
+    for other in others {
+        if config.filters().next().is_none() || other.filters().next().is_none() {
+            return Err(ApiError::workqueue_multiple_unfiltered());
+        }
+        if config.filters().any(|ours| other.filters().any(|theirs| overlap(ours, theirs))) {
+            return Err(ApiError::workqueue_not_unique());
+        }
+    }
+    Ok(())
+}
+
+/// Checks that `old` may become `new`. `bound` tells whether a push consumer has a listener.
+pub(super) fn check_update(
+    old: &ConsumerConfig,
+    new: &ConsumerConfig,
+    bound: bool,
+) -> Result<(), ApiError> {
+    let fixed = [
+        (old.deliver_policy != new.deliver_policy, "deliver policy can not be updated"),
+        (old.opt_start_seq != new.opt_start_seq, "start sequence can not be updated"),
+        (old.opt_start_time != new.opt_start_time, "start time can not be updated"),
+        (old.ack_policy != new.ack_policy, "ack policy can not be updated"),
+        (old.replay_policy != new.replay_policy, "replay policy can not be updated"),
+        (old.idle_heartbeat != new.idle_heartbeat, "heart beats can not be updated"),
+        (old.flow_control != new.flow_control, "flow control can not be updated"),
+        (old.mem_storage != new.mem_storage, "memory storage can not be updated"),
+        (old.durable_name != new.durable_name, "durable name can not be updated"),
+        (
+            old.deliver_subject.is_none() && new.deliver_subject.is_some(),
+            "can not update pull consumer to push based",
+        ),
+        (
+            old.deliver_subject.is_some() && new.deliver_subject.is_none(),
+            "can not update push consumer to pull based",
+        ),
+        (old.max_waiting != new.max_waiting, "max waiting can not be updated"),
+    ];
+    if let Some((_, why)) = fixed.into_iter().find(|(changed, _)| *changed) {
+        return Err(ApiError::consumer_create_failed(why));
+    }
+    if bound && old.deliver_subject != new.deliver_subject {
+        return Err(ApiError::consumer_name_exists());
+    }
+    Ok(())
+}
+
+/// Whether two complete configurations mean the same; metadata of tools (`_nats.*`) is ignored, and
+/// a pause is not part of it.
+pub(super) fn is_same(left: &ConsumerConfig, right: &ConsumerConfig) -> bool {
+    let plain = |config: &ConsumerConfig| {
+        let mut config = config.clone();
+        config.metadata.retain(|key, _| !key.starts_with("_nats."));
+        if config.filter_subject.as_deref() == Some("") {
+            config.filter_subject = None;
+        }
+        config.num_replicas = 0;
+        config
+    };
+    plain(left) == plain(right)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+    use super::*;
+
+    fn stream() -> StreamConfig {
+        StreamConfig { name: "S".into(), subjects: vec!["s.>".into()], ..StreamConfig::default() }
+    }
+
+    fn durable() -> ConsumerConfig {
+        ConsumerConfig {
+            name: Some("c".into()),
+            durable_name: Some("c".into()),
+            ack_policy: AckPolicy::Explicit,
+            ..ConsumerConfig::default()
+        }
+    }
+
+    fn completed(change: impl FnOnce(&mut ConsumerConfig)) -> Result<ConsumerConfig, ApiError> {
+        let mut config = durable();
+        change(&mut config);
+        complete(config, &stream())
+    }
+
+    #[test]
+    fn defaults_are_jetstreams() {
+        let config = completed(|_| {}).unwrap();
+        assert_eq!(
+            (config.max_deliver, config.max_waiting, config.max_ack_pending),
+            (-1, 512, 1000)
+        );
+        assert_eq!(config.ack_wait, Duration::from_secs(30));
+        assert_eq!(config.inactive_threshold, Duration::ZERO);
+        let ephemeral = completed(|c| c.durable_name = None).unwrap();
+        assert_eq!(ephemeral.inactive_threshold, Duration::from_secs(5));
+        let backoff = completed(|c| c.backoff = vec![Duration::from_secs(2)]).unwrap();
+        assert_eq!(backoff.ack_wait, Duration::from_secs(2));
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        let refused = |change: fn(&mut ConsumerConfig)| completed(change).unwrap_err().err_code;
+        assert_eq!(
+            refused(|c| {
+                c.max_deliver = 1;
+                c.backoff = vec![Duration::from_secs(1); 2];
+            }),
+            10116
+        );
+        assert_eq!(
+            refused(|c| {
+                c.filter_subject = Some("s.a".into());
+                c.filter_subjects = vec!["s.b".into()];
+            }),
+            10136
+        );
+        assert_eq!(refused(|c| c.filter_subjects = vec!["s.a".into(), "s.*".into()]), 10138);
+        assert_eq!(refused(|c| c.filter_subjects = vec![String::new()]), 10139);
+        assert_eq!(refused(|c| c.deliver_policy = DeliverPolicy::LastPerSubject), 10094);
+        assert_eq!(
+            refused(|c| {
+                c.deliver_subject = Some("d".into());
+                c.flow_control = true;
+            }),
+            10108
+        );
+        assert!(completed(|c| c.deliver_subject = Some("s.x".into())).is_err(), "a cycle");
+    }
+
+    #[test]
+    fn a_streams_limit_for_pending_acks_and_one_past() {
+        let mut stream = stream();
+        stream.consumer_limits.max_ack_pending = 5;
+        let with = |most| ConsumerConfig { max_ack_pending: most, ..durable() };
+        assert_eq!(complete(with(0), &stream).unwrap().max_ack_pending, 5);
+        assert!(complete(with(5), &stream).is_ok());
+        assert_eq!(complete(with(6), &stream).unwrap_err().err_code, 10121);
+        assert_eq!(complete(with(-1), &stream).unwrap_err().err_code, 10121);
+    }
+
+    #[test]
+    fn a_work_queue_has_one_consumer_for_each_message() {
+        let queue = StreamConfig { retention: Retention::WorkQueue, ..stream() };
+        let filtered =
+            |filter: &str| ConsumerConfig { filter_subject: Some(filter.into()), ..durable() };
+        let among = |config: &ConsumerConfig, other: &ConsumerConfig| {
+            check_among(config, &queue, std::iter::once(other)).map_err(|e| e.err_code)
+        };
+        assert_eq!(among(&durable(), &durable()), Err(10099));
+        assert_eq!(among(&filtered("s.a"), &filtered("s.*")), Err(10100));
+        assert_eq!(among(&filtered("s.a"), &filtered("s.b")), Ok(()));
+        let none = ConsumerConfig { ack_policy: AckPolicy::None, ..durable() };
+        assert_eq!(among(&none, &durable()), Err(10084));
+        let new = ConsumerConfig { deliver_policy: DeliverPolicy::New, ..durable() };
+        assert_eq!(among(&new, &durable()), Err(10101));
+    }
+
+    #[test]
+    fn what_may_not_change() {
+        let old = completed(|_| {}).unwrap();
+        let refused = |change: fn(&mut ConsumerConfig)| {
+            let mut new = old.clone();
+            change(&mut new);
+            check_update(&old, &new, true).map_err(|e| e.err_code)
+        };
+        assert_eq!(refused(|c| c.ack_policy = AckPolicy::All), Err(10012));
+        assert_eq!(refused(|c| c.deliver_subject = Some("d".into())), Err(10012));
+        assert_eq!(refused(|c| c.max_deliver = 7), Ok(()));
+        let push = completed(|c| c.deliver_subject = Some("d".into())).unwrap();
+        let moved = ConsumerConfig { deliver_subject: Some("e".into()), ..push.clone() };
+        assert_eq!(check_update(&push, &moved, true).unwrap_err().err_code, 10013);
+        assert!(check_update(&push, &moved, false).is_ok());
+    }
+}

@@ -1,0 +1,196 @@
+//! The API: one request, one answer. An answer that needs the disk comes when it was read.
+
+mod consumer_rules;
+mod consumers;
+mod lists;
+mod messages;
+mod streams;
+
+use claudebus_storage::log::{FilterMemo, ReadBatch, ReadError, ReadOutcome, ReadRequest};
+use claudebus_storage::{Log, StreamId};
+
+use crate::model::api::{ApiRequest, ApiResponse};
+use crate::model::error::ApiError;
+use crate::model::event::Event;
+use crate::model::request::{SessionId, Token};
+
+pub(super) use messages::stored_message;
+
+use super::delivery::one;
+use super::{Awaiting, Broker};
+
+/// How often a request is looked at again because what it reads changed meanwhile.
+const MAX_ROUNDS: u32 = 3;
+
+/// Names a parked request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct ParkedId(u64);
+
+/// A request that waits for reads.
+#[derive(Debug)]
+pub(super) struct Parked {
+    answer: (SessionId, Token),
+    request: ApiRequest,
+    /// Reads it still waits for.
+    reads: usize,
+    rounds: u32,
+    /// What a message get reads, to go on where it stopped.
+    read: Option<(ReadRequest, FilterMemo)>,
+}
+
+/// How a request is answered.
+enum Reply {
+    /// Now.
+    Now(ApiResponse),
+    /// By a job or a later read.
+    Later,
+    /// With information on these streams, which may need their first records' times.
+    Needs(Vec<StreamId>),
+}
+
+impl<L: Log> Broker<L> {
+    /// Answers a request.
+    pub(super) fn api(&mut self, from: SessionId, token: Token, request: ApiRequest) {
+        self.api_total += 1;
+        self.answer_or_park((from, token), request, 0);
+    }
+
+    fn answer_or_park(&mut self, answer: (SessionId, Token), request: ApiRequest, rounds: u32) {
+        match self.reply(answer, &request, rounds) {
+            Ok(Reply::Now(response)) => self.answer_api(answer, Ok(response)),
+            Err(error) => self.answer_api(answer, Err(error)),
+            Ok(Reply::Later) => {}
+            Ok(Reply::Needs(streams)) => self.park(answer, request, rounds, &streams),
+        }
+    }
+
+    /// Sends an answer once everything decided so far is durable.
+    pub(super) fn answer_api(
+        &mut self,
+        (session, token): (SessionId, Token),
+        result: Result<ApiResponse, ApiError>,
+    ) {
+        self.api_errors += u64::from(result.is_err());
+        self.outbox.send_when_durable(session, Event::Answer { token, result });
+    }
+
+    fn reply(
+        &mut self,
+        answer: (SessionId, Token),
+        request: &ApiRequest,
+        rounds: u32,
+    ) -> Result<Reply, ApiError> {
+        let last_round = rounds >= MAX_ROUNDS;
+        match request {
+            ApiRequest::AccountInfo => Ok(Reply::Now(self.account_info())),
+            ApiRequest::ServerInfo => Ok(Reply::Now(self.server_info())),
+            ApiRequest::StreamCreate(config) => {
+                let existed = self.catalog.find(&config.name).is_some_and(|s| !s.provisional);
+                let id = self.create_stream((**config).clone())?;
+                // Nothing can have been stored in a new stream, so its times are known; of one
+                // that was there they are read if they must be.
+                if existed && !last_round && self.first_time(id).is_err() {
+                    return Ok(Reply::Needs(vec![id]));
+                }
+                self.stream_answer(id, &Default::default(), true)
+            }
+            ApiRequest::StreamUpdate(config) => {
+                let id = self.update_stream((**config).clone())?;
+                self.drop_unwanted(id);
+                self.stream_answer(id, &Default::default(), false)
+            }
+            ApiRequest::StreamInfo { stream, options } => {
+                let id = self.catalog.id_of(stream).ok_or_else(ApiError::stream_not_found)?;
+                if !last_round && self.first_time(id).is_err() {
+                    return Ok(Reply::Needs(vec![id]));
+                }
+                self.stream_answer(id, options, false)
+            }
+            ApiRequest::StreamNames(options) => Ok(Reply::Now(self.stream_names(options))),
+            ApiRequest::StreamList(options) => self.stream_list(options, last_round),
+            ApiRequest::StreamDelete { stream } => self.stream_delete(stream),
+            ApiRequest::StreamPurge { stream, options } => {
+                self.stream_purge(answer, stream, options)
+            }
+            ApiRequest::MessageGet { stream, options, direct } => {
+                self.message_get(answer, request, stream, options, *direct)
+            }
+            ApiRequest::MessageDelete { stream, seq, no_erase } => {
+                self.message_delete(answer, stream, *seq, !no_erase)
+            }
+            ApiRequest::ConsumerCreate { stream, config, action } => {
+                self.consumer_create(answer, stream, (**config).clone(), *action)
+            }
+            ApiRequest::ConsumerInfo { stream, consumer } => self.consumer_get(stream, consumer),
+            ApiRequest::ConsumerNames { stream, options } => self.consumer_names(stream, options),
+            ApiRequest::ConsumerList { stream, options } => self.consumer_list(stream, options),
+            ApiRequest::ConsumerDelete { stream, consumer } => {
+                self.consumer_delete(stream, consumer)
+            }
+            ApiRequest::ConsumerPause { stream, consumer, until } => {
+                self.consumer_pause(stream, consumer, *until)
+            }
+            ApiRequest::DeadList { .. }
+            | ApiRequest::DeadRequeue { .. }
+            | ApiRequest::DeadDrop { .. } => {
+                self.dead_letters(answer, request)?;
+                Ok(Reply::Later)
+            }
+        }
+    }
+
+    /// Parks a request until the times of streams' first records were read.
+    fn park(
+        &mut self,
+        answer: (SessionId, Token),
+        request: ApiRequest,
+        rounds: u32,
+        streams: &[StreamId],
+    ) {
+        let parked = ParkedId(self.next_parked);
+        self.next_parked += 1;
+        let mut reads = 0;
+        for id in streams {
+            let Err(seq) = self.first_time(*id) else { continue };
+            let mut records = Vec::new();
+            match self.log.read(&one(*id, seq), &mut FilterMemo::default(), &mut records) {
+                ReadOutcome::Ready { .. } => self.learn_first_time(*id, &records),
+                ReadOutcome::Waiting(read) => {
+                    self.reads.insert(read, Awaiting::FirstTime(parked, *id));
+                    reads += 1;
+                }
+            }
+        }
+        if reads == 0 {
+            self.answer_or_park(answer, request, rounds + 1);
+            return;
+        }
+        let waiting = Parked { answer, request, reads, rounds: rounds + 1, read: None };
+        self.parked.insert(parked, waiting);
+    }
+
+    fn learn_first_time(&mut self, id: StreamId, records: &[claudebus_storage::Record]) {
+        if let (Some(record), Some(stream)) = (records.first(), self.catalog.get_mut(id)) {
+            stream.first_time = Some((record.seq, record.time));
+        }
+    }
+
+    /// The first record of a stream was read.
+    pub(super) fn first_time_read(
+        &mut self,
+        parked: ParkedId,
+        id: StreamId,
+        result: Result<ReadBatch, ReadError>,
+    ) {
+        if let Ok(batch) = result {
+            self.learn_first_time(id, &batch.records);
+        }
+        let Some(waiting) = self.parked.get_mut(&parked) else { return };
+        waiting.reads -= 1;
+        if waiting.reads == 0
+            && let Some(Parked { answer, request, rounds, .. }) = self.parked.remove(&parked)
+        {
+            self.answer_or_park(answer, request, rounds);
+        }
+    }
+}

@@ -1,0 +1,473 @@
+//! Dead letters: messages that a consumer gave up, kept in `DLQ_<stream>` until someone looks.
+//!
+//! The dead letter and the settling of the message at its source are one group: a message is in
+//! exactly one of both places. A late acknowledgement wins until then.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use claudebus_storage::log::{Filter, FilterMemo, ReadBatch, ReadError, ReadOutcome, ReadRequest};
+use claudebus_storage::{Log, NewRecord, Pressure, Record, StreamId};
+
+use crate::model::api::{ApiRequest, ApiResponse, DeadLetter, DeadOptions, LIST_PAGE};
+use crate::model::error::ApiError;
+use crate::model::event::ConsumerPath;
+use crate::model::headers::{Block, get, names};
+use crate::model::request::{SessionId, Token};
+use crate::model::stream::{DeadLetters, Discard, StreamConfig};
+use crate::model::subject::matches;
+use crate::model::time::Timestamp;
+
+use super::api::stored_message;
+use super::consumer::{DeadReason, Dying};
+use super::delivery::one;
+use super::removal::{Progress, Task};
+use super::{Awaiting, Broker, Deadline};
+
+/// How long a message waits before a full dead-letter stream is tried again.
+const RETRY: Duration = Duration::from_secs(5);
+/// What the names of dead-letter streams begin with.
+const PREFIX: &str = "DLQ_";
+/// Headers about a death, which a second death replaces and a return to life removes.
+const DEATH: [&str; 8] = [
+    names::DEAD_REASON,
+    names::DEAD_STREAM,
+    names::DEAD_CONSUMER,
+    names::DEAD_SUBJECT,
+    names::DEAD_SEQUENCE,
+    names::DEAD_ATTEMPTS,
+    names::DEAD_FIRST,
+    names::DEAD_LAST,
+];
+
+/// The name of the dead-letter stream of `stream`.
+fn dead_stream(stream: &str) -> String {
+    format!("{PREFIX}{stream}")
+}
+
+/// Whether burying can go on with the next message.
+enum Burial {
+    Done,
+    /// The record is being read.
+    Reading,
+    /// The dead letters are full.
+    Full,
+}
+
+impl<L: Log> Broker<L> {
+    /// Takes care of all messages that consumers gave up in this turn.
+    pub(super) fn bury_the_dead(&mut self) {
+        for (id, name) in std::mem::take(&mut self.mourning) {
+            self.bury_all_of(id, &name);
+        }
+    }
+
+    fn bury_all_of(&mut self, id: StreamId, name: &Arc<str>) {
+        loop {
+            let found = self.catalog.get_mut(id).and_then(|stream| {
+                let (_, member) = stream.member_mut(name)?;
+                if member.burying.is_some() {
+                    return None;
+                }
+                Some((member.consumer.next_dying()?, Arc::clone(member.consumer.path())))
+            });
+            let Some((dying, path)) = found else { return };
+            match self.bury(id, name, &path, &dying) {
+                Burial::Done => {}
+                Burial::Reading => return,
+                Burial::Full => {
+                    self.postpone_burial(id, name, dying.seq);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn bury(
+        &mut self,
+        id: StreamId,
+        name: &Arc<str>,
+        path: &ConsumerPath,
+        dying: &Dying,
+    ) -> Burial {
+        let Some(stream) = self.catalog.get(id) else { return Burial::Done };
+        let kept = stream.config.dead_letters.enabled && !stream.name.starts_with(PREFIX);
+        if !kept || !self.log.contains(id, dying.seq) {
+            self.settle_dead(id, name, path, dying, false);
+            return Burial::Done;
+        }
+        if let DeadReason::Unreadable(_) = dying.reason {
+            return self.bury_record(id, name, path, dying, None);
+        }
+        let mut records = Vec::new();
+        match self.log.read(&one(id, dying.seq), &mut FilterMemo::default(), &mut records) {
+            ReadOutcome::Ready { .. } => self.bury_record(id, name, path, dying, records.first()),
+            ReadOutcome::Waiting(read) => {
+                self.reads.insert(read, Awaiting::Burial(id, Arc::clone(name), dying.seq));
+                if let Some((_, member)) = self.catalog.get_mut(id).and_then(|s| s.member_mut(name))
+                {
+                    member.burying = Some(dying.seq);
+                }
+                Burial::Reading
+            }
+        }
+    }
+
+    /// The record of a message that was given up was read.
+    pub(super) fn burial_read(
+        &mut self,
+        id: StreamId,
+        name: &Arc<str>,
+        seq: u64,
+        result: Result<ReadBatch, ReadError>,
+    ) {
+        let found = self.catalog.get_mut(id).and_then(|stream| {
+            let (_, member) = stream.member_mut(name)?;
+            (member.burying.take() == Some(seq)).then_some(())?;
+            let dying = member.consumer.next_dying().filter(|dying| dying.seq == seq)?;
+            Some((dying, Arc::clone(member.consumer.path())))
+        });
+        self.mourning.insert((id, Arc::clone(name)));
+        // A late acknowledgement may have come first.
+        let Some((mut dying, path)) = found else { return };
+        let burial = match result {
+            Ok(batch) => self.bury_record(id, name, &path, &dying, batch.records.first()),
+            Err(error) => {
+                dying.reason = DeadReason::Unreadable(error.to_string());
+                self.bury_record(id, name, &path, &dying, None)
+            }
+        };
+        if let Burial::Full = burial {
+            self.mourning.remove(&(id, Arc::clone(name)));
+            self.postpone_burial(id, name, seq);
+        }
+    }
+
+    /// Appends the dead letter, a pointer if there is no record, and settles the message.
+    fn bury_record(
+        &mut self,
+        id: StreamId,
+        name: &Arc<str>,
+        path: &ConsumerPath,
+        dying: &Dying,
+        record: Option<&Record>,
+    ) -> Burial {
+        let Some(target) = self.dead_stream_of(id) else { return Burial::Full };
+        let subject = format!("$DLQ.{}.{}", path.stream, path.consumer);
+        let headers = self.dead_headers(path, dying, record);
+        let payload = record.map(Record::payload_bytes).unwrap_or_default();
+        let room = self.catalog.get(target).is_some_and(|stream| {
+            let size = stream.storage().size(subject.len(), headers.len(), payload.len());
+            self.check_room(stream, &subject, size).is_ok()
+        });
+        if !room || self.log.pressure() == Pressure::Full {
+            return Burial::Full;
+        }
+        if !self.append_own(target, &subject, &headers, &payload) {
+            return Burial::Full;
+        }
+        self.settle_dead(id, name, path, dying, true);
+        Burial::Done
+    }
+
+    fn dead_headers(&self, path: &ConsumerPath, dying: &Dying, record: Option<&Record>) -> Vec<u8> {
+        let mut block = Block::from_existing(record.map_or(b"".as_slice(), Record::headers));
+        for name in DEATH {
+            block.remove(name);
+        }
+        block
+            .add(names::DEAD_REASON, &dying.reason.to_string())
+            .add(names::DEAD_STREAM, &path.stream)
+            .add(names::DEAD_CONSUMER, &path.consumer)
+            .add(names::DEAD_SUBJECT, record.map_or("", Record::subject))
+            .add(names::DEAD_SEQUENCE, &dying.seq.to_string())
+            .add(names::DEAD_ATTEMPTS, &dying.attempts.to_string())
+            .add(names::DEAD_FIRST, &dying.first.to_string())
+            .add(names::DEAD_LAST, &Timestamp(self.now.wall).to_string());
+        block.finish()
+    }
+
+    /// Settles a message that was given up. It is deleted where its retention says so: when it was
+    /// moved to the dead letters, or the application itself gave it up.
+    fn settle_dead(
+        &mut self,
+        id: StreamId,
+        name: &Arc<str>,
+        path: &ConsumerPath,
+        dying: &Dying,
+        moved: bool,
+    ) {
+        let found = self.catalog.get_mut(id).and_then(|s| s.member_mut(name));
+        let Some((_, member)) = found else { return };
+        member.dead_letters_full = false;
+        let settled = member.consumer.bury(dying.seq);
+        self.stirred.insert((id, Arc::clone(name)));
+        if moved || matches!(dying.reason, DeadReason::Terminated(_)) {
+            self.discard_settled(id, settled.as_slice());
+        }
+        self.advise_given_up(path, dying);
+    }
+
+    fn postpone_burial(&mut self, id: StreamId, name: &Arc<str>, seq: u64) {
+        let found = self.catalog.get_mut(id).and_then(|s| s.member_mut(name));
+        let Some((_, member)) = found else { return };
+        if !member.dead_letters_full {
+            tracing::warn!(stream = %member.consumer.path().stream, consumer = %name,
+                "the dead-letter stream is full; messages that were given up stay pending until \
+                 it has room");
+        }
+        member.dead_letters_full = true;
+        member.consumer.postpone(seq);
+        let retry = self.now.monotonic + RETRY;
+        self.schedule.set(Deadline::Burial(id, Arc::clone(name)), Some(retry));
+    }
+
+    /// The dead-letter stream of a stream, made if it is not there.
+    fn dead_stream_of(&mut self, id: StreamId) -> Option<StreamId> {
+        let stream = self.catalog.get(id)?;
+        let name = dead_stream(&stream.name);
+        if let Some(target) = self.catalog.id_of(&name) {
+            return Some(target);
+        }
+        let DeadLetters { max_msgs, max_bytes, max_age, .. } = stream.config.dead_letters;
+        let config = StreamConfig {
+            subjects: vec![format!("$DLQ.{}.>", stream.name)],
+            description: Some(format!("Messages that consumers of {} gave up", stream.name)),
+            name,
+            storage: stream.config.storage,
+            max_msgs,
+            max_bytes,
+            max_age,
+            discard: Discard::New,
+            duplicate_window: Duration::from_secs(120),
+            allow_direct: true,
+            dead_letters: DeadLetters { enabled: false, ..DeadLetters::default() },
+            ..StreamConfig::default()
+        };
+        self.add_stream(config, false).ok()
+    }
+
+    /// Appends a record without the checks of a publish. Returns whether it was.
+    fn append_own(&mut self, id: StreamId, subject: &str, headers: &[u8], payload: &[u8]) -> bool {
+        let time = self.log.stream(id).map_or(0, |held| held.last_time).max(self.now.wall);
+        let record = NewRecord { subject, headers, payload, time, expires: None, message_id: None };
+        if self.log.append(id, &record).is_err() {
+            return false;
+        }
+        self.appended.insert(id);
+        if let Some(stream) = self.catalog.get_mut(id) {
+            stream.last_message_id.clear();
+        }
+        self.tell_appended(id, subject, 1);
+        self.keep_limits(id, subject);
+        true
+    }
+}
+
+/// What is done with dead letters.
+#[derive(Debug)]
+enum Deed {
+    List(Vec<DeadLetter>),
+    Requeue { target: StreamId },
+    Drop,
+}
+
+/// A job on dead letters: goes through `DLQ_<stream>` and does its deed to those that are meant.
+#[derive(Debug)]
+pub(super) struct Exhumation {
+    pub(super) answer: (SessionId, Token),
+    options: DeadOptions,
+    deed: Deed,
+    cursor: u64,
+    until: u64,
+    left: u64,
+    settled: u64,
+    total: u64,
+    failure: Option<ApiError>,
+}
+
+impl Exhumation {
+    /// What is to be read next.
+    pub(super) fn next_read(&self, stream: StreamId) -> Option<ReadRequest> {
+        let some = self.cursor <= self.until && self.left > 0 && self.failure.is_none();
+        let read = ReadRequest {
+            to: self.until,
+            max_records: LIST_PAGE,
+            max_bytes: 1 << 20,
+            ..one(stream, self.cursor)
+        };
+        some.then_some(read)
+    }
+
+    /// Goes on behind damage.
+    pub(super) fn pass_over(&mut self, last: u64) {
+        self.cursor = last + 1;
+    }
+
+    /// The answer when all is done.
+    pub(super) fn result(self) -> Result<ApiResponse, ApiError> {
+        if let Some(error) = self.failure {
+            return Err(error);
+        }
+        Ok(match self.deed {
+            Deed::List(letters) => ApiResponse::DeadLetters {
+                total: usize::try_from(self.total).unwrap_or(usize::MAX),
+                letters,
+            },
+            Deed::Requeue { .. } | Deed::Drop => ApiResponse::Settled { settled: self.settled },
+        })
+    }
+
+    fn is_meant(&self, record: &Record) -> bool {
+        let options = &self.options;
+        let header = |name| get(record.headers(), name).unwrap_or_default();
+        (options.sequences.is_empty() || options.sequences.contains(&record.seq))
+            && options.consumer.as_ref().is_none_or(|name| name == header(names::DEAD_CONSUMER))
+            && options
+                .subject
+                .as_ref()
+                .is_none_or(|pattern| matches(pattern, header(names::DEAD_SUBJECT)))
+    }
+}
+
+impl<L: Log> Broker<L> {
+    /// Starts listing, requeueing or dropping dead letters.
+    pub(super) fn dead_letters(
+        &mut self,
+        answer: (SessionId, Token),
+        request: &ApiRequest,
+    ) -> Result<(), ApiError> {
+        let (name, options, deed) = match request {
+            ApiRequest::DeadList { stream, options } => (stream, options, Deed::List(Vec::new())),
+            ApiRequest::DeadRequeue { stream, options } => {
+                let target = self.catalog.id_of(stream).ok_or_else(ApiError::stream_not_found)?;
+                (stream, options, Deed::Requeue { target })
+            }
+            ApiRequest::DeadDrop { stream, options } => (stream, options, Deed::Drop),
+            _ => return Err(ApiError::bad_request()),
+        };
+        let Some(id) = self.catalog.id_of(&dead_stream(name)) else {
+            return self.answer_without_letters(answer, name, options, &deed);
+        };
+        let held = self.log.stream(id).unwrap_or_default();
+        if let Some(seq) = options.sequences.iter().find(|seq| !self.log.contains(id, **seq)) {
+            return Err(ApiError::dead_letter_not_found(seq));
+        }
+        let most = if matches!(deed, Deed::List(_)) { LIST_PAGE as u64 } else { u64::MAX };
+        let first = options.sequences.iter().min().copied().unwrap_or(0);
+        let exhumation = Exhumation {
+            answer,
+            cursor: held.first_seq.max(options.from).max(first),
+            until: options.sequences.iter().max().copied().unwrap_or(held.last_seq),
+            left: if options.limit == 0 { most } else { options.limit.min(most) },
+            settled: 0,
+            total: held.messages,
+            failure: None,
+            options: options.clone(),
+            deed,
+        };
+        self.start_job(id, Task::Exhume(Box::new(exhumation)), Filter::all());
+        Ok(())
+    }
+
+    /// Nothing of the stream ever died.
+    fn answer_without_letters(
+        &mut self,
+        answer: (SessionId, Token),
+        name: &str,
+        options: &DeadOptions,
+        deed: &Deed,
+    ) -> Result<(), ApiError> {
+        if let Some(seq) = options.sequences.first() {
+            return Err(ApiError::dead_letter_not_found(seq));
+        }
+        if self.catalog.id_of(name).is_none() {
+            return Err(ApiError::stream_not_found());
+        }
+        let response = match deed {
+            Deed::List(_) => ApiResponse::DeadLetters { total: 0, letters: Vec::new() },
+            Deed::Requeue { .. } | Deed::Drop => ApiResponse::Settled { settled: 0 },
+        };
+        self.answer_api(answer, Ok(response));
+        Ok(())
+    }
+
+    /// Takes what a job on dead letters read.
+    pub(super) fn exhume(
+        &mut self,
+        id: StreamId,
+        exhumation: &mut Exhumation,
+        records: &[Record],
+        next: u64,
+    ) -> Progress {
+        for record in records {
+            if exhumation.left == 0 {
+                break;
+            }
+            if !exhumation.is_meant(record) {
+                continue;
+            }
+            match &mut exhumation.deed {
+                Deed::List(letters) => letters.push(dead_letter(record)),
+                Deed::Drop => {
+                    exhumation.settled += u64::from(self.remove_record(id, record, false));
+                }
+                Deed::Requeue { target } => {
+                    if let Err(error) = self.requeue(*target, record) {
+                        exhumation.failure = Some(error);
+                        return Progress::Done;
+                    }
+                    exhumation.settled += u64::from(self.remove_record(id, record, false));
+                }
+            }
+            exhumation.left -= 1;
+        }
+        exhumation.cursor = next;
+        Progress::More
+    }
+
+    /// Publishes a dead letter to its stream again, in the group that removes the dead letter. Its
+    /// message id is not looked at: it would be taken for a duplicate of itself.
+    fn requeue(&mut self, target: StreamId, record: &Record) -> Result<(), ApiError> {
+        let block = record.headers();
+        let subject = get(block, names::DEAD_SUBJECT).unwrap_or_default().to_owned();
+        if subject.is_empty() {
+            return Err(ApiError::message_not_found());
+        }
+        let before = get(block, names::REQUEUED).and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
+        let mut headers = Block::from_existing(block);
+        for name in DEATH {
+            headers.remove(name);
+        }
+        headers.remove(names::REQUEUED).add(names::REQUEUED, &(before + 1).to_string());
+        let headers = headers.finish();
+        let stream = self.catalog.get(target).ok_or_else(ApiError::stream_not_found)?;
+        if stream.config.sealed {
+            return Err(ApiError::stream_sealed());
+        }
+        let size = stream.storage().size(subject.len(), headers.len(), record.payload().len());
+        self.check_room(stream, &subject, size)?;
+        if !self.append_own(target, &subject, &headers, record.payload()) {
+            return Err(ApiError::insufficient_resources());
+        }
+        Ok(())
+    }
+}
+
+/// A dead letter as lists show it.
+fn dead_letter(record: &Record) -> DeadLetter {
+    let header = |name| get(record.headers(), name).unwrap_or_default();
+    let number = |name| header(name).parse().unwrap_or(0);
+    DeadLetter {
+        seq: record.seq,
+        consumer: header(names::DEAD_CONSUMER).to_owned(),
+        subject: header(names::DEAD_SUBJECT).to_owned(),
+        stream_seq: number(names::DEAD_SEQUENCE),
+        reason: header(names::DEAD_REASON).to_owned(),
+        attempts: number(names::DEAD_ATTEMPTS),
+        requeued: number(names::REQUEUED),
+        first: header(names::DEAD_FIRST).parse().unwrap_or_default(),
+        last: header(names::DEAD_LAST).parse().unwrap_or_default(),
+        message: stored_message(record, false),
+    }
+}

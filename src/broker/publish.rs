@@ -1,0 +1,436 @@
+//! Storing messages: the checks of a publish in JetStream's order, and who is told.
+//!
+//! Messages come in batches. A *run* is a row of messages of one subject in a batch: what depends
+//! on the subject alone is looked up once for the run.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use claudebus_storage::{Log, NewRecord, StreamId};
+
+use crate::model::batch::{MessageBatch, MessageView};
+use crate::model::error::ApiError;
+use crate::model::event::Event;
+use crate::model::request::{ProducerId, SessionId};
+
+use super::Broker;
+use super::producers::{Producer, Seen, Stored};
+use super::router::Route;
+use super::state;
+use super::stream::Stream;
+use super::stream::asked::{Asked, Rollup};
+
+/// What is looked up once for messages of one subject.
+pub(super) struct Run<'a> {
+    pub(super) subject: &'a str,
+    pub(super) route: Arc<Route>,
+    stream: Option<StreamId>,
+    /// A message without headers needs no check but that of its size.
+    plain: bool,
+    max_message: usize,
+    /// Whether publishers get answers.
+    answers: bool,
+    time: u64,
+    /// Messages stored by the run.
+    stored: u64,
+    /// Whether the last of them had no headers, and so no message id.
+    last_is_bare: bool,
+}
+
+/// Where a message went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Placed {
+    pub(super) stream: StreamId,
+    pub(super) seq: u64,
+    pub(super) duplicate: bool,
+}
+
+/// Answers to numbered messages that can still be told as one range.
+struct Range {
+    first: u64,
+    count: u64,
+    placed: Placed,
+}
+
+impl<L: Log> Broker<L> {
+    /// Stores numbered messages.
+    pub(super) fn publish(
+        &mut self,
+        from: SessionId,
+        id: ProducerId,
+        first: u64,
+        batch: &MessageBatch,
+    ) {
+        let mut producer = self.producers.take(id);
+        let mut notes = Vec::new();
+        let mut run: Option<Run<'_>> = None;
+        let mut range: Option<Range> = None;
+        for (counter, message) in (first..).zip(batch.iter()) {
+            let outcome = match producer.seen(counter) {
+                Seen::Stored(stream, seq) => Ok(Placed { stream, seq, duplicate: true }),
+                Seen::Forgotten => Err(ApiError::duplicate_too_old()),
+                Seen::New => {
+                    self.turn_to(&mut run, message.subject);
+                    run.as_mut().map_or(Err(ApiError::no_stream_matches()), |run| {
+                        self.deliver_core(from, &run.route, batch, &message, true);
+                        self.store(run, &message)
+                    })
+                }
+            };
+            match outcome {
+                Ok(placed) if extends(range.as_mut(), placed) => {}
+                Ok(placed) => {
+                    self.tell_range(from, range.take().as_ref(), &mut producer, &mut notes);
+                    range = Some(Range { first: counter, count: 1, placed });
+                }
+                Err(error) => {
+                    self.tell_range(from, range.take().as_ref(), &mut producer, &mut notes);
+                    self.outbox.send_when_durable(from, Event::Refused { counter, error });
+                }
+            }
+        }
+        self.tell_range(from, range.as_ref(), &mut producer, &mut notes);
+        self.end_run(run.as_ref());
+        self.keep_producer(id, producer, &notes);
+    }
+
+    /// Tells a range and remembers its counters.
+    fn tell_range(
+        &mut self,
+        from: SessionId,
+        range: Option<&Range>,
+        producer: &mut Producer,
+        notes: &mut Vec<u8>,
+    ) {
+        let Some(&Range { first, count, placed }) = range else { return };
+        let Placed { stream, seq, duplicate } = placed;
+        if !duplicate {
+            let stored = Stored { first, count, stream, seq };
+            producer.remember(stored, self.limits.max_producer_ranges);
+            notes.extend_from_slice(&stored.encode());
+        }
+        let name = self.catalog.get(stream).map_or_else(|| Arc::from(""), |s| Arc::clone(&s.name));
+        let event = Event::Published { first, count, stream: name, seq, duplicate };
+        self.outbox.send_when_durable(from, event);
+    }
+
+    fn keep_producer(&mut self, id: ProducerId, producer: Producer, notes: &[u8]) {
+        if !notes.is_empty() {
+            let key = state::producer_key(id);
+            let (base, noted) = self.log.note(&key, notes);
+            if noted > base.max(state::MAX_NOTES) {
+                self.log.put(&key, &producer.encode());
+            }
+        }
+        if let Some(gone) = self.producers.put(id, producer, self.limits.max_producers) {
+            self.log.forget(&state::producer_key(gone));
+        }
+    }
+
+    /// Stores what streams capture, and hands the rest to core subscriptions and to nobody.
+    pub(super) fn send(&mut self, from: SessionId, batch: &MessageBatch, echo: bool) {
+        let mut run: Option<Run<'_>> = None;
+        let mut answers = BytesMut::new();
+        for message in batch.iter() {
+            self.turn_to(&mut run, message.subject);
+            let Some(run) = run.as_mut() else { continue };
+            let heard = self.deliver_core(from, &run.route, batch, &message, echo);
+            if run.stream.is_some() {
+                let outcome = self.store(run, &message);
+                if !message.reply.is_empty() && run.answers {
+                    self.answer_publish(batch, run, &message, outcome, &mut answers);
+                }
+            } else if !heard && !message.reply.is_empty() {
+                self.no_responders(from, batch, &message);
+            }
+        }
+        self.end_run(run.as_ref());
+    }
+
+    /// JetStream's JSON answer to a publish, to the message's reply subject.
+    fn answer_publish(
+        &mut self,
+        batch: &MessageBatch,
+        run: &Run<'_>,
+        message: &MessageView<'_>,
+        outcome: Result<Placed, ApiError>,
+        buffer: &mut BytesMut,
+    ) {
+        let Some(stream) = run.stream.and_then(|id| self.catalog.get(id)) else { return };
+        let body = answer_body(&stream.name, outcome, buffer);
+        self.answer_subject(batch.slice(message.reply.as_bytes()), body);
+    }
+
+    /// Makes `run` the run of `subject`, ending another one.
+    pub(super) fn turn_to<'a>(&mut self, run: &mut Option<Run<'a>>, subject: &'a str) {
+        if run.as_ref().is_some_and(|run| run.subject == subject) {
+            return;
+        }
+        self.end_run(run.as_ref());
+        *run = Some(self.begin_run(subject));
+    }
+
+    /// Looks up what storing messages of `subject` needs.
+    pub(super) fn begin_run<'a>(&mut self, subject: &'a str) -> Run<'a> {
+        let mut route = self.router.route(subject);
+        if route.stream.is_none() && self.make_default_for(subject) {
+            route = self.router.route(subject);
+        }
+        let stream = route.stream.and_then(|id| self.catalog.get(id));
+        let last_time =
+            route.stream.and_then(|id| self.log.stream(id)).map_or(0, |held| held.last_time);
+        Run {
+            subject,
+            stream: stream.map(|stream| stream.id),
+            plain: stream.is_some_and(Stream::is_plain),
+            max_message: stream.map_or(usize::MAX, Stream::max_message),
+            answers: stream.is_some_and(|stream| !stream.config.no_ack),
+            time: last_time.max(self.now.wall),
+            stored: 0,
+            last_is_bare: false,
+            route,
+        }
+    }
+
+    /// After a run: consumers hear of the new messages, and limits are kept.
+    pub(super) fn end_run(&mut self, run: Option<&Run<'_>>) {
+        let Some((run, id)) = run.and_then(|run| Some((run, run.stream?))) else { return };
+        if run.stored == 0 {
+            return;
+        }
+        self.appended.insert(id);
+        if run.last_is_bare
+            && let Some(stream) = self.catalog.get_mut(id)
+        {
+            stream.last_message_id.clear();
+        }
+        self.tell_appended(id, run.subject, run.stored);
+        self.keep_limits(id, run.subject);
+    }
+
+    /// Tells consumers that messages of one subject were appended.
+    pub(super) fn tell_appended(&mut self, id: StreamId, subject: &str, count: u64) {
+        let Some(stream) = self.catalog.get_mut(id) else { return };
+        for (name, member) in &mut stream.consumers {
+            if member.filter().matches(subject) {
+                (0..count).for_each(|_| member.consumer.appended());
+                if member.consumer.num_waiting() > 0 {
+                    self.stirred.insert((id, Arc::clone(name)));
+                }
+            }
+        }
+    }
+
+    /// Stores one message, if its stream takes it.
+    pub(super) fn store(
+        &mut self,
+        run: &mut Run<'_>,
+        message: &MessageView<'_>,
+    ) -> Result<Placed, ApiError> {
+        let Some(stream) = run.stream else {
+            return Err(if crate::model::subject::is_publishable(run.subject) {
+                ApiError::no_stream_matches()
+            } else {
+                ApiError::invalid_subject(run.subject)
+            });
+        };
+        let size = message.headers.len() + message.payload.len();
+        if size > self.limits.max_payload {
+            return Err(ApiError::payload_too_large(self.limits.max_payload));
+        }
+        if !run.plain || !message.headers.is_empty() {
+            return self.store_checked(run, stream, message);
+        }
+        if size > run.max_message {
+            return Err(ApiError::message_too_large());
+        }
+        let record = NewRecord {
+            subject: run.subject,
+            headers: b"",
+            payload: message.payload,
+            time: run.time,
+            expires: None,
+            message_id: None,
+        };
+        let seq = self.log.append(stream, &record).map_err(|_| ApiError::id_window_full())?;
+        run.stored += 1;
+        run.last_is_bare = true;
+        Ok(Placed { stream, seq, duplicate: false })
+    }
+
+    /// Stores a message that may be refused or change what the stream holds.
+    fn store_checked(
+        &mut self,
+        run: &mut Run<'_>,
+        id: StreamId,
+        message: &MessageView<'_>,
+    ) -> Result<Placed, ApiError> {
+        let asked = Asked::parse(message.headers)?;
+        if std::mem::take(&mut run.last_is_bare)
+            && let Some(stream) = self.catalog.get_mut(id)
+        {
+            stream.last_message_id.clear();
+        }
+        let Some(stream) = self.catalog.get(id) else { return Err(ApiError::stream_not_found()) };
+        if stream.config.sealed {
+            return Err(ApiError::stream_sealed());
+        }
+        self.check_expectations(stream, run.subject, &asked)?;
+        let fingerprint = asked.message_id.map(|text| self.id_key.fingerprint(text));
+        if let Some(fingerprint) = fingerprint
+            && let Some(seq) = self.log.recall(id, fingerprint, run.time)
+        {
+            return Ok(Placed { stream: id, seq, duplicate: true });
+        }
+        self.check_rest(stream, run, &asked, message)?;
+        let window = u64::try_from(stream.config.duplicate_window.as_nanos()).unwrap_or(u64::MAX);
+        let record = NewRecord {
+            subject: run.subject,
+            headers: message.headers,
+            payload: message.payload,
+            time: run.time,
+            expires: asked.ttl.map(|ttl| ttl.expires(run.time)),
+            message_id: fingerprint.map(|id| (id, run.time.saturating_add(window))),
+        };
+        let unwanted = stream.config.retention == crate::model::stream::Retention::Interest
+            && !stream.has_interest(run.subject);
+        if unwanted {
+            // JetStream uses up a sequence for it, and stores nothing.
+            let seq = self.log.stream(id).map_or(0, |held| held.last_seq) + 1;
+            self.log.skip(id, seq);
+            return Ok(Placed { stream: id, seq, duplicate: false });
+        }
+        let seq = self.log.append(id, &record).map_err(|_| ApiError::id_window_full())?;
+        run.stored += 1;
+        if let Some(stream) = self.catalog.get_mut(id) {
+            stream.last_message_id.clear();
+            stream.last_message_id.push_str(asked.message_id.unwrap_or_default());
+        }
+        match asked.rollup {
+            None => {}
+            Some(Rollup::Subject) => self.roll_up(id, Some(run.subject), seq),
+            Some(Rollup::All) => self.roll_up(id, None, seq),
+        }
+        if asked.ttl.is_some() {
+            self.schedule_expiry(id);
+        }
+        Ok(Placed { stream: id, seq, duplicate: false })
+    }
+
+    /// What the publisher expects of the stream, before de-duplication.
+    fn check_expectations(
+        &self,
+        stream: &Stream,
+        subject: &str,
+        asked: &Asked<'_>,
+    ) -> Result<(), ApiError> {
+        if asked.expected_stream.is_some_and(|name| *name != *stream.name) {
+            return Err(ApiError::expected_stream_mismatch());
+        }
+        if asked.ttl.is_some() && !stream.config.allow_msg_ttl {
+            return Err(ApiError::ttl_disabled());
+        }
+        if let Some(expected) = asked.expected_last_of_subject {
+            let subject = asked.expected_subject.unwrap_or(subject);
+            let last = if crate::model::subject::has_wildcard(subject) {
+                let mut last = 0;
+                let filter = claudebus_storage::log::Filter::any_of([subject]);
+                self.log.subjects(stream.id, &filter, &mut |_, s| last = last.max(s.last));
+                last
+            } else {
+                self.log.subject(stream.id, subject).map_or(0, |summary| summary.last)
+            };
+            if last != expected {
+                return Err(ApiError::wrong_last_sequence(last));
+            }
+        }
+        if let Some(expected) = asked.expected_last {
+            let last = self.log.stream(stream.id).map_or(0, |held| held.last_seq);
+            if last != expected {
+                return Err(ApiError::wrong_last_sequence(last));
+            }
+        }
+        Ok(())
+    }
+
+    /// What remains to be checked once the message is known to be no duplicate.
+    fn check_rest(
+        &self,
+        stream: &Stream,
+        run: &Run<'_>,
+        asked: &Asked<'_>,
+        message: &MessageView<'_>,
+    ) -> Result<(), ApiError> {
+        if asked.expected_last_id.is_some_and(|id| id != stream.last_message_id) {
+            return Err(ApiError::wrong_last_message_id(&stream.last_message_id));
+        }
+        if asked.rollup.is_some() && (!stream.config.allow_rollup_hdrs || stream.config.deny_purge)
+        {
+            return Err(ApiError::rollup_not_permitted());
+        }
+        if message.headers.len() > self.limits.max_headers {
+            return Err(ApiError::header_too_large());
+        }
+        let size = message.headers.len() + message.payload.len();
+        if size > run.max_message {
+            return Err(ApiError::message_too_large());
+        }
+        let size =
+            stream.storage().size(run.subject.len(), message.headers.len(), message.payload.len());
+        self.check_room(stream, run.subject, size)
+    }
+
+    /// Whether a stream that discards new messages has room for one more of `size` bytes.
+    pub(super) fn check_room(
+        &self,
+        stream: &Stream,
+        subject: &str,
+        size: u64,
+    ) -> Result<(), ApiError> {
+        if stream.config.discard != crate::model::stream::Discard::New {
+            return Ok(());
+        }
+        let held = self.log.stream(stream.id).unwrap_or_default();
+        // Where the oldest message of the subject makes room, the others keep their places.
+        let replaces = stream.max_per_subject().is_some_and(|most| {
+            self.log.subject(stream.id, subject).is_some_and(|summary| summary.count >= most)
+        });
+        if replaces && stream.config.discard_new_per_subject {
+            return Err(ApiError::store_failed("maximum messages per subject exceeded"));
+        }
+        if !replaces && stream.max_msgs().is_some_and(|most| held.messages >= most) {
+            return Err(ApiError::store_failed("maximum messages exceeded"));
+        }
+        if !replaces && stream.max_bytes().is_some_and(|most| held.bytes + size > most) {
+            return Err(ApiError::store_failed("maximum bytes exceeded"));
+        }
+        Ok(())
+    }
+}
+
+/// Whether `placed` follows the range, which then includes it.
+fn extends(range: Option<&mut Range>, placed: Placed) -> bool {
+    let Some(range) = range else { return false };
+    let follows = range.placed.stream == placed.stream
+        && range.placed.duplicate == placed.duplicate
+        && range.placed.seq + range.count == placed.seq;
+    if follows {
+        range.count += 1;
+    }
+    follows
+}
+
+/// The body of JetStream's answer, in a slice of `buffer`.
+fn answer_body(stream: &str, outcome: Result<Placed, ApiError>, buffer: &mut BytesMut) -> Bytes {
+    let text = match outcome {
+        // A stream's name holds no character that JSON would escape but a quotation mark.
+        Ok(placed) => {
+            let name = serde_json::to_string(stream).unwrap_or_default();
+            let duplicate = if placed.duplicate { ",\"duplicate\": true" } else { "" };
+            format!("{{\"stream\":{name},\"seq\":{}{duplicate}}}", placed.seq)
+        }
+        Err(error) => serde_json::json!({ "error": error, "stream": stream, "seq": 0 }).to_string(),
+    };
+    buffer.extend_from_slice(text.as_bytes());
+    buffer.split().freeze()
+}

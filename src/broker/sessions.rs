@@ -1,0 +1,128 @@
+//! What the broker knows of each session: what it was handed and has not sent on, and which
+//! consumers it takes messages from.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use claudebus_storage::StreamId;
+
+use crate::model::request::{SessionId, Token};
+
+/// Stands for the server itself, which pulls on behalf of push consumers.
+pub(super) const SERVER: SessionId = SessionId(u64::MAX);
+
+/// A consumer, by stream and name.
+pub(super) type ConsumerKey = (StreamId, Arc<str>);
+
+#[derive(Debug, Default)]
+struct Session {
+    /// Bytes of deliveries it was handed and has not sent.
+    unsent: usize,
+    /// Whom its waiting pulls are from.
+    pulls: HashMap<Token, ConsumerKey>,
+    /// All it ever took messages from.
+    consumers: BTreeSet<ConsumerKey>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Sessions {
+    sessions: HashMap<SessionId, Session>,
+}
+
+impl Sessions {
+    pub(super) fn open(&mut self, session: SessionId) {
+        self.sessions.entry(session).or_default();
+    }
+
+    /// Ends a session. Returns the consumers it took messages from.
+    pub(super) fn close(&mut self, session: SessionId) -> BTreeSet<ConsumerKey> {
+        self.sessions.remove(&session).unwrap_or_default().consumers
+    }
+
+    /// Whether a session holds fewer unsent bytes than `limit`, so that one more delivery may go
+    /// to it.
+    pub(super) fn has_room(&self, session: SessionId, limit: usize) -> bool {
+        self.sessions.get(&session).is_some_and(|session| session.unsent < limit)
+    }
+
+    /// A session was handed so many bytes of deliveries.
+    pub(super) fn handed(&mut self, session: SessionId, bytes: usize) {
+        if let Some(session) = self.sessions.get_mut(&session) {
+            session.unsent = session.unsent.saturating_add(bytes);
+        }
+    }
+
+    /// A session sent so many on.
+    pub(super) fn sent(&mut self, session: SessionId, bytes: usize) {
+        if let Some(session) = self.sessions.get_mut(&session) {
+            session.unsent = session.unsent.saturating_sub(bytes);
+        }
+    }
+
+    /// A session takes messages from a consumer, under `token` if it named the pull itself.
+    pub(super) fn takes_from(
+        &mut self,
+        session: SessionId,
+        token: Option<Token>,
+        consumer: &ConsumerKey,
+    ) {
+        let Some(session) = self.sessions.get_mut(&session) else { return };
+        if let Some(token) = token {
+            session.pulls.insert(token, consumer.clone());
+        }
+        if !session.consumers.contains(consumer) {
+            session.consumers.insert(consumer.clone());
+        }
+    }
+
+    /// The consumer of a session's pull.
+    pub(super) fn consumer_of(&self, session: SessionId, token: Token) -> Option<&ConsumerKey> {
+        self.sessions.get(&session)?.pulls.get(&token)
+    }
+
+    /// A session's pull is over.
+    pub(super) fn forget_pull(&mut self, session: SessionId, token: Token) {
+        if let Some(session) = self.sessions.get_mut(&session) {
+            session.pulls.remove(&token);
+        }
+    }
+
+    /// The consumers that a session takes messages from.
+    pub(super) fn consumers_of(&self, session: SessionId) -> impl Iterator<Item = &ConsumerKey> {
+        self.sessions.get(&session).into_iter().flat_map(|session| &session.consumers)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_ends_at_the_limit_and_comes_back() {
+        let mut sessions = Sessions::default();
+        let session = SessionId(1);
+        assert!(!sessions.has_room(session, 10), "a session that was never opened");
+        sessions.open(session);
+        sessions.handed(session, 9);
+        assert!(sessions.has_room(session, 10));
+        sessions.handed(session, 1);
+        assert!(!sessions.has_room(session, 10));
+        sessions.sent(session, 1);
+        assert!(sessions.has_room(session, 10));
+        sessions.close(session);
+        assert!(!sessions.has_room(session, 10));
+    }
+
+    #[test]
+    fn pulls_are_found_by_their_token() {
+        let mut sessions = Sessions::default();
+        let (session, key) = (SessionId(1), (StreamId(1), Arc::from("c")));
+        sessions.open(session);
+        sessions.takes_from(session, Some(Token(5)), &key);
+        assert_eq!(sessions.consumer_of(session, Token(5)), Some(&key));
+        sessions.forget_pull(session, Token(5));
+        assert_eq!(sessions.consumer_of(session, Token(5)), None);
+        assert_eq!(sessions.consumers_of(session).count(), 1);
+        assert!(sessions.close(session).contains(&key));
+    }
+}

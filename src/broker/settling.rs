@@ -1,0 +1,105 @@
+//! Acknowledgements, and what becomes of messages that a consumer has settled.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use claudebus_storage::log::Filter;
+use claudebus_storage::{Log, StreamId};
+
+use crate::model::error::ApiError;
+use crate::model::event::Event;
+use crate::model::request::{Ack, ReplyTo, SessionId};
+use crate::model::stream::Retention;
+
+use super::Broker;
+use super::consumer::Settled;
+use super::removal::Task;
+use super::stream::Stream;
+
+impl<L: Log> Broker<L> {
+    /// Applies acknowledgements.
+    pub(super) fn ack(&mut self, from: SessionId, ack: Ack) {
+        let Ack { stream, consumer, sequences, kind, confirm } = ack;
+        let id = self.catalog.id_of(&stream);
+        let now = self.now;
+        let mut settled = Vec::new();
+        let known = id.and_then(|id| {
+            let (name, member) = self.catalog.get_mut(id)?.member_mut(&consumer)?;
+            member.consumer.ack(now, &sequences, &kind, &mut settled);
+            Some((id, name))
+        });
+        match &known {
+            None => {}
+            Some((id, name)) => {
+                self.mourning.insert((*id, Arc::clone(name)));
+                self.stirred.insert((*id, Arc::clone(name)));
+                self.discard_settled(*id, &settled);
+            }
+        }
+        if let Some(reply) = confirm {
+            let result = known.map(|_| ()).ok_or_else(ApiError::consumer_not_found);
+            self.confirm_ack(from, reply, result);
+        }
+    }
+
+    fn confirm_ack(&mut self, from: SessionId, reply: ReplyTo, result: Result<(), ApiError>) {
+        match reply {
+            ReplyTo::Session(token) => {
+                self.outbox.send_when_durable(from, Event::AckConfirmed { token, result });
+            }
+            // An empty message confirms; for a consumer that is not there nobody answers.
+            ReplyTo::Subject(subject) if result.is_ok() => {
+                self.answer_subject(Bytes::from(subject), Bytes::new());
+            }
+            ReplyTo::Subject(subject) => self.no_consumer(from, &subject),
+        }
+    }
+
+    /// Deletes settled messages that the stream need not keep.
+    pub(super) fn discard_settled(&mut self, id: StreamId, settled: &[Settled]) {
+        if settled.is_empty() || !self.catalog.get(id).is_some_and(Stream::deletes_settled) {
+            return;
+        }
+        let mut unknown = VecDeque::new();
+        for message in settled {
+            let Some(meta) = message.meta else {
+                unknown.push_back(message.seq);
+                continue;
+            };
+            // Without a text the subject is gone, and the message with it.
+            let Some(subject) = self.log.subject_text(id, meta.subject).map(str::to_owned) else {
+                continue;
+            };
+            if !self.is_wanted(id, message.seq, &subject)
+                && self.log.delete(id, message.seq, meta.subject, meta.size)
+            {
+                self.tell_removed(id, message.seq, &subject);
+            }
+        }
+        if !unknown.is_empty() {
+            self.start_job(id, Task::Discard { seqs: unknown }, Filter::all());
+        }
+    }
+
+    /// Whether a message that some consumer settled must stay for another. On a work queue the
+    /// one consumer that wants a message is the one that settles it.
+    pub(super) fn is_wanted(&self, id: StreamId, seq: u64, subject: &str) -> bool {
+        self.catalog.get(id).is_some_and(|stream| {
+            stream.config.retention == Retention::Interest
+                && stream.consumers.values().any(|member| {
+                    member.filter().matches(subject) && !member.consumer.has_settled(seq)
+                })
+        })
+    }
+
+    /// Deletes what nobody wants on an interest stream, after a consumer went or chose others.
+    pub(super) fn drop_unwanted(&mut self, id: StreamId) {
+        let interest =
+            self.catalog.get(id).is_some_and(|s| s.config.retention == Retention::Interest);
+        if interest && let Some(held) = self.log.stream(id) {
+            let task = Task::Disinterest { cursor: held.first_seq, until: held.last_seq };
+            self.start_job(id, task, Filter::all());
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! The keys of the broker's state in the log, and the parts of it that are JSON.
+//!
+//! | key | what |
+//! |---|---|
+//! | `m/next` | the next stream id |
+//! | `m/ids` | the secret key of message-id fingerprints |
+//! | `s/` id | a stream's configuration |
+//! | `k/` stream id, name | a consumer's configuration |
+//! | `c/` stream id, name | a consumer's progress |
+//! | `p/` id | a producer's counters |
+//!
+//! Ids are big-endian, so that keys sort as ids do.
+
+use claudebus_storage::StreamId;
+use serde::{Deserialize, Serialize};
+
+use crate::model::consumer::ConsumerConfig;
+use crate::model::request::ProducerId;
+use crate::model::stream::StreamConfig;
+use crate::model::time::Timestamp;
+
+pub(super) const NEXT_STREAM: &[u8] = b"m/next";
+pub(super) const ID_KEY: &[u8] = b"m/ids";
+pub(super) const STREAMS: &[u8] = b"s/";
+pub(super) const CONSUMER_CONFIGS: &[u8] = b"k/";
+pub(super) const CONSUMERS: &[u8] = b"c/";
+pub(super) const PRODUCERS: &[u8] = b"p/";
+
+/// Notes may grow to this, or to the size of their base, before a new base is written.
+pub(super) const MAX_NOTES: usize = 64 << 10;
+
+/// A stream as it is kept.
+#[derive(Serialize, Deserialize)]
+pub(super) struct KeptStream {
+    pub(super) config: StreamConfig,
+    pub(super) created: Timestamp,
+    pub(super) provisional: bool,
+}
+
+/// A consumer's configuration as it is kept.
+#[derive(Serialize, Deserialize)]
+pub(super) struct KeptConsumer {
+    pub(super) config: ConsumerConfig,
+    pub(super) created: Timestamp,
+}
+
+pub(super) fn stream_key(id: StreamId) -> Vec<u8> {
+    [STREAMS, &id.0.to_be_bytes()].concat()
+}
+
+pub(super) fn producer_key(id: ProducerId) -> Vec<u8> {
+    [PRODUCERS, &id.0.to_be_bytes()].concat()
+}
+
+pub(super) fn consumer_key(prefix: &[u8], stream: StreamId, name: &str) -> Vec<u8> {
+    [prefix, &stream.0.to_be_bytes(), name.as_bytes()].concat()
+}
+
+/// The stream id after `prefix`, and what follows it.
+pub(super) fn parse_key<'a>(prefix: &[u8], key: &'a [u8]) -> Option<(StreamId, &'a str)> {
+    let (id, rest) = key.strip_prefix(prefix)?.split_first_chunk::<8>()?;
+    Some((StreamId(u64::from_be_bytes(*id)), std::str::from_utf8(rest).ok()?))
+}
+
+/// The producer of a key.
+pub(super) fn parse_producer_key(key: &[u8]) -> Option<ProducerId> {
+    let id = key.strip_prefix(PRODUCERS)?.try_into().ok()?;
+    Some(ProducerId(u128::from_be_bytes(id)))
+}
+
+/// JSON of what is kept. These types always serialise; an error would be a defect, and shows when
+/// the empty bytes are read again.
+pub(super) fn to_json(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_come_back() {
+        assert_eq!(parse_key(STREAMS, &stream_key(StreamId(7))), Some((StreamId(7), "")));
+        let key = consumer_key(CONSUMERS, StreamId(8), "worker");
+        assert_eq!(parse_key(CONSUMERS, &key), Some((StreamId(8), "worker")));
+        assert_eq!(parse_key(CONSUMERS, b"c/short"), None);
+        assert_eq!(parse_producer_key(&producer_key(ProducerId(9))), Some(ProducerId(9)));
+    }
+}

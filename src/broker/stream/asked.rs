@@ -1,0 +1,117 @@
+//! What a publisher asks for in a message's headers.
+
+use crate::model::error::ApiError;
+use crate::model::headers::{self, names};
+
+use super::ttl::Ttl;
+
+/// What earlier messages a message replaces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::broker) enum Rollup {
+    /// Those of its subject.
+    Subject,
+    /// All of the stream.
+    All,
+}
+
+/// The headers that mean something to a stream.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(in crate::broker) struct Asked<'a> {
+    pub(in crate::broker) message_id: Option<&'a str>,
+    pub(in crate::broker) expected_stream: Option<&'a str>,
+    pub(in crate::broker) expected_last: Option<u64>,
+    pub(in crate::broker) expected_last_of_subject: Option<u64>,
+    pub(in crate::broker) expected_subject: Option<&'a str>,
+    pub(in crate::broker) expected_last_id: Option<&'a str>,
+    pub(in crate::broker) rollup: Option<Rollup>,
+    pub(in crate::broker) ttl: Option<Ttl>,
+}
+
+impl<'a> Asked<'a> {
+    /// Reads a header block, which may be empty. The first of several equal keys counts.
+    ///
+    /// # Errors
+    /// The error of the first value that makes no sense.
+    pub(in crate::broker) fn parse(block: &'a [u8]) -> Result<Self, ApiError> {
+        let mut asked = Self::default();
+        for (key, value) in headers::iter(block).filter(|(key, _)| key.starts_with("Nats-")) {
+            match key {
+                names::MESSAGE_ID if !value.is_empty() => {
+                    asked.message_id.get_or_insert(value);
+                }
+                names::EXPECTED_STREAM if !value.is_empty() => {
+                    asked.expected_stream.get_or_insert(value);
+                }
+                names::EXPECTED_LAST_SEQUENCE => {
+                    asked.expected_last.get_or_insert(sequence(key, value)?);
+                }
+                names::EXPECTED_LAST_SUBJECT_SEQUENCE => {
+                    asked.expected_last_of_subject.get_or_insert(sequence(key, value)?);
+                }
+                names::EXPECTED_LAST_SUBJECT_SEQUENCE_SUBJECT => {
+                    asked.expected_subject.get_or_insert(value);
+                }
+                names::EXPECTED_LAST_MESSAGE_ID if !value.is_empty() => {
+                    asked.expected_last_id.get_or_insert(value);
+                }
+                names::ROLLUP => {
+                    asked.rollup.get_or_insert(rollup(value)?);
+                }
+                names::TTL if !value.is_empty() && asked.ttl.is_none() => {
+                    asked.ttl = Ttl::parse(value).ok_or_else(ApiError::invalid_ttl)?;
+                }
+                _ => {}
+            }
+        }
+        if asked.expected_subject.is_some() && asked.expected_last_of_subject.is_none() {
+            return Err(ApiError::expected_subject_alone());
+        }
+        Ok(asked)
+    }
+}
+
+fn sequence(key: &str, value: &str) -> Result<u64, ApiError> {
+    value.parse().map_err(|_| {
+        ApiError::bad_request_because(format_args!("{key} is \"{value}\", not a sequence"))
+    })
+}
+
+fn rollup(value: &str) -> Result<Rollup, ApiError> {
+    if value.eq_ignore_ascii_case("sub") {
+        Ok(Rollup::Subject)
+    } else if value.eq_ignore_ascii_case("all") {
+        Ok(Rollup::All)
+    } else {
+        Err(ApiError::rollup_invalid(value))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+    use super::*;
+
+    #[test]
+    fn everything_that_can_be_asked() {
+        let block = b"NATS/1.0\r\nX: y\r\nNats-Msg-Id: 7\r\nNats-Expected-Last-Sequence: 3\r\n\
+            Nats-Rollup: SUB\r\nNats-TTL: 5\r\nNats-Expected-Last-Msg-Id: 6\r\n\r\n";
+        let asked = Asked::parse(block).unwrap();
+        assert_eq!((asked.message_id, asked.expected_last_id), (Some("7"), Some("6")));
+        assert_eq!((asked.expected_last, asked.rollup), (Some(3), Some(Rollup::Subject)));
+        assert_eq!(asked.ttl, Some(Ttl::For(std::time::Duration::from_secs(5))));
+        assert_eq!(Asked::parse(b"").unwrap(), Asked::default());
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_an_error() {
+        for (line, err_code) in [
+            ("Nats-Expected-Last-Sequence: x", 10003),
+            ("Nats-Rollup: some", 10111),
+            ("Nats-TTL: 10ms", 10165),
+            ("Nats-Expected-Last-Subject-Sequence-Subject: a", 10193),
+        ] {
+            let block = format!("NATS/1.0\r\n{line}\r\n\r\n");
+            assert_eq!(Asked::parse(block.as_bytes()).unwrap_err().err_code, err_code, "{line}");
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! Values of the header `Nats-TTL`: seconds, a duration as Go writes it (`1h30m`), or `never`.
+
+use std::time::Duration;
+
+/// How long a message lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::broker) enum Ttl {
+    /// So long, at least a second.
+    For(Duration),
+    /// For ever, whatever the stream's `max_age`.
+    Never,
+}
+
+/// Such a record is exempt from `max_age`: the moment that never comes.
+pub(in crate::broker) const NEVER: u64 = u64::MAX;
+
+impl Ttl {
+    /// When a record of `time` (nanoseconds since the Unix epoch) expires.
+    pub(in crate::broker) fn expires(self, time: u64) -> u64 {
+        match self {
+            Self::For(ttl) => {
+                time.saturating_add(u64::try_from(ttl.as_nanos()).unwrap_or(NEVER)).min(NEVER - 1)
+            }
+            Self::Never => NEVER,
+        }
+    }
+
+    /// Reads a header's value. `Some(None)` for zero, which means no TTL of its own; `None` if it is
+    /// not a TTL.
+    pub(in crate::broker) fn parse(text: &str) -> Option<Option<Self>> {
+        if text == "never" {
+            return Some(Some(Self::Never));
+        }
+        let ttl = match text.parse::<u64>() {
+            Ok(0) => return Some(None),
+            Ok(seconds) => Duration::from_secs(seconds),
+            Err(_) => go_duration(text)?,
+        };
+        (ttl >= Duration::from_secs(1)).then_some(Some(Self::For(ttl)))
+    }
+}
+
+/// A duration as Go writes it: decimal numbers with units.
+fn go_duration(text: &str) -> Option<Duration> {
+    let mut rest = text;
+    let mut nanos = 0.0_f64;
+    while !rest.is_empty() {
+        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let (number, tail) = rest.split_at_checked(end)?;
+        let unit_end = tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len());
+        let (unit, tail) = tail.split_at_checked(unit_end)?;
+        let scale = match unit {
+            "ns" => 1.0,
+            "us" | "µs" | "μs" => 1e3,
+            "ms" => 1e6,
+            "s" => 1e9,
+            "m" => 60e9,
+            "h" => 3600e9,
+            _ => return None,
+        };
+        nanos += number.parse::<f64>().ok()? * scale;
+        rest = tail;
+    }
+    (!text.is_empty() && nanos < 9.2e18).then(|| Duration::from_nanos(nanos as u64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values() {
+        let some = |seconds| Some(Some(Ttl::For(Duration::from_secs_f64(seconds))));
+        assert_eq!(Ttl::parse("1"), some(1.0));
+        assert_eq!(Ttl::parse("1h1.5m"), some(3690.0));
+        assert_eq!(Ttl::parse("1s500ms"), some(1.5));
+        assert_eq!(Ttl::parse("0"), Some(None));
+        assert_eq!(Ttl::parse("never"), Some(Some(Ttl::Never)));
+        for bad in ["", "-1", "x", "999ms", "1d", "5 s", "s"] {
+            assert_eq!(Ttl::parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_long_ttl_is_not_for_ever() {
+        let long = Ttl::For(Duration::from_secs(u64::MAX));
+        assert_eq!(long.expires(5), NEVER - 1);
+        assert_eq!(Ttl::Never.expires(5), NEVER);
+    }
+}

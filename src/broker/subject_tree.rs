@@ -1,0 +1,156 @@
+//! Patterns of subjects in a tree of tokens, to find all that match a subject.
+
+use std::collections::HashMap;
+
+/// Values under subject patterns.
+#[derive(Debug)]
+pub(super) struct SubjectTree<T> {
+    root: Node<T>,
+}
+
+#[derive(Debug)]
+struct Node<T> {
+    /// Patterns that end here.
+    here: Vec<T>,
+    /// Patterns that end with `>` after this token.
+    rest: Vec<T>,
+    star: Option<Box<Node<T>>>,
+    children: HashMap<Box<str>, Node<T>>,
+}
+
+impl<T> Default for Node<T> {
+    fn default() -> Self {
+        Self { here: Vec::new(), rest: Vec::new(), star: None, children: HashMap::new() }
+    }
+}
+
+impl<T> Default for SubjectTree<T> {
+    fn default() -> Self {
+        Self { root: Node::default() }
+    }
+}
+
+impl<T> Node<T> {
+    fn is_empty(&self) -> bool {
+        self.here.is_empty()
+            && self.rest.is_empty()
+            && self.star.is_none()
+            && self.children.is_empty()
+    }
+}
+
+impl<T: Copy + PartialEq> SubjectTree<T> {
+    /// Adds `value` under `pattern`.
+    pub(super) fn insert(&mut self, pattern: &str, value: T) {
+        let mut node = &mut self.root;
+        let mut tokens = pattern.split('.').peekable();
+        while let Some(token) = tokens.next() {
+            match token {
+                ">" if tokens.peek().is_none() => {
+                    node.rest.push(value);
+                    return;
+                }
+                "*" => node = node.star.get_or_insert_default(),
+                _ => node = node.children.entry(Box::from(token)).or_default(),
+            }
+        }
+        node.here.push(value);
+    }
+
+    /// Removes `value` from under `pattern`.
+    pub(super) fn remove(&mut self, pattern: &str, value: T) {
+        remove(&mut self.root, pattern, value);
+    }
+
+    /// Calls `visit` for every value whose pattern matches `subject`.
+    pub(super) fn matches(&self, subject: &str, visit: &mut impl FnMut(T)) {
+        matches(&self.root, Some(subject), visit);
+    }
+}
+
+fn remove<T: Copy + PartialEq>(node: &mut Node<T>, pattern: &str, value: T) {
+    let (token, rest) = match pattern.split_once('.') {
+        Some((token, rest)) => (token, Some(rest)),
+        None => (pattern, None),
+    };
+    if token == ">" && rest.is_none() {
+        node.rest.retain(|v| *v != value);
+        return;
+    }
+    let child = if token == "*" { node.star.as_deref_mut() } else { node.children.get_mut(token) };
+    let Some(child) = child else { return };
+    match rest {
+        Some(rest) => remove(child, rest, value),
+        None => child.here.retain(|v| *v != value),
+    }
+    if child.is_empty() {
+        if token == "*" {
+            node.star = None;
+        } else {
+            node.children.remove(token);
+        }
+    }
+}
+
+fn matches<T: Copy>(node: &Node<T>, subject: Option<&str>, visit: &mut impl FnMut(T)) {
+    let Some(subject) = subject else {
+        node.here.iter().for_each(|v| visit(*v));
+        return;
+    };
+    node.rest.iter().for_each(|v| visit(*v));
+    let (token, rest) = match subject.split_once('.') {
+        Some((token, rest)) => (token, Some(rest)),
+        None => (subject, None),
+    };
+    if let Some(child) = node.children.get(token) {
+        matches(child, rest, visit);
+    }
+    if let Some(star) = &node.star {
+        matches(star, rest, visit);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn found(tree: &SubjectTree<usize>, subject: &str) -> Vec<usize> {
+        let mut found = Vec::new();
+        tree.matches(subject, &mut |v| found.push(v));
+        found.sort_unstable();
+        found
+    }
+
+    proptest! {
+        /// The tree finds what comparing with each pattern finds, also after removals.
+        #[test]
+        fn finds_what_matching_one_by_one_finds(
+            patterns in prop::collection::vec("[ab*](\\.[ab*]){0,2}(\\.>)?", 0..12),
+            subject in "[ab](\\.[ab]){0,3}",
+            removed in prop::collection::vec(any::<bool>(), 12),
+        ) {
+            let mut tree = SubjectTree::default();
+            for (i, pattern) in patterns.iter().enumerate() {
+                tree.insert(pattern, i);
+            }
+            let mut kept: Vec<usize> = (0..patterns.len()).collect();
+            for (i, pattern) in patterns.iter().enumerate().filter(|(i, _)| removed[*i]) {
+                tree.remove(pattern, i);
+                kept.retain(|k| *k != i);
+            }
+            let expected: Vec<usize> = kept
+                .iter()
+                .copied()
+                .filter(|i| crate::model::subject::matches(&patterns[*i], &subject))
+                .collect();
+            prop_assert_eq!(found(&tree, &subject), expected);
+            for i in kept {
+                tree.remove(&patterns[i], i);
+            }
+            prop_assert!(tree.root.is_empty());
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! Publishing: answers, checks, counters, and that nothing leaves early.
+
+use super::*;
+
+fn stream(change: impl FnOnce(&mut StreamConfig)) -> Bench {
+    let mut bench = Bench::new();
+    let mut config = named("S", &["s.>"]);
+    change(&mut config);
+    bench.create(config).unwrap();
+    bench
+}
+
+fn code(answer: &serde_json::Value) -> u64 {
+    answer["error"]["err_code"].as_u64().unwrap_or(0)
+}
+
+#[test]
+fn a_batch_is_one_range_and_a_gap_begins_another() {
+    let mut bench = stream(|_| {});
+    let events = bench.publish(1, 10, &["s.a", "s.a", "s.b", "t", "s.c"]);
+    let Event::Published { first: 10, count: 3, seq: 1, duplicate: false, stream } = &events[0]
+    else {
+        panic!("{events:?}")
+    };
+    assert_eq!(&**stream, "S");
+    let Event::Refused { counter: 13, error } = &events[1] else { panic!("{events:?}") };
+    assert_eq!(error.err_code, 10055);
+    assert!(matches!(events[2], Event::Published { first: 14, count: 1, seq: 4, .. }));
+    assert_eq!(bench.info("S").state.messages, 4);
+}
+
+#[test]
+fn counters_sent_again_are_answered_and_not_stored_again() {
+    let mut bench = stream(|_| {});
+    bench.publish(1, 1, &["s.a", "s.a"]);
+    let events = bench.publish(1, 1, &["s.a", "s.a", "s.a"]);
+    assert!(matches!(
+        events[0],
+        Event::Published { first: 1, count: 2, seq: 1, duplicate: true, .. }
+    ));
+    assert!(matches!(
+        events[1],
+        Event::Published { first: 3, count: 1, seq: 3, duplicate: false, .. }
+    ));
+    let events = bench.publish(2, 1, &["s.a"]);
+    assert!(matches!(events[0], Event::Published { seq: 4, duplicate: false, .. }));
+    let mut again = bench.restarted(BrokerOptions::default());
+    let events = again.publish(1, 2, &["s.a", "s.a", "s.a"]);
+    assert!(matches!(
+        events[0],
+        Event::Published { first: 2, count: 2, seq: 2, duplicate: true, .. }
+    ));
+    assert!(matches!(events[1], Event::Published { first: 4, seq: 5, duplicate: false, .. }));
+}
+
+#[test]
+fn nothing_leaves_before_it_is_durable() {
+    let mut bench = stream(|_| {});
+    bench.consumer("S", durable("c")).unwrap();
+    bench.handle(B, Request::Pull(Pull { expires: None, ..pull("S", "c", 5) }));
+    bench.turn();
+    bench.broker.log_mut().hold_durable(true);
+    bench.handle(B, subscribe(1, "s.a"));
+    assert!(bench.publish(1, 1, &["s.a"]).is_empty_but_core());
+    let request = ApiRequest::StreamInfo { stream: "S".into(), options: Default::default() };
+    assert!(bench.run(A, Request::Api { token: Token(9), request }).is_empty());
+    bench.broker.log_mut().hold_durable(false);
+    bench.turn();
+    let kinds: Vec<&str> = bench
+        .events
+        .iter()
+        .map(|(_, event)| match event {
+            Event::Published { .. } => "published",
+            Event::Deliver { .. } => "delivered",
+            Event::Answer { .. } => "answered",
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(kinds, ["published", "delivered", "answered"]);
+}
+
+trait OnlyCore {
+    fn is_empty_but_core(&self) -> bool;
+}
+
+impl OnlyCore for Vec<Event> {
+    fn is_empty_but_core(&self) -> bool {
+        self.len() == 1 && matches!(self[0], Event::Message { .. })
+    }
+}
+
+#[test]
+fn answers_are_jetstreams() {
+    let mut bench = stream(|_| {});
+    assert_eq!(bench.request("s.a", &[], "x"), serde_json::json!({"stream": "S", "seq": 1}));
+    let id = [("Nats-Msg-Id", "7")];
+    assert_eq!(bench.request("s.a", &id, "x")["seq"], 2);
+    let again = bench.request("s.a", &id, "x");
+    assert_eq!(again, serde_json::json!({"stream": "S", "seq": 2, "duplicate": true}));
+    let wrong = bench.request("s.a", &[("Nats-Expected-Stream", "T")], "x");
+    assert_eq!(
+        (code(&wrong), wrong["seq"].as_u64(), &wrong["stream"]),
+        (10060, Some(0), &"S".into())
+    );
+}
+
+#[test]
+fn expectations() {
+    let mut bench = stream(|_| {});
+    assert_eq!(bench.request("s.a", &[("Nats-Expected-Last-Sequence", "0")], "")["seq"], 1);
+    let wrong = bench.request("s.a", &[("Nats-Expected-Last-Sequence", "0")], "");
+    assert_eq!(wrong["error"]["description"], "wrong last sequence: 1");
+    let of_subject = "Nats-Expected-Last-Subject-Sequence";
+    assert_eq!(bench.request("s.b", &[(of_subject, "0")], "")["seq"], 2);
+    assert_eq!(code(&bench.request("s.b", &[(of_subject, "0")], "")), 10071);
+    assert_eq!(bench.request("s.b", &[(of_subject, "2")], "")["seq"], 3);
+    let other = [(of_subject, "1"), ("Nats-Expected-Last-Subject-Sequence-Subject", "s.a")];
+    assert_eq!(bench.request("s.b", &other, "")["seq"], 4);
+    assert_eq!(bench.request("s.b", &[("Nats-Msg-Id", "x")], "")["seq"], 5);
+    assert_eq!(code(&bench.request("s.b", &[("Nats-Expected-Last-Msg-Id", "y")], "")), 10070);
+    let mut bench = bench.restarted(BrokerOptions::default());
+    assert_eq!(bench.request("s.b", &[("Nats-Expected-Last-Msg-Id", "x")], "")["seq"], 6);
+    bench.request("s.b", &[], "");
+    assert_eq!(code(&bench.request("s.b", &[("Nats-Expected-Last-Msg-Id", "x")], "")), 10070);
+}
+
+#[test]
+fn ids_are_duplicates_within_the_window_only() {
+    let mut bench = stream(|c| c.duplicate_window = Duration::from_secs(10));
+    let id = [("Nats-Msg-Id", "7")];
+    bench.request("s.a", &id, "x");
+    bench.pass(Duration::from_secs(9));
+    assert_eq!(bench.request("s.a", &id, "x")["duplicate"], true);
+    let mut bench = bench.restarted(BrokerOptions::default());
+    assert_eq!(bench.request("s.a", &id, "x")["duplicate"], true, "also after a restart");
+    bench.pass(Duration::from_secs(1));
+    assert_eq!(bench.request("s.a", &id, "x")["seq"], 2);
+}
+
+#[test]
+fn a_full_id_window_is_an_error() {
+    let mut bench = stream(|_| {});
+    bench.broker.log_mut().set_message_id_budget(1);
+    assert_eq!(bench.request("s.a", &[("Nats-Msg-Id", "1")], "x")["seq"], 1);
+    assert_eq!(code(&bench.request("s.a", &[("Nats-Msg-Id", "2")], "x")), 20007);
+    assert_eq!(bench.request("s.a", &[], "x")["seq"], 2);
+}
+
+#[test]
+fn sizes_at_their_limits_and_one_past() {
+    let mut bench = stream(|c| c.max_msg_size = 10);
+    assert_eq!(bench.request("s.a", &[], &"x".repeat(10))["seq"], 1);
+    assert_eq!(code(&bench.request("s.a", &[], &"x".repeat(11))), 10054);
+    let limits = Limits { max_payload: 20, ..Limits::default() };
+    let mut bench = Bench::with(BrokerOptions { limits, ..BrokerOptions::default() });
+    bench.create(named("S", &["s.>"])).unwrap();
+    assert_eq!(bench.request("s.a", &[], &"x".repeat(20))["seq"], 1);
+    assert_eq!(code(&bench.request("s.a", &[], &"x".repeat(21))), 20002);
+}
+
+#[test]
+fn a_message_that_nobody_gets_comes_back_as_503() {
+    let mut bench = Bench::new();
+    let answer = bench.request("nobody.there", &[], "x");
+    assert_eq!(answer, "NATS/1.0 503\r\nNats-Subject: nobody.there\r\n\r\n");
+}
+
+#[test]
+fn a_default_stream_is_made_at_first_use_and_yields_while_empty() {
+    let options = BrokerOptions {
+        default_streams: vec![named("EVENTS", &["events.>"])],
+        ..BrokerOptions::default()
+    };
+    let mut bench = Bench::with(options.clone());
+    let names = |bench: &mut Bench| match bench.api(ApiRequest::StreamNames(Default::default())) {
+        Ok(ApiResponse::StreamNames { streams, .. }) => streams,
+        other => panic!("{other:?}"),
+    };
+    assert!(names(&mut bench).is_empty());
+    bench.consumer("EVENTS", durable("c")).unwrap();
+    assert_eq!(names(&mut bench), ["EVENTS"]);
+    let other = named("MINE", &["events.*"]);
+    assert_eq!(bench.create(other.clone()).unwrap_err().err_code, 10065);
+    let request = ApiRequest::ConsumerDelete { stream: "EVENTS".into(), consumer: "c".into() };
+    bench.api(request).unwrap();
+    bench.create(other).unwrap();
+    assert_eq!(names(&mut bench), ["MINE"]);
+
+    let mut bench = Bench::with(options);
+    assert_eq!(bench.request("events.x", &[], "")["stream"], "EVENTS");
+    let mut own = named("EVENTS", &["events.>", "more"]);
+    own.max_msgs = 5;
+    let info = bench.create(own).unwrap();
+    assert_eq!((info.state.messages, info.config.max_msgs), (1, 5));
+    assert_eq!(bench.request("more", &[], "")["seq"], 2);
+}
