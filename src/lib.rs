@@ -10,5 +10,7 @@ pub mod client;
 #[cfg(feature = "cli")]
 pub mod config;
 pub mod model;
+#[cfg(feature = "server")]
+pub mod server;
 pub mod session;
 pub mod wire;
