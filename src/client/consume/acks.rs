@@ -63,6 +63,8 @@ pub(super) struct Acks {
     /// The last plain ack that was sent since anything was confirmed: whether it arrived is not
     /// known.
     last_plain: Option<u64>,
+    /// The same of the others, of which none need be named: confirming nothing confirms all before.
+    others_unknown: bool,
 }
 
 impl Acks {
@@ -74,7 +76,10 @@ impl Acks {
 
     /// Whether everything is known to have arrived.
     pub(super) fn is_settled(&self) -> bool {
-        self.is_sent() && self.unconfirmed.is_empty() && self.last_plain.is_none()
+        self.is_sent()
+            && self.unconfirmed.is_empty()
+            && self.last_plain.is_none()
+            && !self.others_unknown
     }
 
     /// Whether nothing waits to be sent.
@@ -103,6 +108,7 @@ impl Acks {
     /// that their arrival is known before the connection is closed.
     pub(super) fn take(&mut self, confirm_all: bool) -> Vec<ClientFrame> {
         let mut frames = Vec::new();
+        self.others_unknown |= !self.others.is_empty();
         for (kind, ranges) in self.others.drain(..) {
             put(&mut frames, &kind, &ranges.sorted(), None);
         }
@@ -115,12 +121,18 @@ impl Acks {
             self.last_plain = plain.0.last().map(|(_, to)| *to).or(self.last_plain);
             put(&mut frames, &AckKind::Ack, &plain.sorted(), None);
         }
-        if !self.confirmed.ranges.0.is_empty() {
-            self.last_plain = None;
+        let nothing = self.confirmed.ranges.0.is_empty();
+        if !nothing || (confirm_all && self.others_unknown) {
+            (self.last_plain, self.others_unknown) = (None, false);
             let confirmed = std::mem::take(&mut self.confirmed);
             self.next_token += 1;
-            let ranges = confirmed.ranges.clone().sorted();
-            put(&mut frames, &AckKind::Ack, &ranges, Some(self.next_token));
+            let confirm = Some(self.next_token);
+            if nothing {
+                let sequences = Vec::new();
+                frames.push(ClientFrame::Ack { kind: AckKind::Ack, sequences, confirm });
+            } else {
+                put(&mut frames, &AckKind::Ack, &confirmed.ranges.clone().sorted(), confirm);
+            }
             self.unconfirmed.insert(self.next_token, confirmed);
         }
         frames
@@ -142,7 +154,7 @@ impl Acks {
             self.confirmed.ranges.0.extend(confirmed.ranges.0);
             self.confirmed.waiters.extend(confirmed.waiters);
         }
-        self.last_plain = None;
+        (self.last_plain, self.others_unknown) = (None, false);
     }
 
     /// Nothing more will be sent.
@@ -150,7 +162,6 @@ impl Acks {
         self.rewind();
         self.plain = Ranges::default();
         self.others.clear();
-        self.last_plain = None;
         for waiter in std::mem::take(&mut self.confirmed).waiters {
             let _ = waiter.send(Err(error.clone()));
         }
@@ -267,6 +278,18 @@ mod tests {
         let frames = acks.take(true);
         assert_eq!(sent(&frames), [(&AckKind::Ack, &[(1, 1), (5, 5)][..], Some(1))]);
         assert!(acks.is_sent() && !acks.is_settled());
+        acks.confirmed(1, &Ok(()));
+        assert!(acks.is_settled());
+    }
+
+    #[test]
+    fn naks_are_confirmed_before_closing() {
+        let mut acks = Acks::default();
+        acks.add(AckKind::Nak { delay: Duration::ZERO }, 1);
+        acks.take(false);
+        assert!(acks.is_sent() && !acks.is_settled(), "nothing says that it arrived");
+        assert_eq!(sent(&acks.take(true)), [(&AckKind::Ack, &[][..], Some(1))]);
+        assert!(acks.take(true).is_empty(), "asked once");
         acks.confirmed(1, &Ok(()));
         assert!(acks.is_settled());
     }

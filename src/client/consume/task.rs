@@ -207,6 +207,7 @@ impl Shared {
         }
         self.change(|state| {
             if state.closed.is_none() {
+                state.busy.get_or_insert_with(|| self.link.busy());
                 for delivered in deliveries {
                     let again = AckKind::Nak { delay: Duration::ZERO };
                     state.acks.add(again, delivered.record.seq);
@@ -421,10 +422,11 @@ async fn write(shared: &Shared, writer: &mut FrameWriter) -> End {
         let frames = {
             let mut state = shared.lock();
             let mut frames = std::mem::take(&mut state.commands);
-            let closing = state.closing;
-            frames.extend(state.acks.take(closing));
+            // Nobody comes after whoever is gone, so that what they said must be known to arrive.
+            let last_words = state.closing || state.abandoned;
+            frames.extend(state.acks.take(last_words));
             if frames.is_empty() {
-                if state.abandoned && state.acks.is_sent() {
+                if state.abandoned && state.acks.is_settled() {
                     return End::Done;
                 }
                 state.idle = true;
@@ -464,11 +466,13 @@ async fn read(shared: &Shared, reader: &mut FrameReader) -> End {
             ServerFrame::Status(_) => {}
             ServerFrame::AckConfirmed { token, error } => {
                 let result = error.map_or(Ok(()), |error| Err(AckError::Refused(error)));
-                let mut state = shared.lock();
-                state.acks.confirmed(token, &result);
-                if state.acks.is_settled() {
-                    state.busy = None;
-                }
+                // Woken, the writer ends if that was the last thing it waited for.
+                shared.change(|state| {
+                    state.acks.confirmed(token, &result);
+                    if state.acks.is_settled() {
+                        state.busy = None;
+                    }
+                });
             }
             other => return End::Broken(StreamError::Unexpected(other.name())),
         }
