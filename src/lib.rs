@@ -5,6 +5,8 @@
 //! (the SDK), `server` (the shell: sockets, clock, threads), `config` and `cli`.
 
 pub mod broker;
+#[cfg(feature = "cli")]
+pub mod cli;
 #[cfg(feature = "client")]
 pub mod client;
 #[cfg(feature = "cli")]

@@ -42,7 +42,7 @@ pub struct ConfigFile {
     pub unset: Vec<Unset>,
     /// The keys of `server`, as (dotted key without `server.`, text, place).
     pub(super) server: Vec<(String, String, String)>,
-    /// The lines of all leaves beside `server`, by dotted path.
+    /// The lines of all leaves and lists beside `server`, by dotted path.
     pub(super) places: Vec<(String, String)>,
 }
 
@@ -206,7 +206,7 @@ fn known_below(path: &str) -> Vec<String> {
     words
 }
 
-/// Visits every leaf with its dotted path and line.
+/// Visits every leaf and every list with its dotted path and line.
 fn leaves(path: &str, node: &Node, visit: &mut dyn FnMut(String, u64)) {
     match &node.kind {
         Kind::Map(entries) => {
@@ -215,6 +215,7 @@ fn leaves(path: &str, node: &Node, visit: &mut dyn FnMut(String, u64)) {
             }
         }
         Kind::List(list) => {
+            visit(path.to_owned(), node.line);
             for (index, item) in list.iter().enumerate() {
                 leaves(&format!("{path}[{index}]"), item, visit);
             }

@@ -13,6 +13,7 @@ use super::file::{ConfigFile, Environment};
 use super::sections::Secret;
 use super::text;
 use crate::model::limits::Limits;
+use crate::server::ServerLimits;
 
 /// What `serve` is told.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,10 +40,12 @@ pub struct ServerSettings {
     pub auth_token_file: Option<PathBuf>,
     /// Whether a chaos plan may be loaded.
     pub allow_chaos: bool,
-    /// How long a clean stop may take.
-    pub stop_timeout: Duration,
-    /// Limits.
+    /// Host names that HTTP requests may use beside loopback names.
+    pub http_hosts: Vec<String>,
+    /// Limits of the broker.
     pub limits: Limits,
+    /// Limits of connections, and the time a clean stop may take.
+    pub connections: ServerLimits,
 }
 
 impl Default for ServerSettings {
@@ -59,8 +62,9 @@ impl Default for ServerSettings {
             auth_token: None,
             auth_token_file: None,
             allow_chaos: false,
-            stop_timeout: Duration::from_secs(10),
+            http_hosts: Vec::new(),
             limits: Limits::default(),
+            connections: ServerLimits::default(),
         }
     }
 }
@@ -210,6 +214,21 @@ pub const SETTINGS: &[Setting] = &[
         },
         |s| s.http.map_or_else(|| "off".to_owned(), |address| address.to_string()),
     ),
+    quiet(
+        "http_hosts",
+        "NAMES",
+        "Host names, with commas between, that HTTP requests may use beside loopback names: a web \
+         page must not reach the listener under a name of its own",
+        |s, text| {
+            s.http_hosts = text
+                .split(',')
+                .map(|name| name.trim().to_owned())
+                .filter(|n| !n.is_empty())
+                .collect();
+            Ok(())
+        },
+        |s| s.http_hosts.join(","),
+    ),
     flagged(
         "durability",
         "durability",
@@ -305,8 +324,8 @@ pub const SETTINGS: &[Setting] = &[
         "DURATION",
         "How long a clean stop may take before it skips the last checkpoint, which is safe but makes \
          the next start slower",
-        |s, text| text::duration(text).map(|timeout| s.stop_timeout = timeout),
-        |s| text::show_duration(s.stop_timeout),
+        |s, text| text::duration(text).map(|time| s.connections.stop_timeout = time),
+        |s| text::show_duration(s.connections.stop_timeout),
     ),
     quiet(
         "limits.max_payload",
@@ -404,6 +423,100 @@ pub const SETTINGS: &[Setting] = &[
         "Producers remembered; past that the longest unused is forgotten",
         |s, text| text::count(text).map(|count| s.limits.max_producers = count),
         |s| s.limits.max_producers.to_string(),
+    ),
+    quiet(
+        "connections.max",
+        "COUNT",
+        "Connections at once; with the windows below, the bound on memory for the network",
+        |s, text| text::count(text).map(|count| s.connections.max_connections = count),
+        |s| s.connections.max_connections.to_string(),
+    ),
+    quiet(
+        "connections.max_streams",
+        "COUNT",
+        "QUIC streams of one connection: one for each publisher and consumer of a program",
+        |s, text| {
+            within(text::count(text)?, 1, 1 << 16, |n| n.to_string())
+                .map(|count| s.connections.max_streams = count as u32)
+        },
+        |s| s.connections.max_streams.to_string(),
+    ),
+    quiet(
+        "connections.stream_window",
+        "SIZE",
+        "Unread bytes of one stream: more than rate times round trip at full speed",
+        |s, text| {
+            within(text::size(text)?, 64 << 10, 1 << 30, text::show_size)
+                .map(|size| s.connections.stream_window = size as u32)
+        },
+        |s| text::show_size(s.connections.stream_window.into()),
+    ),
+    quiet(
+        "connections.connection_window",
+        "SIZE",
+        "Unread bytes of one connection; several streams' worth, so that those that are held back \
+         leave room for acknowledgements",
+        |s, text| {
+            within(text::size(text)?, 64 << 10, 1 << 30, text::show_size)
+                .map(|size| s.connections.connection_window = size as u32)
+        },
+        |s| text::show_size(s.connections.connection_window.into()),
+    ),
+    quiet(
+        "connections.send_window",
+        "SIZE",
+        "Bytes of one connection that were sent and not acknowledged by the other side",
+        |s, text| {
+            within(text::size(text)?, 64 << 10, 1 << 30, text::show_size)
+                .map(|size| s.connections.send_window = size)
+        },
+        |s| text::show_size(s.connections.send_window),
+    ),
+    quiet(
+        "connections.idle_timeout",
+        "DURATION",
+        "Silence after which a connection is over; clients give signs of life",
+        |s, text| text::positive_duration(text).map(|time| s.connections.idle_timeout = time),
+        |s| text::show_duration(s.connections.idle_timeout),
+    ),
+    quiet(
+        "connections.hello_timeout",
+        "DURATION",
+        "Time for a client to say hello; one that cannot holds memory for nothing",
+        |s, text| text::positive_duration(text).map(|time| s.connections.hello_timeout = time),
+        |s| text::show_duration(s.connections.hello_timeout),
+    ),
+    quiet(
+        "connections.max_handshakes",
+        "COUNT",
+        "Handshakes at once; more are refused",
+        |s, text| text::count(text).map(|count| s.connections.max_handshakes = count),
+        |s| s.connections.max_handshakes.to_string(),
+    ),
+    quiet(
+        "connections.retry_above",
+        "COUNT",
+        "Handshakes at once from which addresses are verified first: normal load never gets there, a \
+         flood of forged addresses does",
+        |s, text| text::count(text).map(|count| s.connections.retry_above = count),
+        |s| s.connections.retry_above.to_string(),
+    ),
+    quiet(
+        "connections.input_queue",
+        "COUNT",
+        "Batches of requests that wait for the broker: enough to fill a write of the journal",
+        |s, text| text::count(text).map(|count| s.connections.input_queue = count),
+        |s| s.connections.input_queue.to_string(),
+    ),
+    quiet(
+        "connections.max_unsent",
+        "SIZE",
+        "Bytes waiting for one stream's client before its frames are no longer read",
+        |s, text| {
+            within(text::memory_size(text)?, 64 << 10, 1 << 40, show_memory)
+                .map(|size| s.connections.max_unsent = size)
+        },
+        |s| show_memory(s.connections.max_unsent),
     ),
 ];
 
@@ -582,10 +695,7 @@ fn flatten(path: String, value: &serde_json::Value, file: &ConfigFile, into: &mu
                 Value::String(text) => text.clone(),
                 other => other.to_string(),
             };
-            let below = |at: &str| {
-                at == path || at.strip_prefix(&*path).is_some_and(|r| r.starts_with('['))
-            };
-            let place = file.places.iter().find(|(at, _)| below(at));
+            let place = file.places.iter().find(|(at, _)| *at == path);
             let unset = file.unset.iter().find(|unset| unset.path == path);
             let (value, origin) = match (place, unset) {
                 (_, Some(unset)) => (

@@ -1,1 +1,12 @@
 //! Tests of the whole server, one module for each topic.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    missing_docs,
+    reason = "tests stop at the first surprise"
+)]
+
+mod cli;
+mod cli_server;

@@ -1,0 +1,383 @@
+//! `claudebus publish`: store messages in streams.
+
+use std::borrow::Cow;
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use serde_json::json;
+use tokio::io::AsyncBufReadExt as _;
+
+use super::args::Global;
+use super::connect::connect;
+use super::exit::{Exit, Failure};
+use super::message::header;
+use super::output::{Output, thousands};
+use super::template::{UnknownName, fill};
+use crate::client::{Ack, Client, Message, Publisher, Ticket};
+use crate::config::text;
+
+/// Tickets waited for at a time. More than the client keeps in flight, so that it never waits for
+/// us.
+const MAX_TICKETS: usize = 65_536;
+
+/// Most bytes of a line of standard input, or of a file: the largest message a server can take.
+const MAX_INPUT_BYTES: u64 = 64 << 20;
+
+/// `claudebus publish`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    claudebus publish claude.task.started hello\n  \
+    claudebus publish orders.new --file order.json -H 'Content-Type: application/json' --id 4711\n  \
+    claudebus publish load.test 'message {{n}}' --count 10000\n  \
+    tail -f app.log | claudebus publish system.log.app --stdin")]
+pub(super) struct Publish {
+    /// Where to; {{n}} is filled in with --count and --stdin
+    subject: String,
+    /// The payload; {{n}} and {{time}} are filled in with --count
+    #[arg(required_unless_present_any = ["stdin", "file"], conflicts_with_all = ["stdin", "file"])]
+    message: Option<String>,
+    /// One message for each line of standard input
+    #[arg(long, conflicts_with_all = ["file", "count"])]
+    stdin: bool,
+    /// The payload is in this file; `-` is standard input as a whole
+    #[arg(short, long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
+    file: Option<PathBuf>,
+    /// Add a header; may be given more than once
+    #[arg(short = 'H', long = "header", value_name = "KEY:VALUE", value_parser = header)]
+    headers: Vec<(String, String)>,
+    /// Store it once under this id, however often it is published; {{n}} is filled in
+    #[arg(long, value_name = "ID")]
+    id: Option<String>,
+    /// Publish so many
+    #[arg(short = 'n', long, value_name = "COUNT", default_value = "1", value_parser = clap::value_parser!(u64).range(1..))]
+    count: u64,
+    /// Remove it after this time, on streams that allow it
+    #[arg(long, value_name = "DURATION", value_parser = text::positive_duration)]
+    ttl: Option<Duration>,
+    /// Only this stream may store it
+    #[arg(long, value_name = "STREAM")]
+    expect_stream: Option<String>,
+    /// Store it only if the stream's last sequence is this
+    #[arg(long, value_name = "SEQ")]
+    expect_last_seq: Option<u64>,
+    /// Store it only if the subject's last sequence is this; 0 for none yet
+    #[arg(long, value_name = "SEQ")]
+    expect_last_subject_seq: Option<u64>,
+}
+
+/// Runs `claudebus publish`.
+pub(super) async fn run(
+    publish: &Publish,
+    global: &Global,
+    output: &mut Output,
+) -> Result<(), Failure> {
+    let payload = match (&publish.message, &publish.file) {
+        (Some(message), _) => Some(message.clone().into_bytes()),
+        (None, Some(path)) => Some(read(path)?),
+        (None, None) => None,
+    };
+    // Mistakes are told before a connection is made.
+    publish.message(1, payload.as_deref().unwrap_or_default())?;
+    let client = connect(global).await?;
+    let mut sending = Sending::new(&client, publish, output);
+    match payload {
+        Some(payload) => sending.repeat(&payload).await?,
+        None => sending.lines().await?,
+    }
+    let result = sending.finish().await;
+    client.close().await;
+    result
+}
+
+/// Reads a payload.
+fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+    use std::io::Read as _;
+    let failed = |error: std::io::Error| {
+        Failure::new(Exit::Failed, format_args!("cannot read {}: {error}", path.display()))
+    };
+    let mut payload = Vec::new();
+    let input: Box<dyn std::io::Read> = if path == Path::new("-") {
+        Box::new(std::io::stdin().lock())
+    } else {
+        Box::new(std::fs::File::open(path).map_err(failed)?)
+    };
+    input.take(MAX_INPUT_BYTES + 1).read_to_end(&mut payload).map_err(failed)?;
+    if payload.len() as u64 > MAX_INPUT_BYTES {
+        return Err(Failure::new(
+            Exit::Failed,
+            format_args!("{} is larger than any server takes", path.display()),
+        )
+        .hint("store it elsewhere and publish where it is"));
+    }
+    Ok(payload)
+}
+
+impl Publish {
+    /// Whether the payload is a template too.
+    fn is_template(&self) -> bool {
+        self.count > 1 && self.message.is_some()
+    }
+
+    /// The message with number `n`.
+    fn message(&self, n: u64, payload: &[u8]) -> Result<Message, Failure> {
+        let fill_in = |template: &str| -> Result<String, Failure> {
+            if !template.contains("{{") {
+                return Ok(template.to_owned());
+            }
+            let value = |name: &str| match name {
+                "n" => Some(Cow::Owned(n.to_string().into_bytes())),
+                "time" => Some(Cow::Owned(super::consumer::now().to_string().into_bytes())),
+                _ => None,
+            };
+            let filled = fill(template, value).map_err(|UnknownName(name)| {
+                Failure::usage(format_args!("`{{{{{name}}}}}` stands for nothing"))
+                    .hint("known are {{n}} and {{time}}")
+            })?;
+            Ok(String::from_utf8_lossy(&filled).into_owned())
+        };
+        let subject = fill_in(&self.subject)?;
+        let mut message = match self.message.as_deref() {
+            Some(template) if self.is_template() => Message::new(subject, fill_in(template)?),
+            _ => Message::new(subject, payload.to_vec()),
+        };
+        for (key, value) in &self.headers {
+            message = message.header(key, value);
+        }
+        if let Some(id) = &self.id {
+            message = message.id(fill_in(id)?);
+        }
+        if let Some(ttl) = self.ttl {
+            message = message.ttl(ttl);
+        }
+        if let Some(stream) = &self.expect_stream {
+            message = message.expect_stream(stream);
+        }
+        if let Some(seq) = self.expect_last_seq {
+            message = message.expect_last_sequence(seq);
+        }
+        if let Some(seq) = self.expect_last_subject_seq {
+            message = message.expect_last_subject_sequence(seq);
+        }
+        Ok(message)
+    }
+}
+
+/// Messages on their way, and what became of them.
+struct Sending<'a> {
+    args: &'a Publish,
+    publisher: Publisher,
+    output: &'a mut Output,
+    tickets: VecDeque<Ticket>,
+    progress: Option<indicatif::ProgressBar>,
+    tally: Tally,
+}
+
+/// What became of the messages.
+#[derive(Default)]
+struct Tally {
+    stored: u64,
+    duplicates: u64,
+    /// The one stream that stored all, with the first and last sequence; none if there were more.
+    range: Option<(std::sync::Arc<str>, u64, u64)>,
+}
+
+impl<'a> Sending<'a> {
+    fn new(client: &Client, args: &'a Publish, output: &'a mut Output) -> Self {
+        let progress = (args.count > 1 && output.shows_progress()).then(|| {
+            let style = indicatif::ProgressStyle::with_template(
+                "{bar:30.cyan} {human_pos}/{human_len} {per_sec} {eta}",
+            );
+            indicatif::ProgressBar::new(args.count)
+                .with_style(style.unwrap_or_else(|_| indicatif::ProgressStyle::default_bar()))
+        });
+        Self {
+            args,
+            publisher: client.publisher(),
+            output,
+            tickets: VecDeque::new(),
+            progress,
+            tally: Tally::default(),
+        }
+    }
+
+    /// Publishes `payload` as often as wanted.
+    async fn repeat(&mut self, payload: &[u8]) -> Result<(), Failure> {
+        for n in 1..=self.args.count {
+            self.push(n, payload).await?;
+        }
+        Ok(())
+    }
+
+    /// Publishes each line of standard input. What has come is acknowledged whenever no further
+    /// line is there at once, so that `tail -f` shows what it did.
+    async fn lines(&mut self) -> Result<(), Failure> {
+        let mut input = tokio::io::BufReader::with_capacity(256 << 10, tokio::io::stdin());
+        let mut line = Vec::new();
+        for n in 1.. {
+            line.clear();
+            let limit = usize::try_from(MAX_INPUT_BYTES).unwrap_or(usize::MAX);
+            if read_line(&mut input, &mut line, limit).await? == 0 {
+                break;
+            }
+            let text = line.strip_suffix(b"\n").unwrap_or(&line);
+            let text = text.strip_suffix(b"\r").unwrap_or(text);
+            self.push(n, text).await?;
+            if input.buffer().is_empty() {
+                self.settle(0).await?;
+                self.output.flush()?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn push(&mut self, n: u64, payload: &[u8]) -> Result<(), Failure> {
+        let message = self.args.message(n, payload)?;
+        let ticket = self.publisher.publish_message(message).await?;
+        self.tickets.push_back(ticket);
+        self.settle(MAX_TICKETS).await
+    }
+
+    /// Waits until at most `left` messages are on their way.
+    async fn settle(&mut self, left: usize) -> Result<(), Failure> {
+        while self.tickets.len() > left {
+            let Some(ticket) = self.tickets.pop_front() else { break };
+            let ack = ticket.await?;
+            self.count(&ack)?;
+        }
+        Ok(())
+    }
+
+    fn count(&mut self, ack: &Ack) -> Result<(), Failure> {
+        self.tally.add(ack);
+        if let Some(progress) = &self.progress {
+            progress.inc(1);
+        }
+        if self.output.is_json() {
+            return self.output.json(
+                &json!({"stream": &*ack.stream, "seq": ack.seq, "duplicate": ack.duplicate}),
+            );
+        }
+        Ok(())
+    }
+
+    async fn finish(mut self) -> Result<(), Failure> {
+        self.settle(0).await?;
+        if let Some(progress) = &self.progress {
+            progress.finish_and_clear();
+        }
+        if self.output.is_json() { Ok(()) } else { self.output.line(self.tally) }
+    }
+}
+
+/// Reads up to a line break, but no more than `limit` bytes.
+async fn read_line(
+    input: &mut (impl tokio::io::AsyncBufRead + Unpin),
+    line: &mut Vec<u8>,
+    limit: usize,
+) -> Result<usize, Failure> {
+    loop {
+        let available = input.fill_buf().await?;
+        if available.is_empty() {
+            return Ok(line.len());
+        }
+        let end = available.iter().position(|byte| *byte == b'\n');
+        let used = end.map_or(available.len(), |end| end + 1);
+        line.extend_from_slice(available.get(..used).unwrap_or_default());
+        input.consume(used);
+        if line.len() > limit {
+            return Err(Failure::new(Exit::Failed, "a line is larger than any server takes"));
+        }
+        if end.is_some() {
+            return Ok(line.len());
+        }
+    }
+}
+
+impl Tally {
+    fn add(&mut self, ack: &Ack) {
+        self.duplicates += u64::from(ack.duplicate);
+        self.stored += 1;
+        self.range = match self.range.take() {
+            None if self.stored == 1 => Some((ack.stream.clone(), ack.seq, ack.seq)),
+            Some((stream, first, last)) if stream == ack.stream => {
+                Some((stream, first.min(ack.seq), last.max(ack.seq)))
+            }
+            _ => None,
+        };
+    }
+}
+
+impl std::fmt::Display for Tally {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.range {
+            Some((stream, seq, _)) if self.stored == 1 && self.duplicates == 0 => {
+                return write!(f, "stored in {stream} as {seq}");
+            }
+            Some((stream, 0, _)) if self.stored == 1 => {
+                return write!(f, "was stored in {stream} before");
+            }
+            Some((stream, seq, _)) if self.stored == 1 => {
+                return write!(f, "was stored in {stream} before, as {seq}");
+            }
+            Some((stream, first, last)) => {
+                let (first, last) = (thousands(*first), thousands(*last));
+                let stored = thousands(self.stored);
+                write!(f, "stored {stored} messages in {stream}, {first} to {last}")?;
+            }
+            None => write!(f, "stored {} messages", thousands(self.stored))?,
+        }
+        if self.duplicates > 0 {
+            write!(f, "; {} were there before", thousands(self.duplicates))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ack(stream: &str, seq: u64, duplicate: bool) -> Ack {
+        Ack { stream: stream.into(), seq, duplicate }
+    }
+
+    fn tally(acks: &[Ack]) -> String {
+        let mut tally = Tally::default();
+        acks.iter().for_each(|ack| tally.add(ack));
+        tally.to_string()
+    }
+
+    #[test]
+    fn what_became_of_the_messages() {
+        assert_eq!(tally(&[ack("A", 7, false)]), "stored in A as 7");
+        assert_eq!(tally(&[ack("A", 7, true)]), "was stored in A before, as 7");
+        assert_eq!(tally(&[ack("A", 0, true)]), "was stored in A before");
+        assert_eq!(
+            tally(&[ack("A", 7, false), ack("A", 8, true)]),
+            "stored 2 messages in A, 7 to 8; 1 were there before"
+        );
+        assert_eq!(
+            tally(&[ack("A", 7, false), ack("B", 1, false), ack("B", 2, false)]),
+            "stored 3 messages"
+        );
+        assert_eq!(tally(&[]), "stored 0 messages");
+    }
+
+    #[tokio::test]
+    async fn lines_are_read_whole_and_bounded() {
+        let mut input = tokio::io::BufReader::with_capacity(2, &b"one\ntwo\r\nthree"[..]);
+        let mut lines = Vec::new();
+        loop {
+            let mut line = Vec::new();
+            if read_line(&mut input, &mut line, 100).await.unwrap() == 0 {
+                break;
+            }
+            lines.push(line);
+        }
+        assert_eq!(lines, [&b"one\n"[..], b"two\r\n", b"three"]);
+        let mut long = tokio::io::BufReader::new(&b"12345"[..]);
+        assert!(read_line(&mut long, &mut Vec::new(), 4).await.is_err());
+    }
+}

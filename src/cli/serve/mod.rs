@@ -1,0 +1,297 @@
+//! `claudebus serve`: run the server.
+
+mod crash;
+mod logging;
+mod place;
+
+use clap::Args;
+
+use super::args::ConfigSource;
+use super::config::{environment, load};
+use super::exit::{Exit, Failure};
+use super::output::Output;
+use crate::client::{ApiError, Client, LocalServer, RequestError};
+use crate::config::{ConfigFile, Durability, Resolved, ServerSettings, StreamPlan};
+use crate::server::{RunningServer, Server, ServerBuilder, ServerFailure, StartError, Stopped};
+
+/// Largest token file. A token is some dozen bytes; whatever is larger is another file.
+const MAX_TOKEN_FILE: u64 = 64 << 10;
+
+/// `claudebus serve`.
+#[derive(Debug, Args)]
+#[command(
+    args_override_self = true,
+    after_help = "Every setting can also be given in the environment or in the file; a flag wins over the \
+    environment, which wins over the file. `claudebus config show` tells what is in force.\n\n\
+    CLAUDEBUS_CRASH_AT=<place>:<n> ends the process at the n-th passage of a place in storage, to test recovery."
+)]
+pub(super) struct Serve {
+    /// Where settings come from.
+    #[command(flatten)]
+    source: ConfigSource,
+}
+
+/// Runs the server until it is told to stop.
+pub(super) fn run(serve: &Serve, output: &mut Output) -> Result<(), Failure> {
+    let (file, resolved) = load(&serve.source)?;
+    file.require("event_bus.streams")?;
+    logging::start(&resolved.settings)?;
+    let builder = describe(&resolved, &file)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let result = runtime.block_on(serve_until_stopped(builder, &resolved.settings, &file, output));
+    // Whatever still runs was cut off on purpose.
+    runtime.shutdown_background();
+    result
+}
+
+/// The server that the configuration describes.
+fn describe(resolved: &Resolved, file: &ConfigFile) -> Result<ServerBuilder, Failure> {
+    let settings = &resolved.settings;
+    let mut builder = Server::builder()
+        .data_directory(settings.data_directory())
+        .quic(settings.quic)
+        .durability(match settings.durability {
+            Durability::Sync => claudebus_storage::Durability::Sync,
+            Durability::Interval(every) => claudebus_storage::Durability::Interval(every),
+            Durability::Os => claudebus_storage::Durability::Os,
+        })
+        .limits(settings.limits.clone())
+        .server_limits(settings.connections.clone())
+        .tail_budget(usize::try_from(settings.tail_budget).unwrap_or(usize::MAX))
+        .default_streams(StreamPlan::new(&file.sections.event_bus).provisional)
+        .crash_points(crash::crash_points(environment(crash::CRASH_VARIABLE).as_deref())?);
+    if let Some(address) = settings.http {
+        builder = builder.http(address);
+    }
+    for host in &settings.http_hosts {
+        builder = builder.http_host(host);
+    }
+    if let Some(path) = &settings.ready_file {
+        builder = builder.ready_file(path);
+    }
+    if let Some(path) = LocalServer::path() {
+        builder = builder.context_file(path);
+    }
+    if let Some(token) = &settings.auth_token {
+        builder = builder.auth_token(&token.0);
+    }
+    if let Some(path) = &settings.auth_token_file {
+        builder = builder.auth_token(read_token(path)?);
+    }
+    Ok(builder)
+}
+
+/// The first line of a token file.
+fn read_token(path: &std::path::Path) -> Result<String, Failure> {
+    use std::io::Read as _;
+    let wrong = |why: &dyn std::fmt::Display| {
+        Failure::new(Exit::Config, format_args!("token file {}: {why}", path.display()))
+    };
+    let mut text = String::new();
+    let file = std::fs::File::open(path).map_err(|error| wrong(&error))?;
+    file.take(MAX_TOKEN_FILE).read_to_string(&mut text).map_err(|error| wrong(&error))?;
+    match text.lines().next().map(str::trim) {
+        Some(token) if !token.is_empty() => Ok(token.to_owned()),
+        _ => Err(wrong(&"its first line is empty")
+            .hint("write a long random token, for example: openssl rand -hex 32")),
+    }
+}
+
+/// Starts the server, tells where it is, and waits until it stops or is told to.
+async fn serve_until_stopped(
+    builder: ServerBuilder,
+    settings: &ServerSettings,
+    file: &ConfigFile,
+    output: &Output,
+) -> Result<(), Failure> {
+    // Listened for before anybody can know that there is something to stop.
+    let mut stop = Signals::listen()?;
+    let mut server = tokio::select! {
+        server = builder.start() => server?,
+        () = stop.next() => return Err(Failure::silent(Exit::Interrupted)),
+    };
+    make_streams(&server, file).await?;
+    banner(&server, settings, file, output);
+    tokio::select! {
+        result = server.wait() => return Ok(result?),
+        () = stop.next() => {}
+    }
+    output.talk("stopping; a second signal stops at once");
+    tokio::select! {
+        result = server.shutdown() => {
+            if result? == Stopped::Cut {
+                output.talk("stopped without the last checkpoint; the next start replays the journal");
+            }
+            Ok(())
+        }
+        () = stop.next() => Err(Failure::silent(Exit::Interrupted)),
+    }
+}
+
+/// Makes the configured streams, or brings them to the configured form.
+async fn make_streams(server: &RunningServer, file: &ConfigFile) -> Result<(), Failure> {
+    let plan = StreamPlan::new(&file.sections.event_bus);
+    if plan.configured.is_empty() {
+        return Ok(());
+    }
+    let client = Client::builder().name("configuration").connect_over(server.connect()).await?;
+    for config in plan.configured {
+        let name = config.name.clone();
+        let exists = |error: &RequestError| {
+            error.api().is_some_and(|e| e.err_code == ApiError::stream_name_exists().err_code)
+        };
+        let result = match client.create_stream(config.clone()).await {
+            Err(error) if exists(&error) => client.update_stream(config).await,
+            result => result,
+        };
+        result.map_err(|error| {
+            Failure::new(Exit::Config, format_args!("stream {name} of the configuration: {error}"))
+                .hint("change the file, or the stream with `claudebus stream edit`")
+        })?;
+    }
+    client.close().await;
+    Ok(())
+}
+
+/// Tells people where the server is and what to try.
+fn banner(server: &RunningServer, settings: &ServerSettings, file: &ConfigFile, output: &Output) {
+    let data = settings.data_directory();
+    output.talk(format_args!("claudebus {} is ready", env!("CARGO_PKG_VERSION")));
+    if let Some(address) = server.quic_address() {
+        output.talk(format_args!("  QUIC         quic://{address}"));
+    }
+    match server.http_address() {
+        Some(address) => output.talk(format_args!("  HTTP         http://{address}")),
+        None => output.talk("  HTTP         off"),
+    }
+    output.talk(format_args!("  Data         {}", data.display()));
+    let meaning = match settings.durability {
+        Durability::Sync => "acknowledged means on the disk".to_owned(),
+        Durability::Interval(every) => {
+            format!("a power cut may lose what was acknowledged in the last {every:?}")
+        }
+        Durability::Os => "a power cut may lose what was acknowledged".to_owned(),
+    };
+    output.talk(format_args!("  Durability   {}: {meaning}", settings.durability));
+    if let Some(fingerprint) = server.fingerprint() {
+        output.talk(format_args!("  Fingerprint  {fingerprint}"));
+    }
+    if let Some(kind) = place::questionable(&data) {
+        output.talk(format_args!("  Mind that the data directory is on {kind}"));
+    }
+    for note in without_effect(file) {
+        output.talk(format_args!("  {note}"));
+    }
+    output.talk("\nIn another terminal:");
+    if settings.auth_token.is_some() || settings.auth_token_file.is_some() {
+        output.talk("  export CLAUDEBUS_TOKEN=...");
+    }
+    output.talk("  claudebus publish claude.task.started hello");
+    output.talk("  claudebus subscribe --stream CLAUDE_EVENTS");
+}
+
+/// Sections that are switched on and that nothing in this version reads.
+fn without_effect(file: &ConfigFile) -> Vec<String> {
+    let sections = &file.sections;
+    let note = |name: &str| {
+        format!("The section {name} is checked and kept; this version does not act on it")
+    };
+    let mut notes = Vec::new();
+    if sections.event_bus.connection.url.is_some() {
+        notes.push(note("event_bus.connection"));
+    }
+    if sections.observability.tracing.enabled {
+        notes.push(note("observability.tracing"));
+    }
+    if sections.chaos.enabled {
+        notes.push(note("chaos"));
+    }
+    notes
+}
+
+/// Requests of the system or the user to stop.
+struct Signals {
+    #[cfg(unix)]
+    terminate: tokio::signal::unix::Signal,
+    #[cfg(unix)]
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    #[cfg(unix)]
+    fn listen() -> std::io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    #[cfg(unix)]
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+
+    #[cfg(not(unix))]
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self {})
+    }
+
+    #[cfg(not(unix))]
+    async fn next(&mut self) {
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Self {
+        match &error {
+            StartError::Unprotected(_) => Self::new(Exit::Config, &error)
+                .hint("write a token into a file and name it with --auth-token-file"),
+            StartError::Bind { what: "QUIC", .. } => Self::new(Exit::Failed, &error)
+                .hint("choose another port with --quic, or 0 for any free one"),
+            StartError::Bind { .. } => Self::new(Exit::Failed, &error)
+                .hint("choose another port with --http, or switch it off with --http off"),
+            _ => Self::new(Exit::Failed, &error),
+        }
+    }
+}
+
+impl From<ServerFailure> for Failure {
+    fn from(error: ServerFailure) -> Self {
+        match &error {
+            ServerFailure::Log(_) => Self::new(Exit::JournalFailed, &error)
+                .hint("look after the disk, then start again: nothing acknowledged is lost"),
+            ServerFailure::Panic(_) => Self::new(Exit::Defect, &error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_the_first_line_of_its_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        std::fs::write(&path, " s3cret \nmore\n").unwrap();
+        assert_eq!(read_token(&path).unwrap(), "s3cret");
+        std::fs::write(&path, "\n").unwrap();
+        assert_eq!(read_token(&path).unwrap_err().exit, Exit::Config);
+        assert!(read_token(&folder.path().join("none")).unwrap_err().message.contains("none"));
+    }
+
+    #[test]
+    fn what_is_switched_on_without_effect_is_said() {
+        let yaml = include_str!("../../../config/event-bus.yaml");
+        let file = ConfigFile::parse(yaml, "f", &|_| None).unwrap();
+        assert_eq!(without_effect(&file).len(), 2, "connection and tracing");
+        assert!(without_effect(&ConfigFile::default()).is_empty());
+    }
+}

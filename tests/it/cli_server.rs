@@ -1,0 +1,409 @@
+//! The program with a server: what a README promises, through the real binary.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use assert_cmd::Command;
+use serde_json::Value;
+
+use super::cli::claudebus;
+
+/// Longest wait for a server to start or stop, on a busy machine.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// A server of the real binary, on free ports, with everything of its own in one folder.
+struct Serving {
+    home: tempfile::TempDir,
+    child: Option<Child>,
+}
+
+impl Serving {
+    fn start() -> Self {
+        Self::start_with(&[], &[])
+    }
+
+    fn start_with(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        let mut serving = Self { home: tempfile::tempdir().unwrap(), child: None };
+        serving.begin(arguments, environment);
+        serving.until_ready();
+        serving
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.home.path().join(name)
+    }
+
+    /// Starts the process and does not wait for it.
+    fn begin(&mut self, arguments: &[&str], environment: &[(&str, &str)]) {
+        let _ = std::fs::remove_file(self.path("ready.json"));
+        let talk = std::fs::File::create(self.path("stderr")).unwrap();
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_claudebus"));
+        command
+            .args(["serve", "--quic", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data"])
+            .arg(self.path("data"))
+            .arg("--ready-file")
+            .arg(self.path("ready.json"))
+            .args(arguments)
+            .env("CLAUDEBUS_CONTEXT", self.path("context.json"))
+            .env("XDG_CONFIG_HOME", self.home.path())
+            .envs(environment.iter().copied())
+            .stderr(talk);
+        self.child = Some(command.spawn().unwrap());
+    }
+
+    fn talk(&self) -> String {
+        std::fs::read_to_string(self.path("stderr")).unwrap()
+    }
+
+    fn until_ready(&mut self) {
+        until("the server is ready", || {
+            if let Some(status) = self.child.as_mut().unwrap().try_wait().unwrap() {
+                panic!("the server ended with {status}: {}", self.talk());
+            }
+            self.path("ready.json").exists()
+        });
+    }
+
+    /// Runs a command against this server.
+    fn run(&self, arguments: &[&str]) -> Command {
+        let mut command = claudebus(self.home.path());
+        command.args(arguments);
+        command
+    }
+
+    /// What a command that succeeds prints.
+    fn ok(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments).output().unwrap();
+        assert!(
+            output.status.success(),
+            "{arguments:?}: {}\nserver: {}",
+            String::from_utf8_lossy(&output.stderr),
+            self.talk()
+        );
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// The one JSON value that a command prints.
+    fn json(&self, arguments: &[&str]) -> Value {
+        let text = self.ok(&[arguments, &["--output", "json"]].concat());
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+    }
+
+    /// The exit code and the talk of a command that fails.
+    fn fails(&self, arguments: &[&str]) -> (i32, String) {
+        let output = self.run(arguments).output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    }
+
+    fn signal(&self, name: &str) {
+        let id = self.child.as_ref().unwrap().id().to_string();
+        let status = std::process::Command::new("kill").args([name, &id]).status().unwrap();
+        assert!(status.success());
+    }
+
+    /// Waits for the process to end; its exit code, or none if a signal ended it.
+    fn ended(&mut self) -> Option<i32> {
+        let mut child = self.child.take().unwrap();
+        let mut status = None;
+        until("the server has ended", || {
+            status = child.try_wait().unwrap();
+            status.is_some()
+        });
+        status.unwrap().code()
+    }
+
+    fn stop(&mut self) -> Option<i32> {
+        self.signal("-TERM");
+        self.ended()
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Waits for a condition.
+fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !condition() {
+        assert!(begin.elapsed() < LIMIT, "waited in vain until {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn the_first_minute() {
+    let mut server = Serving::start();
+    assert_eq!(
+        server.ok(&["publish", "claude.task.started", "hello"]),
+        "stored in CLAUDE_EVENTS as 1\n"
+    );
+    let text =
+        server.ok(&["subscribe", "--stream", "CLAUDE_EVENTS", "--count", "1", "--format", "raw"]);
+    assert_eq!(text, "hello\n");
+    let message = server.json(&["get", "CLAUDE_EVENTS", "1"]);
+    assert_eq!((&message["payload"], &message["seq"]), (&"hello".into(), &1.into()));
+    let stream = server.json(&["stream", "ls"]);
+    assert_eq!(stream["config"]["name"], "CLAUDE_EVENTS", "untouched ones are not listed");
+    assert_eq!(stream["config"]["max_msgs"], 100_000);
+    let talk = server.talk();
+    assert!(talk.contains("is ready") && talk.contains("sync: acknowledged means on the disk"));
+    assert_eq!(server.stop(), Some(0), "{}", server.talk());
+    assert!(!server.path("context.json").exists());
+
+    server.begin(&[], &[]);
+    server.until_ready();
+    let last = server.ok(&["get", "CLAUDE_EVENTS", "--last", "claude.>", "--template", "{{seq}}"]);
+    assert_eq!(last, "1\n");
+    assert_eq!(server.stop(), Some(0));
+}
+
+#[test]
+fn a_durable_consumer_goes_on_where_it_stopped() {
+    let server = Serving::start();
+    let printed = server.ok(&["pub", "claude.n", "message {{n}}", "--count", "5"]);
+    assert_eq!(printed, "stored 5 messages in CLAUDE_EVENTS, 1 to 5\n");
+    let take = |count: &str| {
+        server.ok(&["sub", "claude.>", "--durable", "d", "-n", count, "--format", "raw"])
+    };
+    assert_eq!(take("2"), "message 1\nmessage 2\n");
+    assert_eq!(take("3"), "message 3\nmessage 4\nmessage 5\n");
+    let (code, talk) =
+        server.fails(&["sub", "claude.>", "--durable", "d", "-n1", "--wait", "50ms"]);
+    assert_eq!((code, talk.contains("0 of 1 messages came")), (5, true), "{talk}");
+    let info = server.json(&["consumer", "info", "CLAUDE_EVENTS", "d"]);
+    assert_eq!(info["ack_floor"]["stream_seq"], 5);
+    let (code, talk) =
+        server.fails(&["sub", "other.>", "--stream", "CLAUDE_EVENTS", "--durable", "d"]);
+    assert_eq!(code, 2, "{talk}");
+}
+
+#[test]
+fn what_a_command_fails_on_comes_again_and_ends_as_a_dead_letter() {
+    let server = Serving::start();
+    server.ok(&["stream", "add", "JOBS", "--subjects", "jobs.>", "--retention", "workqueue"]);
+    server.ok(&["consumer", "add", "JOBS", "worker", "--max-deliver", "2"]);
+    server.ok(&["publish", "jobs.a", "good", "-H", "Kind: x"]);
+    server.ok(&["publish", "jobs.b", "bad"]);
+    let log = server.path("log");
+    let script = format!(
+        "read line; echo \"$line $CLAUDEBUS_ATTEMPT $CLAUDEBUS_HEADER_KIND\" >> '{}'; test \"$line\" = good",
+        log.display()
+    );
+    server.ok(&[
+        "sub",
+        "--stream",
+        "JOBS",
+        "--durable",
+        "worker",
+        "-n",
+        "3",
+        "--exec",
+        &script,
+        "--retry-delay",
+        "0",
+    ]);
+    let mut lines: Vec<_> =
+        std::fs::read_to_string(&log).unwrap().lines().map(|l| l.trim().to_owned()).collect();
+    lines.sort();
+    assert_eq!(lines, ["bad 1", "bad 2", "good 1 x"]);
+
+    let letter = server.json(&["dead", "ls", "JOBS"]);
+    assert_eq!((&letter["subject"], &letter["attempts"]), (&"jobs.b".into(), &2.into()));
+    let seq = letter["seq"].to_string();
+    assert!(server.ok(&["dead", "show", "JOBS", &seq]).contains("bad"));
+    assert_eq!(server.ok(&["dead", "requeue", "JOBS", &seq]), "requeued 1 dead letters\n");
+    let again = server.ok(&["consumer", "next", "JOBS", "worker", "--template", "{{payload}}"]);
+    assert_eq!(again, "bad\n");
+    assert_eq!(server.fails(&["dead", "drop", "JOBS", "--all", "--yes"]).0, 4, "none is left");
+    assert_eq!(server.json(&["stream", "info", "JOBS"])["state"]["messages"], 0);
+}
+
+#[test]
+fn ways_to_publish() {
+    let server = Serving::start();
+    let lines = server
+        .run(&["pub", "claude.in", "--stdin", "--id", "line-{{n}}"])
+        .write_stdin("a\nb\r\n\nd")
+        .output()
+        .unwrap();
+    assert_eq!(
+        String::from_utf8(lines.stdout).unwrap(),
+        "stored 4 messages in CLAUDE_EVENTS, 1 to 4\n"
+    );
+    let again = server.json(&["pub", "claude.in", "x", "--id", "line-2"]);
+    assert_eq!((&again["duplicate"], &again["seq"]), (&true.into(), &2.into()));
+    let file = server.path("payload");
+    std::fs::write(&file, [0xff, 0, 1]).unwrap();
+    server.ok(&["pub", "claude.file", "--file", file.to_str().unwrap(), "-H", "A: b"]);
+    let shown = server.json(&["get", "CLAUDE_EVENTS", "--last", "claude.file"]);
+    assert_eq!(shown["payload_base64"], "/wAB");
+    assert_eq!(shown["headers"]["A"][0], "b");
+    let (code, talk) = server.fails(&["pub", "claude.in", "x", "--expect-last-seq", "1"]);
+    assert_eq!((code, talk.contains("wrong last sequence: 5")), (1, true), "{talk}");
+    let all = server.ok(&[
+        "sub",
+        "--stream",
+        "CLAUDE_EVENTS",
+        "-n",
+        "4",
+        "--template",
+        "{{seq}}={{payload}}",
+    ]);
+    assert_eq!(all, "1=a\n2=b\n3=\n4=d\n");
+}
+
+#[test]
+fn streams_and_consumers_are_looked_after() {
+    let server = Serving::start();
+    server.ok(&[
+        "stream",
+        "add",
+        "ORDERS",
+        "--subjects",
+        "orders.>",
+        "--max-age",
+        "1h",
+        "--max-bytes",
+        "1MiB",
+    ]);
+    let edited = server.json(&["stream", "edit", "ORDERS", "--max-msgs", "3"]);
+    assert_eq!(
+        (&edited["config"]["max_msgs"], &edited["config"]["max_bytes"]),
+        (&3.into(), &(1 << 20).into())
+    );
+    server.ok(&["pub", "orders.{{n}}", "x", "--count", "5"]);
+    let info = server.ok(&["stream", "info", "ORDERS"]);
+    assert!(info.contains("Messages: 3") && info.contains("1.0 MiB"), "{info}");
+    let subjects = server.ok(&["stream", "subjects", "ORDERS", "--output", "json"]);
+    assert_eq!(subjects.lines().count(), 3, "{subjects}");
+
+    server.ok(&["consumer", "add", "ORDERS", "c", "--filter", "orders.4", "--max-deliver", "5"]);
+    let paused = server.json(&["consumer", "pause", "ORDERS", "c", "--for", "1h"]);
+    assert_eq!((&paused["paused"], &paused["num_pending"]), (&true.into(), &1.into()));
+    let resumed = server.ok(&["consumer", "resume", "ORDERS", "c"]);
+    assert!(resumed.contains("To come: 1"), "{resumed}");
+    let edited = server.json(&["consumer", "edit", "ORDERS", "c", "--ack-wait", "5s"]);
+    assert_eq!(edited["config"]["ack_wait"], 5_000_000_000_u64);
+    assert_eq!(server.ok(&["consumer", "ls", "ORDERS", "--output", "json"]).lines().count(), 1);
+    server.ok(&["consumer", "rm", "ORDERS", "c", "--yes"]);
+
+    assert_eq!(server.ok(&["purge", "ORDERS", "--keep", "1", "--yes"]), "deleted 2 messages\n");
+    assert!(server.ok(&["stats"]).contains("ORDERS"));
+    server.ok(&["stream", "rm", "ORDERS", "--yes"]);
+    for arguments in [
+        &["stream", "info", "ORDERS"][..],
+        &["get", "ORDERS", "1"],
+        &["consumer", "ls", "ORDERS"],
+        &["sub", "--stream", "ORDERS"],
+        &["sub", "orders.x", "--durable", "d"],
+    ] {
+        let (code, talk) = server.fails(arguments);
+        assert_eq!((code, talk.contains("hint:")), (4, true), "{arguments:?}: {talk}");
+    }
+}
+
+#[test]
+fn questions_find_their_answers() {
+    let server = Serving::start();
+    assert_eq!(server.fails(&["request", "who", "?"]).0, 4, "nobody listens");
+    let mut replier = std::process::Command::new(env!("CARGO_BIN_EXE_claudebus"))
+        .args(["reply", "who", "--exec", "tr a-z A-Z", "--count", "1"])
+        .env("CLAUDEBUS_CONTEXT", server.path("context.json"))
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut answer = String::new();
+    until("somebody answers", || {
+        let output = server.run(&["request", "who", "me"]).output().unwrap();
+        answer = String::from_utf8(output.stdout).unwrap();
+        output.status.success()
+    });
+    assert_eq!(answer, "ME\n");
+    until("the replier has done what it should", || replier.try_wait().unwrap().is_some());
+}
+
+#[test]
+fn a_file_written_for_jetstream_makes_its_streams() {
+    let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/event-bus.yaml");
+    let server = Serving::start_with(&["--config", config.to_str().unwrap()], &[]);
+    let names = server.ok(&["stream", "ls", "--output", "json"]);
+    assert_eq!(names.lines().count(), 3, "{names}");
+    let info = server.json(&["stream", "info", "MCP_EVENTS"]);
+    assert_eq!(info["config"]["max_msgs"], 50_000);
+    assert_eq!(info["config"]["max_age"], 3 * 86_400 * 1_000_000_000_u64);
+    assert!(server.talk().contains("observability.tracing"), "{}", server.talk());
+}
+
+#[test]
+fn a_token_keeps_others_out() {
+    let server = Serving::start_with(&[], &[("CLAUDEBUS_AUTH_TOKEN", "s3cret")]);
+    for token in [&[][..], &["--token", "wrong"]] {
+        let (code, talk) = server.fails(&[&["stream", "ls"][..], token].concat());
+        assert_eq!((code, talk.contains("CLAUDEBUS_TOKEN")), (6, true), "{talk}");
+    }
+    server.ok(&["stream", "ls", "--token", "s3cret"]);
+    assert!(!server.talk().contains("s3cret"));
+}
+
+#[test]
+fn nobody_is_let_in_from_outside_without_a_token() {
+    let mut server = Serving { home: tempfile::tempdir().unwrap(), child: None };
+    server.begin(&["--http", "0.0.0.0:0"], &[]);
+    assert_eq!(server.ended(), Some(78));
+    assert!(server.talk().contains("--auth-token-file"), "{}", server.talk());
+}
+
+#[test]
+fn a_crash_loses_nothing_that_was_acknowledged() {
+    let mut server = Serving::start();
+    server.ok(&["pub", "claude.a", "one"]);
+    assert_eq!(server.stop(), Some(0));
+    server.begin(&[], &[("CLAUDEBUS_CRASH_AT", "journal.sync.after:3")]);
+    server.until_ready();
+    let (mut stored, mut failed) = (1, false);
+    for _ in 0..10 {
+        // It never comes back, so the command waits in vain for its acknowledgement.
+        let output =
+            server.run(&["pub", "claude.a", "more"]).timeout(Duration::from_secs(3)).output();
+        if output.is_ok_and(|output| output.status.success()) {
+            stored += 1;
+        } else {
+            failed = true;
+            break;
+        }
+    }
+    assert!(failed, "the crash point was not passed");
+    assert_eq!(server.ended(), None, "it aborted");
+    server.begin(&[], &[]);
+    server.until_ready();
+    let state = server.json(&["stream", "info", "CLAUDE_EVENTS"])["state"]["messages"].clone();
+    assert!(state.as_u64().unwrap() >= stored, "{state} of {stored}");
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_a_subscription_without_a_word() {
+    let server = Serving::start();
+    server.ok(&["pub", "claude.n", "{{n}}", "--count", "2000"]);
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_claudebus"))
+        .args(["sub", "--stream", "CLAUDE_EVENTS"])
+        .env("CLAUDEBUS_CONTEXT", server.path("context.json"))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let mut status = None;
+    until("the subscriber notices", || {
+        status = child.try_wait().unwrap();
+        status.is_some()
+    });
+    let talk = std::io::read_to_string(child.stderr.take().unwrap()).unwrap();
+    assert_eq!((status.unwrap().code(), talk.as_str()), (Some(0), ""));
+}
