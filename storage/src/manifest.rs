@@ -166,8 +166,9 @@ impl Manifest {
         Some(manifest)
     }
 
-    /// Makes this the newest manifest. The files it lists, and their names, are durable already.
-    pub(crate) fn write(&self, disk: &dyn Disk, crash: CrashPoints) -> io::Result<()> {
+    /// Writes the manifest under a name that does not count. The files it lists, and their names, are
+    /// durable already.
+    pub(crate) fn prepare(&self, disk: &dyn Disk, crash: CrashPoints) -> io::Result<()> {
         match disk.remove(TEMPORARY) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -177,6 +178,12 @@ impl Manifest {
         crash.at("manifest.write.before");
         file.sync()?;
         crash.at("manifest.write.after");
+        Ok(())
+    }
+
+    /// Makes what [`prepare`](Self::prepare) wrote the newest manifest. After an error nobody knows
+    /// whether it counts: the files it lists must stay, and its generation must not be used again.
+    pub(crate) fn switch(&self, disk: &dyn Disk, crash: CrashPoints) -> io::Result<()> {
         disk.rename(TEMPORARY, &path(self.generation))?;
         crash.at("manifest.switch.named");
         disk.sync_dir(DIR)?;

@@ -12,6 +12,7 @@ pub mod real;
 pub mod simulated;
 
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 pub use real::{RealDisk, RealDiskError};
@@ -19,6 +20,12 @@ pub use simulated::{SimulatedCounts, SimulatedDisk};
 
 /// A directory tree that belongs to one engine.
 pub trait Disk: Send + Sync + 'static {
+    /// The directory as the operating system knows it, for what keeps files of its own there. `None`
+    /// if there is no such directory.
+    fn root(&self) -> Option<&Path> {
+        None
+    }
+
     /// Creates a file that must not exist yet.
     ///
     /// # Errors

@@ -64,12 +64,6 @@ impl RealDisk {
         Ok(Self { root, _lock: lock })
     }
 
-    /// The directory.
-    #[must_use]
-    pub fn root(&self) -> &Path {
-        &self.root
-    }
-
     fn path(&self, path: &str) -> PathBuf {
         self.root.join(path)
     }
@@ -92,6 +86,10 @@ fn naming(path: &str) -> impl Fn(io::Error) -> io::Error + '_ {
 }
 
 impl Disk for RealDisk {
+    fn root(&self) -> Option<&Path> {
+        Some(&self.root)
+    }
+
     fn create(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
         let file = OpenOptions::new()
             .read(true)
@@ -226,9 +224,9 @@ mod tests {
     fn one_process_at_a_time() {
         let dir = tempfile::tempdir().unwrap();
         let disk = RealDisk::open(dir.path().join("data")).unwrap();
-        let refused = RealDisk::open(disk.root()).unwrap_err();
+        let refused = RealDisk::open(disk.root().unwrap()).unwrap_err();
         assert!(matches!(refused, RealDiskError::InUse { .. }), "{refused}");
-        let root = disk.root().to_path_buf();
+        let root = disk.root().unwrap().to_path_buf();
         drop(disk);
         RealDisk::open(root).unwrap();
     }
@@ -239,7 +237,7 @@ mod tests {
         use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::tempdir().unwrap();
         let disk = RealDisk::open(dir.path().join("data")).unwrap();
-        let mode = fs::metadata(disk.root()).unwrap().permissions().mode();
+        let mode = fs::metadata(disk.root().unwrap()).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o700);
     }
 

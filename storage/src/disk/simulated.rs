@@ -62,6 +62,8 @@ struct Contents {
     power_off_at: Option<u64>,
     /// The change that fails once.
     fail_at: Option<u64>,
+    /// Bytes of all files together, at most.
+    capacity: Option<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -125,6 +127,17 @@ impl SimulatedDisk {
         contents.fail_at = Some(contents.counts.changes() + n);
     }
 
+    /// From now on files may not grow beyond this many bytes together.
+    pub fn set_capacity(&self, bytes: Option<u64>) {
+        self.lock().capacity = bytes;
+    }
+
+    /// Bytes of all files together.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.lock().size()
+    }
+
     /// Operations so far.
     #[must_use]
     pub fn counts(&self) -> SimulatedCounts {
@@ -170,6 +183,21 @@ impl Contents {
         Ok(())
     }
 
+    fn size(&self) -> u64 {
+        self.names.values().filter_map(|file| self.files.get(file)).map(Inode::len).sum()
+    }
+
+    /// Whether `file` may become `len` bytes long.
+    fn check_room(&self, file: u64, len: u64) -> io::Result<()> {
+        let old = self.files.get(&file).map_or(0, Inode::len);
+        match self.capacity {
+            Some(capacity) if len > old && self.size() + len - old > capacity => Err(
+                io::Error::new(io::ErrorKind::StorageFull, "no space left on the simulated disk"),
+            ),
+            _ => Ok(()),
+        }
+    }
+
     fn check_power(&self) -> io::Result<()> {
         if self.power_off_at.is_some_and(|at| self.counts.changes() >= at) {
             return Err(io::Error::other("simulated loss of power"));
@@ -195,6 +223,10 @@ impl Contents {
 }
 
 impl Inode {
+    fn len(&self) -> u64 {
+        self.current.len() as u64
+    }
+
     fn crash(&mut self, chance: &mut Chance) {
         let mode = chance.below(3);
         if self.current.len() != self.synced.len() && chance.below(2) == 1 {
@@ -409,6 +441,7 @@ struct SimulatedFile {
 impl SimulatedFile {
     fn with<T>(
         &self,
+        len: u64,
         count: impl FnOnce(&mut SimulatedCounts),
         act: impl FnOnce(&mut Inode) -> io::Result<T>,
     ) -> io::Result<T> {
@@ -422,6 +455,7 @@ impl SimulatedFile {
             contents.change()?;
         }
         contents.check_power()?;
+        contents.check_room(self.file, len)?;
         act(contents.files.entry(self.file).or_default())
     }
 }
@@ -430,6 +464,7 @@ impl DiskFile for SimulatedFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         let len = buffer.len();
         self.with(
+            0,
             |counts| {
                 counts.reads += 1;
                 counts.bytes_read += len as u64;
@@ -448,6 +483,7 @@ impl DiskFile for SimulatedFile {
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.with(
+            offset + bytes.len() as u64,
             |counts| {
                 counts.writes += 1;
                 counts.bytes_written += bytes.len() as u64;
@@ -461,6 +497,7 @@ impl DiskFile for SimulatedFile {
 
     fn sync(&self) -> io::Result<()> {
         self.with(
+            0,
             |counts| counts.syncs += 1,
             |inode| {
                 inode.sync();
@@ -471,6 +508,7 @@ impl DiskFile for SimulatedFile {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.with(
+            len,
             |counts| counts.writes += 1,
             |inode| {
                 let old = inode.current.len();
@@ -483,7 +521,7 @@ impl DiskFile for SimulatedFile {
     }
 
     fn len(&self) -> io::Result<u64> {
-        self.with(|_| {}, |inode| Ok(inode.current.len() as u64))
+        self.with(0, |_| {}, |inode| Ok(inode.len()))
     }
 }
 

@@ -35,8 +35,8 @@ pub(super) struct Progress {
     pub(super) generation: u64,
     /// The last group with an erase whose bytes may still lie in journal files.
     pub(super) scrub_through: u64,
-    /// Calls since start-up, to look for dead files only now and then.
-    pub(super) calls: u32,
+    /// Calls until dead files are looked for again.
+    pub(super) calls_to_space: u32,
 }
 
 /// What happened since start-up, as far as the owner counts it.
@@ -79,9 +79,12 @@ impl Engine {
         {
             return true;
         }
-        self.progress.calls = self.progress.calls.wrapping_add(1);
-        self.progress.calls.is_multiple_of(SPACE_EVERY)
-            && self.contents.segments.dead_bytes() >= self.options.tail_budget as u64
+        if self.progress.calls_to_space > 0 {
+            self.progress.calls_to_space -= 1;
+            return false;
+        }
+        self.progress.calls_to_space = SPACE_EVERY;
+        self.contents.segments.dead_bytes() >= self.options.tail_budget as u64
     }
 
     pub(super) fn begin_checkpoint(&mut self) {
@@ -196,6 +199,7 @@ impl Engine {
         let until = self.progress.in_flight.take().unwrap_or_default();
         self.progress.generation = done.generation;
         self.progress.pause = 0;
+        self.progress.calls_to_space = 0;
         let contents = &mut self.contents;
         for meta in &done.segments {
             let file = SegmentFile::new(Arc::clone(meta), &self.library);

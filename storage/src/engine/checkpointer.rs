@@ -84,6 +84,8 @@ pub(super) struct Checkpointer {
     /// The newest manifest, and the one before it.
     pub(super) current: Manifest,
     pub(super) previous: Option<Manifest>,
+    /// No manifest had this generation or a higher one.
+    pub(super) next_generation: u64,
     pub(super) next_file: u64,
     /// What a checkpoint that failed had been given, and the next one must write.
     pub(super) carried: CheckpointJob,
@@ -130,7 +132,7 @@ impl Checkpointer {
     fn try_run(&mut self, job: &CheckpointJob) -> io::Result<CheckpointDone> {
         let segments = self.write_segments(job)?;
         let mut next = Manifest {
-            generation: self.current.generation + 1,
+            generation: self.next_generation,
             through: job.through,
             scrub_through: job.scrub_through,
             rewrite: job.rewrite.clone(),
@@ -144,8 +146,10 @@ impl Checkpointer {
             self.disk.sync_dir(dir)?;
         }
         self.journal.wait_durable(job.through)?;
-        next.write(self.disk.as_ref(), self.crash)?;
+        next.prepare(self.disk.as_ref(), self.crash)?;
         self.begun.clear();
+        self.next_generation += 1;
+        next.switch(self.disk.as_ref(), self.crash)?;
         Ok(self.switched(next, segments, &job.removed))
     }
 

@@ -39,6 +39,7 @@ impl Engine {
     pub(super) fn drop_one(&mut self, id: StreamId) {
         if self.contents.streams.contains_key(&id) {
             self.contents.drop_stream(id);
+            self.progress.calls_to_space = 0;
             self.journal(&Effect::Dropped { stream: id });
         }
     }
@@ -132,6 +133,7 @@ impl Engine {
     pub(super) fn clear_all(&mut self, id: StreamId) -> u64 {
         let count = self.contents.clear(id);
         if count > 0 {
+            self.progress.calls_to_space = 0;
             self.journal(&Effect::Cleared { stream: id });
         }
         count

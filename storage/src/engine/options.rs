@@ -1,7 +1,6 @@
 //! What the operator and the program choose about an engine.
 
 use std::hash::{BuildHasher, RandomState};
-use std::path::PathBuf;
 
 use crate::crash::CrashPoints;
 use crate::journal::Durability;
@@ -37,9 +36,9 @@ pub struct EngineOptions {
     pub workers: Workers,
     /// Threads that read segments. 2: one slow read does not hold up the others.
     pub readers: usize,
-    /// The data directory as the operating system knows it, for the index, which keeps files of its
-    /// own there. Without it segments are read by their own tables.
-    pub index_root: Option<PathBuf>,
+    /// Whether to keep the index of segments in sled. Without it, as on a simulated disk, segments are
+    /// read by their own tables.
+    pub index: bool,
     /// Distinguishes what this run writes from what lay in reused files; must differ from run to
     /// run on the same data. The default is random.
     pub seed: u64,
@@ -57,7 +56,7 @@ impl Default for EngineOptions {
             durability: Durability::default(),
             workers: Workers::default(),
             readers: 2,
-            index_root: None,
+            index: true,
             seed: RandomState::new().hash_one("claudebus journal salt"),
             crash_points: CrashPoints::default(),
         }

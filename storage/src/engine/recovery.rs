@@ -30,6 +30,8 @@ use crate::journal::writer::{JournalWriter, Predecessor};
 use crate::journal::{self, number_of};
 use crate::{ids_file, manifest, state};
 
+/// The ballast is this part of the tail budget: 16 MiB.
+const BALLAST_PART: u64 = 4;
 /// Where bytes go that cannot be explained.
 pub(super) const LOST: &str = "lost+found";
 /// Says that the last stop was clean.
@@ -160,7 +162,7 @@ pub(super) fn open(
     }
     let was_clean =
         take_clean_mark(disk.as_ref()).map_err(OpenError::io("remove the clean mark"))?;
-    let index = options.index_root.as_deref().map(|root| Arc::new(Index::new(root)));
+    let index = disk.root().filter(|_| options.index).map(|root| Arc::new(Index::new(root)));
     let library = Arc::new(Library::new(Arc::clone(&disk), index));
     let mut loaded = load(disk.as_ref(), &library)?;
     let report = RecoveryReport {
@@ -441,6 +443,10 @@ impl Recovery {
             library: &library,
         };
         let crew = place.crew(loaded, self.predecessor, last_group);
+        if journal.files().spares.is_empty() {
+            // The first groups should not go to a file that grows: it could meet a full disk.
+            crew.filler.step();
+        }
         let background = Background::start(
             options.workers,
             options.readers,
@@ -512,6 +518,7 @@ impl CrewPlace<'_> {
                 disk: Arc::clone(disk),
                 shared: Arc::clone(journal),
                 file_size,
+                ballast: options.tail_budget as u64 / BALLAST_PART,
                 crash,
             },
             checkpointer: Checkpointer {
@@ -520,6 +527,7 @@ impl CrewPlace<'_> {
                 crash,
                 pacer: pacer.clone(),
                 next_segment: Arc::clone(&next_segment),
+                next_generation: loaded.manifest.generation + 1,
                 current: loaded.manifest,
                 previous: loaded.previous,
                 next_file: loaded.next_file,

@@ -21,10 +21,16 @@ const FILL_STEP: usize = 1 << 20;
 /// How long to wait before trying again when the disk is full.
 const RETRY: Duration = Duration::from_millis(500);
 
+/// Taken up in good times and given back when the disk is full, so that a checkpoint can be written
+/// that makes room.
+const BALLAST: &str = "journal/ballast";
+
 pub(crate) struct Filler {
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) shared: Arc<JournalShared>,
     pub(crate) file_size: u64,
+    /// Size of the ballast, in bytes.
+    pub(crate) ballast: u64,
     pub(crate) crash: CrashPoints,
 }
 
@@ -49,7 +55,8 @@ impl Filler {
                 }
             }
             Err(error) => {
-                // The journal itself goes on: in the file it has, or in one that grows.
+                // The journal itself goes on: in the file it has and in the spares that are left.
+                let _ = self.disk.remove(BALLAST);
                 if !self.shared.is_disk_full.swap(true, Ordering::Relaxed) {
                     tracing::error!(%error, "cannot prepare journal files; publishing is held back");
                     self.shared.wake_owner();
@@ -72,13 +79,25 @@ impl Filler {
     fn try_step(&self) -> io::Result<()> {
         self.scrub_spares()?;
         while self.recycle_one()? {}
+        self.take_ballast()?;
         while self.shared.files().spares.len() < SPARES {
             let target = self.next_spare();
-            self.fill(&target)?;
+            self.fill(&target, self.file_size)?;
             self.disk.sync_dir(DIR)?;
             self.shared.files().spares.push_back(target);
         }
         Ok(())
+    }
+
+    /// First of all, so that a disk with room for spares but not for a checkpoint counts as full.
+    fn take_ballast(&self) -> io::Result<()> {
+        match self.disk.open(BALLAST) {
+            Ok(file) if file.len()? == self.ballast => return Ok(()),
+            Ok(_) => self.disk.remove(BALLAST)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        self.fill(BALLAST, self.ballast)
     }
 
     fn next_spare(&self) -> String {
@@ -135,7 +154,7 @@ impl Filler {
         if len > self.file_size {
             file.set_len(self.file_size)?;
         } else if len < self.file_size {
-            self.zeros(file.as_ref(), len)?;
+            self.zeros_to(file.as_ref(), len, self.file_size)?;
         }
         self.disk.sync_dir(DIR)?;
         self.crash.at("recycle.after");
@@ -144,8 +163,8 @@ impl Filler {
         Ok(true)
     }
 
-    fn fill(&self, target: &str) -> io::Result<()> {
-        let result = self.disk.create(target).and_then(|file| self.zeros(file.as_ref(), 0));
+    fn fill(&self, target: &str, len: u64) -> io::Result<()> {
+        let result = self.disk.create(target).and_then(|file| self.zeros_to(file.as_ref(), 0, len));
         if result.is_err() {
             // A half-filled file would only take the room that is missing.
             let _ = self.disk.remove(target);
@@ -157,10 +176,6 @@ impl Filler {
         let file = self.disk.open(target)?;
         let len = file.len()?.max(self.file_size);
         self.zeros_to(file.as_ref(), 0, len)
-    }
-
-    fn zeros(&self, file: &dyn crate::disk::DiskFile, from: u64) -> io::Result<()> {
-        self.zeros_to(file, from, self.file_size)
     }
 
     fn zeros_to(&self, file: &dyn crate::disk::DiskFile, from: u64, to: u64) -> io::Result<()> {
