@@ -70,7 +70,8 @@ use self::core::Core;
 use control::{Answer, Request};
 use link::Link;
 
-/// A connection to a server, that is made again when it breaks.
+/// A connection to a server, that is made again when it breaks. It is closed when the last clone
+/// and everything that came from it (publishers, consumers, subscriptions) is gone.
 ///
 /// ```
 /// # #[cfg(feature = "server")]
@@ -156,14 +157,16 @@ impl Client {
     }
 
     fn shared_publisher(&self) -> &Publisher {
-        self.inner.publisher.get_or_init(|| self.publisher())
+        self.inner
+            .publisher
+            .get_or_init(|| Publisher::start(&self.inner.link, self.inner.options.window, None))
     }
 
     /// A publisher with a stream of its own, to publish without waiting for each message. Must be
     /// called within a tokio runtime.
     #[must_use]
     pub fn publisher(&self) -> Publisher {
-        Publisher::start(&self.inner.link, self.inner.options.window)
+        Publisher::start(&self.inner.link, self.inner.options.window, Some(self.clone()))
     }
 
     /// What the server said of itself when the connection was made; none while there is none.

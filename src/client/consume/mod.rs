@@ -56,7 +56,6 @@ use task::Shared;
 /// ```
 #[derive(Clone, Debug)]
 pub struct Consumer {
-    client: Client,
     handle: Arc<Handle>,
     config: Arc<ConsumerConfig>,
 }
@@ -65,6 +64,8 @@ pub struct Consumer {
 #[derive(Debug)]
 struct Handle {
     shared: Arc<Shared>,
+    /// Keeps the connection.
+    client: Client,
 }
 
 impl Drop for Handle {
@@ -78,7 +79,7 @@ impl Consumer {
         let shared =
             Arc::new(Shared::new(Arc::clone(&client.inner.link), info.stream_name, info.name));
         tokio::spawn(task::run(Arc::clone(&shared)));
-        Self { client, handle: Arc::new(Handle { shared }), config: Arc::new(info.config) }
+        Self { handle: Arc::new(Handle { shared, client }), config: Arc::new(info.config) }
     }
 
     /// The stream's name.
@@ -104,7 +105,7 @@ impl Consumer {
     /// # Errors
     /// [`RequestError`].
     pub async fn info(&self) -> Result<ConsumerInfo, RequestError> {
-        self.client.consumer_info(self.stream(), self.name()).await
+        self.handle.client.consumer_info(self.stream(), self.name()).await
     }
 
     /// Asks for up to `batch` messages: awaiting gives those that came. See [`Fetch`] for what else
@@ -123,7 +124,7 @@ impl Consumer {
     /// All messages, with so much in memory or on its way at a time.
     #[must_use]
     pub fn messages_with(&self, credit: Credit) -> Messages {
-        let limits = self.client.welcome().map(|welcome| welcome.limits).unwrap_or_default();
+        let limits = self.handle.client.welcome().map(|welcome| welcome.limits).unwrap_or_default();
         Messages::start(&self.handle, credit, limits.max_frame as u64)
     }
 }

@@ -118,6 +118,8 @@ async fn send(shared: &Shared, message: Message, reply: &str) -> Result<(), Send
 #[derive(Debug)]
 pub struct Subscription {
     receiver: SubscriptionReceiver,
+    /// Keeps the connection.
+    _client: Client,
 }
 
 impl Subscription {
@@ -188,7 +190,7 @@ impl Client {
         let shared = &self.core().shared;
         let receiver = SubscriptionReceiver::start(shared, subject, queue)?;
         shared.barrier().await?;
-        Ok(Subscription { receiver })
+        Ok(Subscription { receiver, _client: self.clone() })
     }
 
     /// Sends a message to whoever is subscribed, and to streams that capture the subject, without

@@ -12,6 +12,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use super::Client;
 use super::error::PublishError;
 use super::link::Link;
 use super::message::Message;
@@ -58,6 +59,8 @@ pub struct Ack {
 #[derive(Clone, Debug)]
 pub struct Publisher {
     handle: Arc<Handle>,
+    /// Keeps the connection; none for the publisher that the client itself holds.
+    _client: Option<Client>,
 }
 
 /// Held by all clones of a publisher; tells its task when the last is gone.
@@ -73,12 +76,12 @@ impl Drop for Handle {
 }
 
 impl Publisher {
-    pub(super) fn start(link: &Arc<Link>, window: WindowLimits) -> Self {
+    pub(super) fn start(link: &Arc<Link>, window: WindowLimits, client: Option<Client>) -> Self {
         let producer = ProducerId(rand::random());
         let limits = link.current().map_or_else(WireLimits::default, |up| up.welcome.limits);
         let shared = Arc::new(Shared::new(Arc::clone(link), producer, window, limits));
         tokio::spawn(task::run(Arc::clone(&shared)));
-        Self { handle: Arc::new(Handle { shared }) }
+        Self { handle: Arc::new(Handle { shared }), _client: client }
     }
 
     /// Publishes a message. Waits only while the window is full; the ticket tells what became of it.
