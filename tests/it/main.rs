@@ -10,3 +10,5 @@
 
 mod cli;
 mod cli_server;
+mod sdk;
+mod sdk_reconnect;

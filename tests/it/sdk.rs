@@ -73,10 +73,7 @@ async fn round_trip(client: &Client) {
         .collect();
     assert_eq!(
         seen,
-        [
-            ("orders.new", "first".into(), 1, 1, 1, 1),
-            ("orders.paid", "second".into(), 2, 2, 1, 0)
-        ]
+        [("orders.new", "first".into(), 1, 1, 1, 1), ("orders.paid", "second".into(), 2, 2, 1, 0)]
     );
     assert_eq!(deliveries[1].header("Trace"), Some("8f"));
     assert_eq!(deliveries[1].headers().count(), 2);
@@ -120,10 +117,8 @@ async fn many_messages_in_flight_keep_their_order_and_their_answers() {
         delivery.ack().await.unwrap();
     }
     drop(messages);
-    until("settling", || async {
-        consumer.info().await.unwrap().ack_floor.stream_seq == 20_000
-    })
-    .await;
+    until("settling", || async { consumer.info().await.unwrap().ack_floor.stream_seq == 20_000 })
+        .await;
 }
 
 #[tokio::test]
@@ -134,7 +129,7 @@ async fn a_small_window_slows_publishing_down_and_nothing_is_lost() {
     let client = builder(&server).publish_window(window).connect().await.unwrap();
     let publisher = client.publisher();
     for number in 0..500 {
-        let _ = publisher.publish("orders.new", format!("{number:0100}")).await.unwrap();
+        drop(publisher.publish("orders.new", format!("{number:0100}")).await.unwrap());
     }
     let large = publisher.publish("orders.large", vec![0; 10_000]).await.unwrap();
     assert_eq!(large.await.unwrap().seq, 501);

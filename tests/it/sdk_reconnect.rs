@@ -1,5 +1,6 @@
 //! The SDK over connections that break: nothing is lost, nothing is stored twice.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -48,7 +49,7 @@ async fn forward(outside: Arc<UdpSocket>, server: SocketAddr, cut: Arc<AtomicBoo
         if cut.load(Ordering::SeqCst) {
             continue;
         }
-        if !inside.contains_key(&client) {
+        if let Entry::Vacant(entry) = inside.entry(client) {
             let socket = Arc::new(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap());
             socket.connect(server).await.unwrap();
             let back = (Arc::clone(&socket), Arc::clone(&outside), Arc::clone(&cut));
@@ -61,7 +62,7 @@ async fn forward(outside: Arc<UdpSocket>, server: SocketAddr, cut: Arc<AtomicBoo
                     }
                 }
             });
-            inside.insert(client, socket);
+            entry.insert(socket);
         }
         let _ = inside[&client].send(&buffer[..len]).await;
     }
@@ -113,12 +114,15 @@ async fn a_cut_network_loses_nothing_and_doubles_nothing() {
     let mut events = client.events();
     orders(&client).await;
     let consumer = client
-        .create_consumer("ORDERS", ConsumerConfig {
-            durable_name: Some("billing".into()),
-            ack_policy: AckPolicy::Explicit,
-            ack_wait: Duration::from_secs(2),
-            ..ConsumerConfig::default()
-        })
+        .create_consumer(
+            "ORDERS",
+            ConsumerConfig {
+                durable_name: Some("billing".into()),
+                ack_policy: AckPolicy::Explicit,
+                ack_wait: Duration::from_secs(2),
+                ..ConsumerConfig::default()
+            },
+        )
         .await
         .unwrap();
     let mut heard = client.subscribe("noise").await.unwrap();
@@ -180,11 +184,14 @@ async fn a_restarted_server_is_found_again_with_everything_in_place() {
     let mut events = client.events();
     orders(&client).await;
     let consumer = client
-        .create_consumer("ORDERS", ConsumerConfig {
-            durable_name: Some("billing".into()),
-            ack_policy: AckPolicy::Explicit,
-            ..ConsumerConfig::default()
-        })
+        .create_consumer(
+            "ORDERS",
+            ConsumerConfig {
+                durable_name: Some("billing".into()),
+                ack_policy: AckPolicy::Explicit,
+                ..ConsumerConfig::default()
+            },
+        )
         .await
         .unwrap();
     let mut messages = consumer.messages();

@@ -18,6 +18,9 @@ use crate::model::event::{Delivery as Delivered, PullStatus};
 use crate::model::request::AckKind;
 use crate::wire::native::{ClientFrame, PullFrame, ServerFrame, StatusFrame};
 
+/// JetStream's word for a server that stops.
+const SERVER_SHUTDOWN: &str = "Server Shutdown";
+
 /// What a pull asks for.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PullOptions {
@@ -322,7 +325,7 @@ impl Drop for PullReceiver {
 
 /// Why a consumer's stream is no longer served.
 enum End {
-    /// All handles are gone and everything is sent.
+    /// All handles are gone and everything has arrived.
     Done,
     Broken(StreamError),
 }
@@ -459,9 +462,7 @@ async fn read(shared: &Shared, reader: &mut FrameReader) -> End {
         match frame {
             ServerFrame::Deliver { token, deliveries } => deliver(shared, token, deliveries),
             ServerFrame::Status(StatusFrame { token, status }) if status.ended => {
-                if let Some(pull) = shared.lock().pulls.remove(&token) {
-                    let _ = pull.sender.send(Item::Ended(status));
-                }
+                end_pull(&mut shared.lock(), token, status);
             }
             ServerFrame::Status(_) => {}
             ServerFrame::AckConfirmed { token, error } => {
@@ -476,6 +477,18 @@ async fn read(shared: &Shared, reader: &mut FrameReader) -> End {
             }
             other => return End::Broken(StreamError::Unexpected(other.name())),
         }
+    }
+}
+
+/// Ends a pull, unless only the connection is about to end: then it is asked for again on the next.
+fn end_pull(state: &mut State, token: u64, status: PullStatus) {
+    if status.text == SERVER_SHUTDOWN {
+        if let Some(pull) = state.pulls.get_mut(&token) {
+            pull.open = false;
+        }
+    } else if let Some(pull) = state.pulls.remove(&token) {
+        // Whoever no longer listens does not care.
+        let _ = pull.sender.send(Item::Ended(status));
     }
 }
 
