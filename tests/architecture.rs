@@ -51,11 +51,6 @@ const IMPURE: &[(&str, &str)] = &[
     ("rand::rng(", "take a seed as an argument"),
     ("rand::random", "take a seed as an argument"),
     ("getrandom", "take a seed as an argument"),
-    ("RandomState", "iteration order must be the same in every run"),
-    (
-        "std::collections::HashMap",
-        "its order differs in every run; take BTreeMap or a fixed hasher",
-    ),
 ];
 
 /// Files of storage without the `engine` feature: pure as well.
