@@ -12,3 +12,6 @@ mod cli;
 mod cli_server;
 mod sdk;
 mod sdk_reconnect;
+mod native;
+mod raw;
+mod stopping;
