@@ -117,6 +117,15 @@ impl ServerBuilder {
         self
     }
 
+    /// Listens nowhere: the server is reached by [`RunningServer::client`] and
+    /// [`RunningServer::connect`] alone. The default.
+    #[must_use]
+    pub fn without_listeners(mut self) -> Self {
+        self.quic = None;
+        self.http = None;
+        self
+    }
+
     /// When an acknowledgement may leave. After the disk has confirmed, by default.
     #[must_use]
     pub fn durability(mut self, durability: Durability) -> Self {
@@ -160,7 +169,7 @@ impl ServerBuilder {
     }
 
     /// Writes to this file where clients of this machine find the server, as long as it runs:
-    /// see [`LocalServer::path`](crate::client::local::LocalServer::path).
+    /// see [`LocalServer::path`](crate::client::LocalServer::path).
     #[must_use]
     pub fn context_file(mut self, path: impl AsRef<Path>) -> Self {
         self.context_file = Some(path.as_ref().to_path_buf());

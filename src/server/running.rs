@@ -11,8 +11,8 @@ use super::broker_thread::Input;
 use super::connection::{Peer, Shared, serve};
 use super::error::ServerFailure;
 use super::ready::{ContextFile, Ready};
-use crate::client::tls::Fingerprint;
 use crate::client::transport::Transport;
+use crate::client::{Client, ConnectError, Fingerprint};
 use crate::wire::native::ErrorCode;
 
 /// How a server stopped.
@@ -121,6 +121,14 @@ impl RunningServer {
         let (transport, streams) = Transport::memory();
         tokio::spawn(serve(Arc::clone(&self.parts.shared), Peer::Memory(streams)));
         transport
+    }
+
+    /// A client within the process.
+    ///
+    /// # Errors
+    /// [`ConnectError`] if the server has failed.
+    pub async fn client(&self) -> Result<Client, ConnectError> {
+        Client::builder().connect_over(self.connect()).await
     }
 
     /// Waits until the server fails by itself. May be called again after it was cancelled.

@@ -18,7 +18,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::error::TlsError;
-use crate::client::tls::Fingerprint;
+use crate::client::Fingerprint;
 use crate::wire::native::ALPN;
 
 const DAY: u64 = 24 * 3600;

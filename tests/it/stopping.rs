@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use claudebus::client::local::LocalServer;
+use claudebus::client::LocalServer;
 use claudebus::client::transport::Transport;
 use claudebus::model::request::ProducerId;
 use claudebus::server::{Ready, RunningServer, Server, ServerBuilder, StartError, Stopped};
