@@ -30,7 +30,11 @@ struct Sample {
 
 impl Sample {
     async fn take(client: &Client) -> Result<Self, Failure> {
-        let server = client.server_info().await?;
+        let mut server = client.server_info().await?;
+        // What the server says of itself when it is connected to.
+        if let (Some(welcome), Value::Object(facts)) = (client.welcome(), &mut server) {
+            facts.insert("durability".to_owned(), Value::from(welcome.durability.clone()));
+        }
         let streams = client.list_streams().await?;
         Ok(Self { at: Instant::now(), server, streams })
     }

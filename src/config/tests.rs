@@ -275,3 +275,30 @@ fn what_is_no_section_or_no_yaml_says_so() {
     assert!(wrong("event_bus: 5").contains("event_bus"));
     assert!(wrong("a: b: c").contains("not valid YAML"));
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::test_runner::Config::with_cases(256))]
+
+    /// Whatever a hand or a disk does to a file, it is read or refused in words.
+    #[test]
+    fn no_damage_to_a_file_is_a_panic(
+        cuts in proptest::collection::vec((0usize..8000, 0usize..40, "[ -~\n\u{0}\u{85}é]{0,12}"), 1..6),
+    ) {
+        for yaml in [
+            include_str!("../../config/event-bus.yaml"),
+            include_str!("../../config/claudebus.yaml"),
+        ] {
+            let mut damaged: Vec<char> = yaml.chars().collect();
+            for (at, length, text) in &cuts {
+                let from = at % damaged.len().max(1);
+                let to = (from + length).min(damaged.len());
+                damaged.splice(from..to, text.chars());
+            }
+            let damaged: String = damaged.into_iter().collect();
+            match parse(&damaged) {
+                Ok(file) => drop(Resolved::new(&file, &no_variables, &BTreeMap::new())),
+                Err(error) => proptest::prop_assert!(error.to_string().contains("f.yaml")),
+            }
+        }
+    }
+}

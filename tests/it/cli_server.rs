@@ -257,6 +257,8 @@ fn ways_to_publish() {
         "{{seq}}={{payload}}",
     ]);
     assert_eq!(all, "1=a\n2=b\n3=\n4=d\n");
+    let info = server.json(&["stream", "info", "CLAUDE_EVENTS"]);
+    assert_eq!(info["state"]["consumer_count"], 0, "a subscription leaves nothing behind");
 }
 
 #[test]
@@ -339,6 +341,16 @@ fn a_file_written_for_jetstream_makes_its_streams() {
     assert_eq!(info["config"]["max_msgs"], 50_000);
     assert_eq!(info["config"]["max_age"], 3 * 86_400 * 1_000_000_000_u64);
     assert!(server.talk().contains("observability.tracing"), "{}", server.talk());
+}
+
+#[test]
+fn weaker_durability_is_said_at_the_start_and_later() {
+    let server = Serving::start_with(&["--durability", "interval:200ms"], &[]);
+    assert!(server.talk().contains("a power cut may lose"), "{}", server.talk());
+    server.ok(&["pub", "claude.a", "x"]);
+    let stats = server.json(&["stats"]);
+    assert_eq!(stats["server"]["durability"], "interval:200ms");
+    assert_eq!(stats["streams"][0]["state"]["messages"], 1);
 }
 
 #[test]

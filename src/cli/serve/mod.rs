@@ -66,9 +66,6 @@ fn describe(resolved: &Resolved, file: &ConfigFile) -> Result<ServerBuilder, Fai
     for host in &settings.http_hosts {
         builder = builder.http_host(host);
     }
-    if let Some(path) = &settings.ready_file {
-        builder = builder.ready_file(path);
-    }
     if let Some(path) = LocalServer::path() {
         builder = builder.context_file(path);
     }
@@ -112,6 +109,10 @@ async fn serve_until_stopped(
     };
     make_streams(&server, file).await?;
     banner(&server, settings, file, output);
+    // Last, so that whoever waits for the file finds the streams and the banner too.
+    if let Some(path) = &settings.ready_file {
+        server.ready().write(path).map_err(StartError::from)?;
+    }
     tokio::select! {
         result = server.wait() => return Ok(result?),
         () = stop.next() => {}

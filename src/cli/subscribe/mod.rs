@@ -152,6 +152,10 @@ pub(super) async fn run(
         Some(count) => receive_some(args, count, &consumer, &show, output).await,
         None => receive(args, &consumer, &show, output).await,
     };
+    if args.durable.is_none() {
+        // Nobody can come back to it. If that fails, the server forgets it by itself.
+        let _ = client.delete_consumer(consumer.stream(), consumer.name()).await;
+    }
     // Closing waits for what a consumer that is still open has on its way.
     client.close().await;
     drop(consumer);
