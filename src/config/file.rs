@@ -9,7 +9,7 @@ use super::error::ConfigError;
 use super::expand::{UnsetAt, expand, join};
 use super::located::{Kind, Node};
 use super::sections::Sections;
-use super::settings::SETTINGS;
+use super::table::SETTINGS;
 
 /// The file that is read when none is named and it exists, in the user's configuration folder.
 pub const DEFAULT_FILE_NAME: &str = "claudebus/claudebus.yaml";

@@ -10,8 +10,8 @@
 
 mod cli;
 mod cli_server;
-mod sdk;
-mod sdk_reconnect;
 mod native;
 mod raw;
+mod sdk;
+mod sdk_reconnect;
 mod stopping;
