@@ -7,7 +7,7 @@ use clap::{Arg, ArgMatches, Args, FromArgMatches, Parser, Subcommand, builder::s
 
 use super::output::OutputFormat;
 use super::{
-    completions, config, consumer, dead, messages, publish, request, serve, stats, stream,
+    bench, completions, config, consumer, dead, messages, publish, request, serve, stats, stream,
     subscribe,
 };
 use crate::config::SETTINGS;
@@ -79,6 +79,8 @@ pub(super) enum Command {
     /// What needs a server.
     #[command(flatten)]
     Client(ClientCommand),
+    /// Measure a server, alone or beside a NATS server
+    Bench(bench::Bench),
     /// Look at and check the server's configuration
     Config(config::Config),
     /// Print a completion script for a shell

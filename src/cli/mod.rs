@@ -4,6 +4,7 @@
 //! use the SDK as any other program would; only `serve` and `config` know the server.
 
 mod args;
+mod bench;
 mod completions;
 mod config;
 mod connect;
@@ -60,6 +61,7 @@ pub fn main() -> ExitCode {
 fn run(cli: Cli, output: &mut Output) -> Result<(), Failure> {
     let Cli { global, command } = cli;
     match command {
+        Command::Bench(args) => bench::run(&args, &global, output),
         Command::Serve(args) => serve::run(&args, output),
         Command::Config(args) => config::run(&args, output),
         Command::Completions(args) => completions::completions(&args, output),

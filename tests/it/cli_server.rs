@@ -419,3 +419,29 @@ fn a_reader_that_goes_away_ends_a_subscription_without_a_word() {
     let talk = std::io::read_to_string(child.stderr.take().unwrap()).unwrap();
     assert_eq!((status.unwrap().code(), talk.as_str()), (Some(0), ""));
 }
+
+#[test]
+fn benches_measure_and_read_everything_back() {
+    let serving = Serving::start();
+    let common = ["--count", "3000", "--rounds", "2", "--size", "100", "--verify"];
+    for kind in ["publish", "consume", "latency"] {
+        let count = if kind == "latency" { ["--count", "50"] } else { ["--clients", "2"] };
+        let arguments = match kind {
+            "latency" => [&["bench", kind][..], &common[2..], &count].concat(),
+            _ => [&["bench", kind][..], &common, &count].concat(),
+        };
+        let report = serving.json(&arguments);
+        let result = &report["results"][0];
+        assert_eq!(result["samples"].as_array().unwrap().len(), 2, "{report}");
+        assert!(result["median_rate"].as_f64().unwrap() > 0.0);
+        assert_eq!(result["median_latency_ns"].is_object(), kind == "latency", "{report}");
+        assert_eq!(report["verified"], true);
+    }
+    serving.json(&["bench", "consume", "--no-ack", "--count", "3000", "--rounds", "1"]);
+    let table = serving.ok(&["bench", "publish", "--duration", "100ms", "--rounds", "1"]);
+    assert!(table.contains("Durability") && table.contains("claudebus"), "{table}");
+    assert_eq!(serving.ok(&["stream", "ls", "--output", "json"]).matches("BENCH").count(), 0);
+    let (code, talk) = serving.fails(&["bench", "publish", "--against", "nats://127.0.0.1:1"]);
+    assert_eq!(code, 3);
+    assert!(talk.contains("leave out --against"), "{talk}");
+}

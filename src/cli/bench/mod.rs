@@ -1,0 +1,288 @@
+//! `claudebus bench`: measures a server, alone or beside a NATS server, in one run on one machine.
+//!
+//! Both sides do the same work with their own client libraries: the same bytes from the same seed,
+//! streams without limits, everything in flight bounded. Sides alternate over several rounds and
+//! medians are compared, so that a busy machine harms both alike. What the numbers rest on, above
+//! all the durability of each side, is printed with them.
+
+mod nats;
+mod ours;
+mod report;
+mod sample;
+mod work;
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+
+use super::args::Global;
+use super::exit::Failure;
+use super::output::Output;
+use crate::config::text;
+use nats::Nats;
+use ours::Ours;
+use report::{Group, Report};
+use sample::Sample;
+use work::Work;
+
+/// `claudebus bench`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    claudebus bench publish --size 128 --count 1000000\n  \
+    claudebus bench publish --size 128,1024 --against nats://localhost:4333 --rounds 5\n  \
+    claudebus bench consume --count 500000 --no-ack --verify\n  \
+    claudebus bench latency --count 2000 --output json")]
+pub(super) struct Bench {
+    /// What to measure.
+    #[command(subcommand)]
+    kind: Kind,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+enum Kind {
+    /// Publish with many messages in flight, each one acknowledged
+    Publish(Common),
+    /// Receive from a durable pull consumer and acknowledge each message
+    Consume {
+        #[command(flatten)]
+        common: Common,
+        /// Receive without acknowledging
+        #[arg(long)]
+        no_ack: bool,
+    },
+    /// Publish one message at a time, each waiting for its acknowledgement
+    Latency(Common),
+}
+
+/// Options of all measurements.
+#[derive(Clone, Debug, Args)]
+struct Common {
+    /// Bytes of each payload; several sizes are measured one after the other
+    #[arg(long, value_name = "BYTES", default_value = "128", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=64 << 20))]
+    size: Vec<u32>,
+    /// Messages per round: 500,000, or 2,000 one at a time, unless given
+    #[arg(short = 'n', long, value_parser = clap::value_parser!(u64).range(1..))]
+    count: Option<u64>,
+    /// Publish for so long instead of a number of messages
+    #[arg(long, value_name = "DURATION", conflicts_with = "count", value_parser = text::positive_duration)]
+    duration: Option<Duration>,
+    /// Clients at the same time, each with a connection of its own
+    #[arg(short, long, default_value = "1", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    clients: u16,
+    /// Rounds per side; medians are shown
+    #[arg(short, long, default_value = "3", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    rounds: u16,
+    /// Do the same work on this NATS server, in turns
+    #[arg(long, value_name = "URL", value_hint = clap::ValueHint::Url)]
+    against: Option<String>,
+    /// What that server does before it acknowledges; it does not tell by itself
+    #[arg(long, value_name = "TEXT", requires = "against", default_value = nats::DEFAULT_DURABILITY)]
+    against_durability: String,
+    /// Messages in flight per client on the NATS side, and fetched at a time
+    #[arg(long, value_name = "MESSAGES", default_value = "8192", value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    window: u32,
+    /// Read everything back and compare it
+    #[arg(long)]
+    verify: bool,
+    /// Where the random payloads begin
+    #[arg(long, default_value = "1")]
+    seed: u64,
+    /// Threads that the clients share
+    #[arg(long, default_value = "1", value_parser = clap::value_parser!(u8).range(1..=64))]
+    threads: u8,
+}
+
+impl Kind {
+    fn common(&self) -> &Common {
+        match self {
+            Self::Publish(common) | Self::Latency(common) | Self::Consume { common, .. } => common,
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Publish(_) => "publish",
+            Self::Consume { no_ack: false, .. } => "consume",
+            Self::Consume { no_ack: true, .. } => "consume without acks",
+            Self::Latency(_) => "latency",
+        }
+    }
+
+    fn work(&self, size: u32) -> Result<Work, Failure> {
+        let common = self.common();
+        let default_count = if matches!(self, Self::Latency(_)) { 2_000 } else { 500_000 };
+        if common.duration.is_some() && matches!(self, Self::Consume { .. }) {
+            return Err(Failure::usage("consuming is measured over --count messages"));
+        }
+        Ok(Work {
+            size: size as usize,
+            count: common.count.unwrap_or(default_count),
+            duration: common.duration,
+            clients: common.clients.into(),
+            seed: common.seed,
+            window: common.window as usize,
+        })
+    }
+}
+
+/// One of the two servers.
+enum Side {
+    Ours(Ours),
+    Nats(Box<Nats>),
+}
+
+impl Side {
+    fn name(&self) -> String {
+        match self {
+            Self::Ours(ours) => ours.name(),
+            Self::Nats(nats) => nats.name(),
+        }
+    }
+
+    fn durability(&self) -> String {
+        match self {
+            Self::Ours(ours) => ours.durability(),
+            Self::Nats(nats) => nats.durability(),
+        }
+    }
+
+    /// Makes an empty stream without limits.
+    async fn prepare(&self) -> Result<(), Failure> {
+        match self {
+            Self::Ours(ours) => ours.prepare().await,
+            Self::Nats(nats) => nats.prepare().await,
+        }
+    }
+
+    async fn publish(&self, work: &Work) -> Result<Sample, Failure> {
+        match self {
+            Self::Ours(ours) => ours.publish(work).await,
+            Self::Nats(nats) => nats.publish(work).await,
+        }
+    }
+
+    async fn latency(&self, work: &Work) -> Result<Sample, Failure> {
+        match self {
+            Self::Ours(ours) => ours.latency(work).await,
+            Self::Nats(nats) => nats.latency(work).await,
+        }
+    }
+
+    async fn consume(&self, work: &Work, ack: bool) -> Result<Sample, Failure> {
+        match self {
+            Self::Ours(ours) => ours.consume(work, ack).await,
+            Self::Nats(nats) => nats.consume(work, ack).await,
+        }
+    }
+
+    /// Reads everything back and compares it with what was published.
+    async fn verify(&self, work: &Work, published: &[u64]) -> Result<(), Failure> {
+        let digests = match self {
+            Self::Ours(ours) => ours.digests(work, published).await?,
+            Self::Nats(nats) => nats.digests(work, published).await?,
+        };
+        work.check(&self.name(), published, &digests)
+    }
+
+    async fn clean_up(&self) -> Result<(), Failure> {
+        match self {
+            Self::Ours(ours) => ours.clean_up().await,
+            Self::Nats(nats) => nats.clean_up().await,
+        }
+    }
+}
+
+/// Runs `claudebus bench`.
+pub(super) fn run(args: &Bench, global: &Global, output: &mut Output) -> Result<(), Failure> {
+    let runtime = match args.kind.common().threads {
+        1 => tokio::runtime::Builder::new_current_thread().enable_all().build()?,
+        threads => tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(threads.into())
+            .enable_all()
+            .build()?,
+    };
+    let report = runtime.block_on(measure(&args.kind, global, &|line| output.talk(line)))?;
+    report.print(output)
+}
+
+async fn measure(kind: &Kind, global: &Global, talk: &dyn Fn(String)) -> Result<Report, Failure> {
+    let common = kind.common();
+    let mut sides = vec![Side::Ours(Ours::connect(global).await?)];
+    if let Some(url) = &common.against {
+        let nats = Nats::connect(url, &common.against_durability).await?;
+        sides.push(Side::Nats(Box::new(nats)));
+    }
+    let mut groups = Vec::new();
+    for size in &common.size {
+        let work = kind.work(*size)?;
+        let samples = rounds(kind, &work, &sides, talk).await;
+        // The streams must not stay behind, whatever happened.
+        for side in &sides {
+            side.clean_up().await?;
+        }
+        for (side, samples) in sides.iter().zip(samples?) {
+            groups.push(Group {
+                side: side.name(),
+                durability: side.durability(),
+                size: *size,
+                samples,
+            });
+        }
+    }
+    Ok(Report {
+        kind: kind.name(),
+        rounds: common.rounds,
+        clients: common.clients,
+        verified: common.verify,
+        groups,
+    })
+}
+
+/// All rounds of one size, the sides taking turns.
+async fn rounds(
+    kind: &Kind,
+    work: &Work,
+    sides: &[Side],
+    talk: &dyn Fn(String),
+) -> Result<Vec<Vec<Sample>>, Failure> {
+    let mut samples: Vec<Vec<Sample>> = sides.iter().map(|_| Vec::new()).collect();
+    let common = kind.common();
+    if let Kind::Consume { .. } = kind {
+        for side in sides {
+            talk(format!("{}: publishing {} messages to consume", side.name(), work.count));
+            side.prepare().await?;
+            let filled = side.publish(work).await?;
+            if common.verify {
+                side.verify(work, &filled.per_client).await?;
+            }
+        }
+    }
+    for round in 0..common.rounds {
+        for (side, samples) in sides.iter().zip(&mut samples) {
+            let sample = match kind {
+                Kind::Consume { no_ack, .. } => side.consume(work, !no_ack).await?,
+                Kind::Publish(_) | Kind::Latency(_) => {
+                    side.prepare().await?;
+                    let sample = match kind {
+                        Kind::Latency(_) => side.latency(work).await?,
+                        _ => side.publish(work).await?,
+                    };
+                    if common.verify {
+                        side.verify(work, &sample.per_client).await?;
+                    }
+                    sample
+                }
+            };
+            talk(format!(
+                "round {} of {}, {} bytes, {}: {}",
+                round + 1,
+                common.rounds,
+                work.size,
+                side.name(),
+                sample.summary()
+            ));
+            samples.push(sample);
+        }
+    }
+    Ok(samples)
+}

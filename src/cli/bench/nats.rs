@@ -1,0 +1,264 @@
+//! The side of a NATS server, with NATS's own client library used as it is fastest: a window of
+//! publish futures, and pull consumers that ask for batches.
+
+use std::collections::VecDeque;
+use std::future::IntoFuture as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream::{self, consumer, stream};
+use futures_util::StreamExt as _;
+use tokio::sync::{Barrier, mpsc};
+use tokio::task::JoinSet;
+
+use super::ours::{MAX_ACK_PENDING, defect};
+use super::sample::{Latencies, Sample};
+use super::work::{Digests, STREAM, SUBJECTS, Share, Work};
+use crate::cli::exit::{Exit, Failure};
+
+/// What is known of a server that does not tell.
+pub(super) const DEFAULT_DURABILITY: &str =
+    "as that server is configured; nats-server syncs every 2 minutes by default";
+
+/// The consumer that is measured.
+const CONSUMER: &str = "bench";
+
+/// How long the last acknowledgements may take.
+const SETTLE: Duration = Duration::from_secs(60);
+
+type PullConsumer = consumer::Consumer<consumer::pull::Config>;
+
+pub(super) struct Nats {
+    url: String,
+    durability: String,
+    client: async_nats::Client,
+    jetstream: jetstream::Context,
+}
+
+impl Nats {
+    pub(super) async fn connect(url: &str, durability: &str) -> Result<Self, Failure> {
+        let client = connect(url).await?;
+        let jetstream = jetstream::new(client.clone());
+        Ok(Self { url: url.to_owned(), durability: durability.to_owned(), client, jetstream })
+    }
+
+    pub(super) fn name(&self) -> String {
+        format!("nats-server {}", self.client.server_info().version)
+    }
+
+    pub(super) fn durability(&self) -> String {
+        self.durability.clone()
+    }
+
+    pub(super) async fn prepare(&self) -> Result<(), Failure> {
+        self.clean_up().await?;
+        let config = stream::Config {
+            name: STREAM.to_owned(),
+            subjects: vec![SUBJECTS.to_owned()],
+            max_messages: -1,
+            max_bytes: -1,
+            storage: stream::StorageType::File,
+            num_replicas: 1,
+            ..Default::default()
+        };
+        self.jetstream.create_stream(config).await.map_err(failed)?;
+        Ok(())
+    }
+
+    pub(super) async fn clean_up(&self) -> Result<(), Failure> {
+        // A stream that is not there needs no deletion; other errors show when it is made.
+        let _ = self.jetstream.delete_stream(STREAM).await;
+        Ok(())
+    }
+
+    async fn contexts(&self, work: &Work) -> Result<Vec<jetstream::Context>, Failure> {
+        let mut contexts = Vec::new();
+        for number in 0..work.clients {
+            let client = match number {
+                0 => self.client.clone(),
+                _ => connect(&self.url).await?,
+            };
+            let builder = jetstream::context::ContextBuilder::new()
+                .timeout(SETTLE)
+                .max_ack_inflight(work.window + 1);
+            contexts.push(builder.build(client));
+        }
+        Ok(contexts)
+    }
+
+    pub(super) async fn publish(&self, work: &Work) -> Result<Sample, Failure> {
+        let barrier = Arc::new(Barrier::new(work.clients + 1));
+        let mut tasks = JoinSet::new();
+        for (number, context) in self.contexts(work).await?.into_iter().enumerate() {
+            let (share, barrier) = (work.share(number), Arc::clone(&barrier));
+            let window = work.window;
+            tasks.spawn(async move {
+                barrier.wait().await;
+                Ok::<_, Failure>((number, publish(&context, share, window).await?))
+            });
+        }
+        barrier.wait().await;
+        let began = Instant::now();
+        let mut per_client = vec![0; work.clients];
+        while let Some(done) = tasks.join_next().await {
+            let (number, count) = done.map_err(defect)??;
+            if let Some(slot) = per_client.get_mut(number) {
+                *slot = count;
+            }
+        }
+        Ok(Sample::new(per_client, work.size, began.elapsed()))
+    }
+
+    pub(super) async fn latency(&self, work: &Work) -> Result<Sample, Failure> {
+        let mut tasks = JoinSet::new();
+        let began = Instant::now();
+        for (number, context) in self.contexts(work).await?.into_iter().enumerate() {
+            let mut share = work.share(number);
+            tasks.spawn(async move {
+                let mut latencies = Latencies::new()?;
+                share.begin();
+                while let Some(payload) = share.next() {
+                    let sent = Instant::now();
+                    let ack = context.publish(share.subject.clone(), payload).await;
+                    ack.map_err(failed)?.await.map_err(failed)?;
+                    latencies.add(sent.elapsed());
+                }
+                Ok::<_, Failure>((number, share.done(), latencies))
+            });
+        }
+        let mut per_client = vec![0; work.clients];
+        let mut all = Vec::new();
+        while let Some(done) = tasks.join_next().await {
+            let (number, count, latencies) = done.map_err(defect)??;
+            if let Some(slot) = per_client.get_mut(number) {
+                *slot = count;
+            }
+            all.push(latencies);
+        }
+        let mut sample = Sample::new(per_client, work.size, began.elapsed());
+        sample.latency = Some(Latencies::merge(all)?);
+        Ok(sample)
+    }
+
+    async fn consumer(
+        &self,
+        context: &jetstream::Context,
+        ack: bool,
+    ) -> Result<PullConsumer, Failure> {
+        let config = consumer::pull::Config {
+            durable_name: Some(CONSUMER.to_owned()),
+            ack_policy: if ack { consumer::AckPolicy::Explicit } else { consumer::AckPolicy::None },
+            max_ack_pending: if ack { MAX_ACK_PENDING } else { 0 },
+            ..Default::default()
+        };
+        context.create_consumer_on_stream(config, STREAM).await.map_err(failed)
+    }
+
+    pub(super) async fn consume(&self, work: &Work, ack: bool) -> Result<Sample, Failure> {
+        let received = Arc::new(AtomicU64::new(0));
+        let (all, mut all_received) = mpsc::channel::<()>(1);
+        let mut tasks = JoinSet::new();
+        let mut consumers = Vec::new();
+        for context in self.contexts(work).await? {
+            consumers.push(self.consumer(&context, ack).await?);
+        }
+        let began = Instant::now();
+        for consumer in &consumers {
+            let (consumer, received) = (consumer.clone(), Arc::clone(&received));
+            let (all, count, batch) = (all.clone(), work.count, work.window);
+            tasks.spawn(async move {
+                let stream = consumer.stream().max_messages_per_batch(batch);
+                let mut messages = stream.messages().await.map_err(failed)?;
+                while let Some(message) = messages.next().await {
+                    let message = message.map_err(failed)?;
+                    if ack {
+                        message.ack().await.map_err(failed)?;
+                    }
+                    if received.fetch_add(1, Ordering::Relaxed) + 1 == count {
+                        let _ = all.try_send(());
+                    }
+                }
+                Ok::<_, Failure>(())
+            });
+        }
+        tokio::select! {
+            _ = all_received.recv() => {}
+            Some(ended) = tasks.join_next() => {
+                ended.map_err(defect)??;
+                return Err(failed("the consumer ended too early"));
+            }
+        }
+        if let (true, Some(consumer)) = (ack, consumers.first_mut()) {
+            settled(consumer, work.count).await?;
+        }
+        let elapsed = began.elapsed();
+        tasks.shutdown().await;
+        let deleted = self.jetstream.delete_consumer_from_stream(CONSUMER, STREAM).await;
+        deleted.map_err(failed)?;
+        Ok(Sample::new(vec![work.count], work.size, elapsed))
+    }
+
+    pub(super) async fn digests(&self, work: &Work, published: &[u64]) -> Result<Digests, Failure> {
+        let consumer = self.consumer(&self.jetstream, false).await?;
+        let stream = consumer.stream().max_messages_per_batch(work.window);
+        let mut messages = stream.messages().await.map_err(failed)?;
+        let mut digests = Digests::default();
+        for _ in 0..published.iter().sum::<u64>() {
+            let next = tokio::time::timeout(SETTLE, messages.next()).await;
+            let Ok(Some(message)) = next else { break };
+            let message = message.map_err(failed)?;
+            digests.add(&message.subject, &message.payload);
+        }
+        drop(messages);
+        let deleted = self.jetstream.delete_consumer_from_stream(CONSUMER, STREAM).await;
+        deleted.map_err(failed)?;
+        Ok(digests)
+    }
+}
+
+async fn connect(url: &str) -> Result<async_nats::Client, Failure> {
+    async_nats::connect(url).await.map_err(|error| {
+        Failure::new(Exit::NotConnected, format_args!("cannot connect to {url}: {error}"))
+            .hint("start that server, or leave out --against")
+    })
+}
+
+async fn publish(
+    context: &jetstream::Context,
+    mut share: Share,
+    window: usize,
+) -> Result<u64, Failure> {
+    let mut in_flight = VecDeque::with_capacity(window);
+    let subject = async_nats::Subject::from(share.subject.clone());
+    share.begin();
+    while let Some(payload) = share.next() {
+        if in_flight.len() == window
+            && let Some(oldest) = in_flight.pop_front()
+        {
+            let oldest: jetstream::context::PublishAckFuture = oldest;
+            oldest.into_future().await.map_err(failed)?;
+        }
+        in_flight.push_back(context.publish(subject.clone(), payload).await.map_err(failed)?);
+    }
+    for ack in in_flight {
+        ack.into_future().await.map_err(failed)?;
+    }
+    Ok(share.done())
+}
+
+/// Waits until the server has settled all acknowledgements.
+async fn settled(consumer: &mut PullConsumer, count: u64) -> Result<(), Failure> {
+    let deadline = Instant::now() + SETTLE;
+    while consumer.info().await.map_err(failed)?.ack_floor.stream_sequence < count {
+        if Instant::now() > deadline {
+            return Err(Failure::new(Exit::TimedOut, "acknowledgements did not arrive"));
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    Ok(())
+}
+
+fn failed(error: impl std::fmt::Display) -> Failure {
+    Failure::new(Exit::Failed, error)
+}

@@ -1,0 +1,225 @@
+//! The side of a claudebus server, with this program's own SDK.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Barrier, mpsc};
+use tokio::task::JoinSet;
+
+use super::sample::{Latencies, Sample};
+use super::work::{Digests, STREAM, SUBJECTS, Share, Work};
+use crate::cli::args::Global;
+use crate::cli::connect::connect;
+use crate::cli::exit::{Exit, Failure};
+use crate::client::{
+    AckPolicy, Client, Consumer, ConsumerConfig, PublishError, RequestError, StreamConfig,
+};
+
+/// The consumer that is measured.
+const CONSUMER: &str = "bench";
+
+/// Deliveries that may await acknowledgement: not what is measured.
+pub(super) const MAX_ACK_PENDING: i64 = 65_536;
+
+/// How long the last acknowledgements may take.
+const SETTLE: Duration = Duration::from_secs(60);
+
+pub(super) struct Ours {
+    global: Global,
+    client: Client,
+}
+
+impl Ours {
+    pub(super) async fn connect(global: &Global) -> Result<Self, Failure> {
+        Ok(Self { global: global.clone(), client: connect(global).await? })
+    }
+
+    pub(super) fn name(&self) -> String {
+        let version = self.client.welcome().map(|welcome| welcome.version.clone());
+        format!("claudebus {}", version.unwrap_or_default()).trim_end().to_owned()
+    }
+
+    pub(super) fn durability(&self) -> String {
+        self.client.welcome().map(|welcome| welcome.durability.clone()).unwrap_or_default()
+    }
+
+    pub(super) async fn prepare(&self) -> Result<(), Failure> {
+        self.clean_up().await?;
+        let config = StreamConfig {
+            name: STREAM.to_owned(),
+            subjects: vec![SUBJECTS.to_owned()],
+            ..StreamConfig::default()
+        };
+        self.client.create_stream(config).await?;
+        Ok(())
+    }
+
+    pub(super) async fn clean_up(&self) -> Result<(), Failure> {
+        match self.client.delete_stream(STREAM).await {
+            Err(error) if !error.is_not_found() => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// One client for each share; the first shares the connection that is there.
+    async fn clients(&self, work: &Work) -> Result<Vec<Client>, Failure> {
+        let mut clients = vec![self.client.clone()];
+        while clients.len() < work.clients {
+            clients.push(connect(&self.global).await?);
+        }
+        Ok(clients)
+    }
+
+    pub(super) async fn publish(&self, work: &Work) -> Result<Sample, Failure> {
+        let clients = self.clients(work).await?;
+        let barrier = Arc::new(Barrier::new(work.clients + 1));
+        let mut tasks = JoinSet::new();
+        for (number, client) in clients.into_iter().enumerate() {
+            let (share, barrier) = (work.share(number), Arc::clone(&barrier));
+            tasks.spawn(async move {
+                barrier.wait().await;
+                Ok::<_, PublishError>((number, publish(&client, share).await?))
+            });
+        }
+        barrier.wait().await;
+        let began = Instant::now();
+        let mut per_client = vec![0; work.clients];
+        while let Some(done) = tasks.join_next().await {
+            let (number, count) = done.map_err(defect)??;
+            if let Some(slot) = per_client.get_mut(number) {
+                *slot = count;
+            }
+        }
+        Ok(Sample::new(per_client, work.size, began.elapsed()))
+    }
+
+    pub(super) async fn latency(&self, work: &Work) -> Result<Sample, Failure> {
+        let mut tasks = JoinSet::new();
+        let began = Instant::now();
+        for (number, client) in self.clients(work).await?.into_iter().enumerate() {
+            let mut share = work.share(number);
+            tasks.spawn(async move {
+                let mut latencies = Latencies::new()?;
+                share.begin();
+                while let Some(payload) = share.next() {
+                    let sent = Instant::now();
+                    client.publish(&share.subject, payload).await?;
+                    latencies.add(sent.elapsed());
+                }
+                Ok::<_, Failure>((number, share.done(), latencies))
+            });
+        }
+        let mut per_client = vec![0; work.clients];
+        let mut all = Vec::new();
+        while let Some(done) = tasks.join_next().await {
+            let (number, count, latencies) = done.map_err(defect)??;
+            if let Some(slot) = per_client.get_mut(number) {
+                *slot = count;
+            }
+            all.push(latencies);
+        }
+        let mut sample = Sample::new(per_client, work.size, began.elapsed());
+        sample.latency = Some(Latencies::merge(all)?);
+        Ok(sample)
+    }
+
+    async fn consumer(&self, client: &Client, ack: bool) -> Result<Consumer, RequestError> {
+        let config = ConsumerConfig {
+            durable_name: Some(CONSUMER.to_owned()),
+            ack_policy: if ack { AckPolicy::Explicit } else { AckPolicy::None },
+            max_ack_pending: if ack { MAX_ACK_PENDING } else { 0 },
+            ..ConsumerConfig::default()
+        };
+        client.create_consumer(STREAM, config).await
+    }
+
+    pub(super) async fn consume(&self, work: &Work, ack: bool) -> Result<Sample, Failure> {
+        let received = Arc::new(AtomicU64::new(0));
+        let (all, mut all_received) = mpsc::channel::<()>(1);
+        let mut tasks = JoinSet::new();
+        let mut consumers = Vec::new();
+        for client in self.clients(work).await? {
+            consumers.push(self.consumer(&client, ack).await?);
+        }
+        let began = Instant::now();
+        for consumer in &consumers {
+            let (consumer, received) = (consumer.clone(), Arc::clone(&received));
+            let (all, count) = (all.clone(), work.count);
+            tasks.spawn(async move {
+                let mut messages = consumer.messages();
+                while let Some(delivery) = messages.next().await {
+                    let delivery = delivery.map_err(failed)?;
+                    if ack {
+                        delivery.ack().await.map_err(failed)?;
+                    }
+                    if received.fetch_add(1, Ordering::Relaxed) + 1 == count {
+                        let _ = all.try_send(());
+                    }
+                }
+                Ok::<_, Failure>(())
+            });
+        }
+        tokio::select! {
+            _ = all_received.recv() => {}
+            Some(ended) = tasks.join_next() => {
+                ended.map_err(defect)??;
+                return Err(Failure::new(Exit::Failed, "the consumer ended too early"));
+            }
+        }
+        if let (true, Some(consumer)) = (ack, consumers.first()) {
+            settled(consumer, work.count).await?;
+        }
+        let elapsed = began.elapsed();
+        tasks.shutdown().await;
+        self.client.delete_consumer(STREAM, CONSUMER).await?;
+        Ok(Sample::new(vec![work.count], work.size, elapsed))
+    }
+
+    pub(super) async fn digests(&self, work: &Work, published: &[u64]) -> Result<Digests, Failure> {
+        let consumer = self.consumer(&self.client, false).await?;
+        let mut digests = Digests::default();
+        let mut messages = consumer.messages();
+        for _ in 0..published.iter().sum::<u64>() {
+            let next = tokio::time::timeout(SETTLE, messages.next()).await;
+            let Ok(Some(delivery)) = next else { break };
+            let delivery = delivery.map_err(failed)?;
+            digests.add(delivery.subject(), &delivery.payload());
+        }
+        drop(messages);
+        self.client.delete_consumer(STREAM, CONSUMER).await?;
+        tracing::debug!(size = work.size, "read back");
+        Ok(digests)
+    }
+}
+
+async fn publish(client: &Client, mut share: Share) -> Result<u64, PublishError> {
+    let publisher = client.publisher();
+    share.begin();
+    while let Some(payload) = share.next() {
+        // Failures are told by the flush.
+        drop(publisher.publish(&share.subject, payload).await?);
+    }
+    publisher.flush().await?;
+    Ok(share.done())
+}
+
+/// Waits until the server has settled all acknowledgements, as on the other side.
+async fn settled(consumer: &Consumer, count: u64) -> Result<(), Failure> {
+    let deadline = Instant::now() + SETTLE;
+    while consumer.info().await?.ack_floor.stream_seq < count {
+        if Instant::now() > deadline {
+            return Err(Failure::new(Exit::TimedOut, "acknowledgements did not arrive"));
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    Ok(())
+}
+
+fn failed(error: impl std::fmt::Display) -> Failure {
+    Failure::new(Exit::Failed, error)
+}
+
+pub(super) fn defect(error: tokio::task::JoinError) -> Failure {
+    Failure::new(Exit::Defect, error)
+}

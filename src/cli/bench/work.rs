@@ -1,0 +1,219 @@
+//! What is to be done, the same for both sides: how much, with which bytes, and what must come back.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use rand::{Rng as _, SeedableRng as _};
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::cli::exit::{Exit, Failure};
+
+/// Random bytes beyond the size of a payload: payloads begin anywhere in them. 64 KiB: enough that
+/// neighbours differ, small enough for a processor's cache.
+const POOL: usize = 64 << 10;
+
+/// The stream that is made, filled, and deleted again.
+pub(super) const STREAM: &str = "CLAUDEBUS_BENCH";
+
+/// What the stream captures.
+pub(super) const SUBJECTS: &str = "claudebus-bench.>";
+
+/// Work for all clients of one side.
+#[derive(Clone, Debug)]
+pub(super) struct Work {
+    /// Bytes of each payload.
+    pub(super) size: usize,
+    /// Messages of all clients together.
+    pub(super) count: u64,
+    /// Publish for so long instead.
+    pub(super) duration: Option<Duration>,
+    pub(super) clients: usize,
+    pub(super) seed: u64,
+    /// Messages in flight, where the client library does not decide.
+    pub(super) window: usize,
+}
+
+impl Work {
+    /// The part of one client.
+    pub(super) fn share(&self, client: usize) -> Share {
+        let clients = self.clients as u64;
+        let count = self.count / clients + u64::from((client as u64) < self.count % clients);
+        Share {
+            subject: subject(client),
+            payloads: self.payloads(client),
+            count,
+            duration: self.duration,
+            done: 0,
+            began: Instant::now(),
+        }
+    }
+
+    fn payloads(&self, client: usize) -> Payloads {
+        let mut pool = vec![0; self.size + POOL];
+        let seed = self.seed.wrapping_add(client as u64);
+        rand::rngs::StdRng::seed_from_u64(seed).fill_bytes(&mut pool);
+        Payloads { pool: pool.into(), size: self.size }
+    }
+
+    /// Compares what came back with what was published.
+    pub(super) fn check(
+        &self,
+        side: &str,
+        published: &[u64],
+        digests: &Digests,
+    ) -> Result<(), Failure> {
+        for (client, count) in published.iter().enumerate() {
+            let payloads = self.payloads(client);
+            let mut expected = Xxh3::new();
+            (0..*count).for_each(|number| expected.update(&payloads.get(number)));
+            let seen = digests.of(client);
+            if seen != (*count, expected.digest()) {
+                return Err(Failure::new(
+                    Exit::Failed,
+                    format_args!(
+                        "{side} gave back {} messages of {count} of client {client}, or others \
+                         than were published",
+                        seen.0
+                    ),
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn subject(client: usize) -> String {
+    format!("claudebus-bench.client.{client}")
+}
+
+/// What one client publishes.
+#[derive(Debug)]
+pub(super) struct Share {
+    pub(super) subject: String,
+    payloads: Payloads,
+    count: u64,
+    duration: Option<Duration>,
+    done: u64,
+    began: Instant,
+}
+
+impl Share {
+    /// Begins now.
+    pub(super) fn begin(&mut self) {
+        self.began = Instant::now();
+    }
+
+    /// Messages so far.
+    pub(super) fn done(&self) -> u64 {
+        self.done
+    }
+
+    /// The next payload, until there is enough.
+    pub(super) fn next(&mut self) -> Option<Bytes> {
+        let enough = match self.duration {
+            // The clock is asked now and then only: asking costs as much as publishing.
+            Some(duration) => self.done.is_multiple_of(64) && self.began.elapsed() >= duration,
+            None => self.done >= self.count,
+        };
+        if enough {
+            return None;
+        }
+        let payload = self.payloads.get(self.done);
+        self.done += 1;
+        Some(payload)
+    }
+}
+
+/// Random payloads that can be made again.
+#[derive(Clone, Debug)]
+struct Payloads {
+    pool: Bytes,
+    size: usize,
+}
+
+impl Payloads {
+    fn get(&self, number: u64) -> Bytes {
+        // A step that visits all places before it comes back (odd, and POOL is a power of two).
+        let start = (number.wrapping_mul(40_503) % POOL as u64) as usize;
+        self.pool.slice(start..start + self.size)
+    }
+}
+
+/// How many messages of each client came back, and a digest of them in order.
+#[derive(Default)]
+pub(super) struct Digests(std::collections::BTreeMap<usize, (u64, Xxh3)>);
+
+impl Digests {
+    pub(super) fn add(&mut self, subject: &str, payload: &[u8]) {
+        let client = subject.rsplit('.').next().and_then(|number| number.parse().ok());
+        let (count, digest) = self.0.entry(client.unwrap_or(usize::MAX)).or_default();
+        *count += 1;
+        digest.update(payload);
+    }
+
+    fn of(&self, client: usize) -> (u64, u64) {
+        match self.0.get(&client) {
+            Some((count, digest)) => (*count, digest.digest()),
+            None => (0, Xxh3::new().digest()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn work(count: u64, clients: usize) -> Work {
+        Work { size: 100, count, duration: None, clients, seed: 7, window: 10 }
+    }
+
+    fn publish(work: &Work) -> (Vec<u64>, Vec<(String, Bytes)>) {
+        let mut all = Vec::new();
+        let counts = (0..work.clients)
+            .map(|client| {
+                let mut share = work.share(client);
+                while let Some(payload) = share.next() {
+                    all.push((share.subject.clone(), payload));
+                }
+                share.done()
+            })
+            .collect();
+        (counts, all)
+    }
+
+    #[test]
+    fn shares_add_up_and_come_back() {
+        let work = work(11, 3);
+        let (counts, messages) = publish(&work);
+        assert_eq!(counts, [4, 4, 3]);
+        let mut digests = Digests::default();
+        messages.iter().for_each(|(subject, payload)| digests.add(subject, payload));
+        assert!(work.check("x", &counts, &digests).is_ok());
+    }
+
+    #[test]
+    fn a_changed_missing_or_swapped_message_is_found() {
+        let work = work(5, 1);
+        let (counts, messages) = publish(&work);
+        let check = |messages: &[(String, Bytes)]| {
+            let mut digests = Digests::default();
+            messages.iter().for_each(|(subject, payload)| digests.add(subject, payload));
+            work.check("x", &counts, &digests).is_ok()
+        };
+        assert!(!check(&messages[1..]));
+        let mut swapped = messages.clone();
+        swapped.swap(0, 1);
+        assert!(!check(&swapped));
+        let mut changed = messages.clone();
+        changed[2].1 = Bytes::from(vec![0; 100]);
+        assert!(!check(&changed));
+        assert!(check(&messages));
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_bytes() {
+        assert_eq!(publish(&work(3, 2)).1, publish(&work(3, 2)).1);
+        let other = Work { seed: 8, ..work(3, 2) };
+        assert_ne!(publish(&work(3, 2)).1, publish(&other).1);
+    }
+}
