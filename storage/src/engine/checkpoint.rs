@@ -24,8 +24,8 @@ use crate::stream::Stream;
 pub(super) struct Progress {
     /// One was handed over: everything in chunks before this is being written.
     pub(super) in_flight: Option<u64>,
-    /// The last one failed; wait for this many calls before the next.
-    pub(super) pause: u32,
+    /// The last one failed; the filler says when to try again.
+    pub(super) is_paused: bool,
     /// One is wanted although nothing is full.
     pub(super) is_wanted: bool,
     /// Segments that a merge made, and those it replaced, since the last checkpoint.
@@ -50,9 +50,6 @@ pub(super) struct Counters {
     pub(super) failed_reads: u64,
 }
 
-/// After a failure, calls of `commit` and `poll` until the next try: some fractions of a second
-/// under load, so that a full disk is not hammered.
-const PAUSE: u32 = 1_000;
 /// Dead files are looked for once in this many calls.
 const SPACE_EVERY: u32 = 256;
 
@@ -62,8 +59,7 @@ impl Engine {
         if self.progress.in_flight.is_some() || !self.group.is_empty() {
             return;
         }
-        if self.progress.pause > 0 {
-            self.progress.pause -= 1;
+        if self.progress.is_paused && self.journal.is_retry_wanted.load(Ordering::Relaxed) {
             return;
         }
         if self.is_checkpoint_due() {
@@ -198,7 +194,7 @@ impl Engine {
     pub(super) fn checkpoint_done(&mut self, done: &CheckpointDone) {
         let until = self.progress.in_flight.take().unwrap_or_default();
         self.progress.generation = done.generation;
-        self.progress.pause = 0;
+        self.progress.is_paused = false;
         self.progress.calls_to_space = 0;
         let contents = &mut self.contents;
         for meta in &done.segments {
@@ -224,7 +220,8 @@ impl Engine {
     pub(super) fn checkpoint_failed(&mut self, reason: &str) {
         tracing::error!(%reason, "a checkpoint failed; it will be tried again");
         self.progress.in_flight = None;
-        self.progress.pause = PAUSE;
+        self.progress.is_paused = true;
+        self.journal.is_retry_wanted.store(true, Ordering::Relaxed);
         self.progress.is_wanted = true;
         self.counters.failed_checkpoints += 1;
     }

@@ -16,6 +16,7 @@ use crate::manifest::{self, IdFile, ListedSegment, Manifest};
 use crate::segment::{SegmentId, SegmentMeta, SegmentWriter};
 use crate::state::entries::Entries;
 use crate::state::file::{StateFile, StateWriter};
+use crate::state::merge::MergeError;
 use crate::state::{self, Action, Key, encode_segment};
 use crate::stream::Gone;
 use crate::tail::{Place, SharedChunks};
@@ -218,9 +219,17 @@ impl Checkpointer {
             self.current.ids.iter().filter(|file| file.until > job.clock).copied().collect();
         let mut ids = Vec::new();
         if files.len() >= ID_FILES {
+            let mut unreadable = Vec::new();
             for file in files.drain(..) {
-                ids.extend(ids_file::read(self.disk.as_ref(), &file)?);
+                match ids_file::read(self.disk.as_ref(), &file) {
+                    Ok(found) => ids.extend(found),
+                    Err(error) => {
+                        tracing::error!(%error, "message ids cannot be read; the file is kept");
+                        unreadable.push(file);
+                    }
+                }
             }
+            files = unreadable;
         }
         ids.extend(&job.ids);
         ids.retain(|(_, entry)| entry.until > job.clock);
@@ -266,9 +275,18 @@ impl Checkpointer {
             let id = self.take_file_id();
             self.begun.push(state::file::path(id));
             let mut pace = self.pacer.pace();
-            let merged = state::merge::merge(self.disk.as_ref(), &files, id, &mut pace);
-            files = vec![merged.map_err(io::Error::other)?];
-            self.counters.base_rewrites.fetch_add(1, Ordering::Relaxed);
+            match state::merge::merge(self.disk.as_ref(), &files, id, &mut pace) {
+                Ok(base) => {
+                    files = vec![base];
+                    self.counters.base_rewrites.fetch_add(1, Ordering::Relaxed);
+                }
+                // The older checkpoint's journal may still make up for it at the next start.
+                Err(MergeError::Read(error)) => {
+                    tracing::error!(%error, "state files cannot be merged; they grow in number");
+                    let _ = self.disk.remove(&state::file::path(id));
+                }
+                Err(MergeError::Write(error)) => return Err(error),
+            }
         }
         Ok(files)
     }

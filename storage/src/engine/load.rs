@@ -97,6 +97,8 @@ pub(super) fn load(disk: &dyn Disk, library: &Arc<Library>) -> Result<Loaded, Op
         super::recovery::lose(disk, &manifest::path(*generation))?;
     }
     let mut loaded = loaded.unwrap_or_default();
+    // What is built upon must stay: a process that was killed may not have come to this.
+    disk.sync_dir(manifest::DIR).map_err(OpenError::io("sync the manifests"))?;
     sweep(disk, &mut loaded, &present)?;
     Ok(loaded)
 }

@@ -164,7 +164,9 @@ pub(super) fn open(
         take_clean_mark(disk.as_ref()).map_err(OpenError::io("remove the clean mark"))?;
     let index = disk.root().filter(|_| options.index).map(|root| Arc::new(Index::new(root)));
     let library = Arc::new(Library::new(Arc::clone(&disk), index));
+    options.crash_points.at("trash.before");
     let mut loaded = load(disk.as_ref(), &library)?;
+    options.crash_points.at("trash.after");
     let report = RecoveryReport {
         was_clean,
         generation: loaded.manifest.generation,

@@ -63,6 +63,9 @@ impl Filler {
                 }
             }
         }
+        if self.shared.is_retry_wanted.swap(false, Ordering::Relaxed) {
+            self.shared.wake_owner();
+        }
     }
 
     /// Until the engine closes; the body of the filler's thread.

@@ -224,3 +224,88 @@ impl Walk<'_> {
 fn has_group_magic(bytes: &[u8]) -> bool {
     bytes.starts_with(b"CBGR")
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const HEADER: FileHeader =
+        FileHeader { file: 1, salt: 9, predecessor: 0, predecessor_end: 0, first_group: 1 };
+
+    /// A file of empty groups, each claiming that the one before it was synced.
+    fn file(groups: u64) -> Vec<u8> {
+        let mut bytes = HEADER.encode();
+        for number in 1..=groups {
+            GroupHeader { number, entries: 0, body: 0, is_mark: false }.encode(9, &mut bytes);
+            let durable_through = number.saturating_sub(2);
+            GroupTrailer { number, entries: 0, digest: 0, durable_through }.encode(9, &mut bytes);
+        }
+        bytes
+    }
+
+    fn numbers(scan: &Scan) -> Vec<u64> {
+        scan.groups.iter().map(|group| group.number).collect()
+    }
+
+    #[test]
+    fn what_is_not_proven_durable_is_torn() {
+        let mut bytes = file(6);
+        let fifth = 4096 + 4 * 72;
+        bytes[fifth] ^= 1;
+        let found = scan(&bytes, &HEADER, 1, None);
+        // Group 6 says that 4 was synced; nothing says so of 5.
+        assert_eq!(numbers(&found), [1, 2, 3, 4]);
+        assert!(found.damage.is_empty() && found.is_torn);
+        assert_eq!(found.end, fifth);
+    }
+
+    #[test]
+    fn what_is_proven_durable_is_damage() {
+        let mut bytes = file(6);
+        bytes[4096 + 2 * 72] ^= 1;
+        let found = scan(&bytes, &HEADER, 1, None);
+        assert_eq!(numbers(&found), [1, 2, 4, 5, 6]);
+        assert_eq!(found.damage.len(), 1);
+        assert_eq!(found.damage[0].groups, (3, 3));
+        assert!(!found.is_torn);
+        // A successor proves everything.
+        let mut bytes = file(6);
+        let end = bytes.len();
+        bytes[4096 + 5 * 72] ^= 1;
+        let found = scan(&bytes, &HEADER, 1, Some((end as u64, 6)));
+        assert_eq!((numbers(&found), found.damage[0].groups), (vec![1, 2, 3, 4, 5], (6, 6)));
+    }
+
+    #[test]
+    fn damage_before_what_is_needed_is_of_no_interest() {
+        let mut bytes = file(6);
+        bytes[4096 + 72] ^= 1;
+        let found = scan(&bytes, &HEADER, 4, None);
+        assert_eq!(numbers(&found), [4, 5, 6]);
+        assert!(found.damage.is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_do_not_panic(
+            noise in proptest::collection::vec(any::<u8>(), 0..400),
+            at in 0_usize..5_000,
+            groups in 0_u64..8,
+            expected in 0_u64..10,
+            known in proptest::option::of((0_u64..6_000, 0_u64..10)),
+        ) {
+            let mut bytes = file(groups);
+            for (offset, byte) in noise.iter().enumerate() {
+                if let Some(target) = bytes.get_mut(at + offset) {
+                    *target = *byte;
+                }
+            }
+            let _ = scan(&bytes, &HEADER, expected, known);
+            let _ = scan(&noise, &HEADER, expected, known);
+            let _ = FileHeader::decode(&noise);
+        }
+    }
+}

@@ -94,6 +94,9 @@ pub(crate) struct JournalShared {
     files_changed: Condvar,
     /// No room for another spare: publishing should stop until there is.
     pub(crate) is_disk_full: AtomicBool,
+    /// A checkpoint failed and is to be tried again at the filler's next round, which may have made
+    /// room.
+    pub(crate) is_retry_wanted: AtomicBool,
     pub(crate) counters: JournalCounters,
     waker: Waker,
 }
@@ -115,6 +118,7 @@ impl JournalShared {
             files: Mutex::default(),
             files_changed: Condvar::new(),
             is_disk_full: AtomicBool::new(false),
+            is_retry_wanted: AtomicBool::new(false),
             counters: JournalCounters::default(),
             waker,
         }

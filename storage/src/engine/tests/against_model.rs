@@ -7,7 +7,7 @@ use crate::log::Log;
 
 /// Runs for which a longer search was worth it are named by their seed.
 fn runs() -> u64 {
-    std::env::var("CLAUDEBUS_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(25)
+    std::env::var("CLAUDEBUS_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(12)
 }
 
 /// That the runs went through everything that can go wrong.

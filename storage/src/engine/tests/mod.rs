@@ -2,6 +2,7 @@
 
 mod against_model;
 mod faults;
+mod layout;
 mod on_disk;
 mod operations;
 mod recovery;
