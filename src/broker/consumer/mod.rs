@@ -205,8 +205,12 @@ impl Consumer {
     /// again what is pending if the filters changed.
     pub(crate) fn reconfigure(&mut self, config: ConsumerConfig, now: Now) {
         if !config.filters().eq(self.config.filters()) {
-            // What was read ahead was chosen by the old filters.
-            self.cursor = self.fetched.front().map_or(self.cursor, |record| record.seq);
+            // What was read ahead, and what was passed over, was chosen by the old filters.
+            if self.listed.is_empty() {
+                self.cursor = self.delivered.stream_seq + 1;
+            } else {
+                self.cursor = self.fetched.front().map_or(self.cursor, |record| record.seq);
+            }
             self.fetched.clear();
             self.reading = None;
         }

@@ -1,7 +1,10 @@
 //! Tests of the broker as a whole, on the naive log.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
+mod asking;
+mod delivering;
 mod publishing;
+mod retention;
 
 use std::time::Duration;
 

@@ -1,0 +1,460 @@
+//! Consumers over real streams: pulls, pushes, redelivery, dead letters, restarts.
+
+use super::*;
+use crate::model::api::{DeadLetter, DeadOptions};
+use crate::model::consumer::{DeliverPolicy, Idle};
+use crate::model::headers::{get, names};
+use crate::model::time::Timestamp;
+
+fn stream(subjects: &[&str]) -> Bench {
+    let mut bench = Bench::new();
+    bench.create(named("S", &["s.>"])).unwrap();
+    if !subjects.is_empty() {
+        bench.publish(1, 1, subjects);
+    }
+    bench
+}
+
+fn seqs(deliveries: &[Delivery]) -> Vec<(u64, u64, u64)> {
+    deliveries.iter().map(|d| (d.record.seq, d.attempts, d.pending)).collect()
+}
+
+fn filtered(name: &str, filter: &str) -> ConsumerConfig {
+    ConsumerConfig { filter_subject: Some(filter.into()), ..durable(name) }
+}
+
+#[test]
+fn delivery_from_memory_and_from_disk_is_the_same() {
+    for slow in [false, true] {
+        let mut bench = stream(&["s.a", "s.b", "s.a", "s.b", "s.a"]);
+        bench.broker.log_mut().slow_reads(slow);
+        let info = bench.consumer("S", filtered("c", "s.a")).unwrap();
+        assert_eq!(info.num_pending, 3, "the snapshot before the first delivery");
+        let got = bench.pull("S", "c", 2);
+        assert_eq!(seqs(&got), [(1, 1, 2), (3, 1, 1)], "slow: {slow}");
+        bench.ack("S", "c", (1, 1), AckKind::Ack);
+        bench.publish(1, 6, &["s.a"]);
+        let info = bench.consumer_info("S", "c");
+        assert_eq!((info.num_ack_pending, info.num_pending), (1, 2));
+        assert_eq!((info.ack_floor.stream_seq, info.delivered.stream_seq), (2, 3));
+        bench.pass(Duration::from_secs(30));
+        assert_eq!(seqs(&bench.pull("S", "c", 9)), [(3, 2, 2), (5, 1, 1), (6, 1, 0)]);
+    }
+}
+
+#[test]
+fn deliver_policies() {
+    let mut bench = stream(&["s.a", "s.b", "s.a"]);
+    let time = Timestamp(now(bench.at).wall + 1);
+    bench.pass(Duration::from_secs(1));
+    bench.publish(1, 4, &["s.b", "s.c"]);
+    let mut got = |name: &str, change: &dyn Fn(&mut ConsumerConfig)| {
+        let mut config = durable(name);
+        change(&mut config);
+        let info = bench.consumer("S", config).unwrap();
+        let got: Vec<u64> =
+            bench.pull("S", name, 9).iter().map(|delivery| delivery.record.seq).collect();
+        assert_eq!(info.num_pending, got.len() as u64, "{name}");
+        got
+    };
+    assert_eq!(got("all", &|_| {}), [1, 2, 3, 4, 5]);
+    assert_eq!(got("last", &|c| c.deliver_policy = DeliverPolicy::Last), [5]);
+    assert_eq!(
+        got("last-a", &|c| {
+            c.deliver_policy = DeliverPolicy::Last;
+            c.filter_subject = Some("s.a".into());
+        }),
+        [3]
+    );
+    assert!(got("new", &|c| c.deliver_policy = DeliverPolicy::New).is_empty());
+    assert_eq!(
+        got("seq", &|c| {
+            c.deliver_policy = DeliverPolicy::ByStartSequence;
+            c.opt_start_seq = 4;
+        }),
+        [4, 5]
+    );
+    assert_eq!(
+        got("time", &|c| {
+            c.deliver_policy = DeliverPolicy::ByStartTime;
+            c.opt_start_time = Some(time);
+        }),
+        [4, 5]
+    );
+    assert_eq!(
+        got("per", &|c| {
+            c.deliver_policy = DeliverPolicy::LastPerSubject;
+            c.filter_subject = Some(">".into());
+        }),
+        [3, 4, 5]
+    );
+}
+
+#[test]
+fn a_waiting_pull_gets_what_is_published_later_and_ends_with_its_time() {
+    let mut bench = stream(&[]);
+    bench.consumer("S", durable("c")).unwrap();
+    let waiting = Pull { batch: 2, expires: Some(Duration::from_secs(9)), ..pull("S", "c", 5) };
+    assert!(bench.run(B, Request::Pull(waiting)).is_empty());
+    bench.events.clear();
+    bench.publish(1, 1, &["s.a"]);
+    bench.pass(Duration::from_secs(9));
+    assert_eq!(statuses(&bench.events)[0].code, 408);
+    assert_eq!(statuses(&bench.events)[0].pending_messages, 1);
+}
+
+#[test]
+fn a_slow_session_gets_no_more_until_it_has_sent() {
+    let limits = Limits { max_session_deliveries: 150, ..Limits::default() };
+    let mut bench = Bench::with(BrokerOptions { limits, ..BrokerOptions::default() });
+    bench.create(named("S", &["s.>"])).unwrap();
+    bench.consumer("S", durable("c")).unwrap();
+    bench.publish(1, 1, &["s.a"; 10]);
+    // Each counts 71 bytes: with two the session is still below its limit, with three it is not.
+    let request = Pull { batch: 10, expires: None, renewable: true, ..pull("S", "c", 5) };
+    let got = deliveries(&bench.run(B, Request::Pull(request)));
+    assert_eq!(got.len(), 3);
+    assert_eq!(bench.consumer_info("S", "c").idle, Some(Idle::SlowSession));
+    let bytes = got[0].charge();
+    assert_eq!(deliveries(&bench.run(B, Request::Sent { bytes })).len(), 1);
+}
+
+#[test]
+fn a_raised_pull_goes_on_and_a_cancelled_one_does_not() {
+    let mut bench = stream(&["s.a"; 5]);
+    bench.consumer("S", durable("c")).unwrap();
+    let request = Pull { expires: None, renewable: true, ..pull("S", "c", 5) };
+    assert_eq!(deliveries(&bench.run(B, Request::Pull(request))).len(), 1);
+    let raise = Request::Raise { token: Token(5), more: 2, more_bytes: 0 };
+    assert_eq!(deliveries(&bench.run(B, raise.clone())).len(), 2);
+    bench.run(B, Request::Cancel { token: Token(5) });
+    assert!(bench.run(B, raise).is_empty());
+    assert_eq!(bench.consumer_info("S", "c").num_waiting, 0);
+}
+
+#[test]
+fn a_pull_to_an_inbox_goes_to_its_subscriber_and_ends_without_one() {
+    let mut bench = stream(&["s.a"]);
+    bench.consumer("S", durable("c")).unwrap();
+    bench.handle(B, subscribe(7, "_INBOX.b.*"));
+    let request =
+        Pull { reply: ReplyTo::Subject("_INBOX.b.1".into()), batch: 2, ..pull("S", "c", 0) };
+    let events = bench.run(B, Request::Pull(Pull { expires: None, ..request }));
+    assert!(matches!(&events[0], (B, Event::Deliver { token: Token(7), .. })));
+    bench.run(B, Request::Unsubscribe { token: Token(7), max: None });
+    bench.publish(1, 2, &["s.a"]);
+    let info = bench.consumer_info("S", "c");
+    assert_eq!((info.num_waiting, info.num_ack_pending, info.num_pending), (0, 1, 1));
+}
+
+#[test]
+fn a_push_consumer_delivers_while_someone_listens() {
+    let mut bench = stream(&["s.a", "s.b"]);
+    let config = ConsumerConfig {
+        deliver_subject: Some("push.here".into()),
+        idle_heartbeat: Duration::from_secs(1),
+        ..durable("c")
+    };
+    bench.consumer("S", config).unwrap();
+    assert!(!bench.consumer_info("S", "c").push_bound);
+    let got = deliveries(&bench.run(B, subscribe(3, "push.*")));
+    assert_eq!(got.len(), 2);
+    assert!(bench.consumer_info("S", "c").push_bound);
+    bench.events.clear();
+    bench.pass(Duration::from_secs(1));
+    assert_eq!((statuses(&bench.events)[0].code, statuses(&bench.events)[0].last), (100, (2, 2)));
+    bench.run(B, Request::Unsubscribe { token: Token(3), max: None });
+    bench.events.clear();
+    bench.publish(1, 3, &["s.c"]);
+    assert!(deliveries(&bench.events).is_empty());
+    assert_eq!(deliveries(&bench.run(A, subscribe(4, "push.here"))).len(), 1);
+    let pull_it = bench.run(A, Request::Pull(pull("S", "c", 1)));
+    assert_eq!(
+        (statuses(&pull_it)[0].code, &*statuses(&pull_it)[0].text),
+        (409, "Consumer is push based")
+    );
+}
+
+#[test]
+fn a_push_group_shares_messages() {
+    let mut bench = stream(&["s.a"; 20]);
+    let config = ConsumerConfig {
+        deliver_subject: Some("push".into()),
+        deliver_group: Some("g".into()),
+        ..durable("c")
+    };
+    bench.consumer("S", config).unwrap();
+    let member = |token| Request::Subscribe {
+        token: Token(token),
+        subject: "push".into(),
+        queue: Some("g".into()),
+    };
+    bench.handle(A, subscribe(9, "push"));
+    bench.handle(A, member(1));
+    let events = bench.run(B, member(2));
+    assert_eq!(deliveries(&events).len(), 20);
+    let to_a = events
+        .iter()
+        .filter(|(to, event)| *to == A && matches!(event, Event::Deliver { token: Token(1), .. }));
+    let to_b = events.iter().filter(|(to, _)| *to == B);
+    assert!(to_a.count() > 0 && to_b.count() > 0, "both members get some");
+    assert!(!events.iter().any(|(_, e)| matches!(e, Event::Deliver { token: Token(9), .. })));
+}
+
+#[test]
+fn a_missing_consumer_has_no_responders() {
+    let mut bench = stream(&[]);
+    let events = bench.run(A, Request::Pull(pull("S", "nobody", 1)));
+    assert_eq!(statuses(&events)[0].code, 503);
+    bench.handle(A, subscribe(2, "_INBOX.x"));
+    let reply = ReplyTo::Subject("_INBOX.x".into());
+    let events = bench.run(A, Request::Pull(Pull { reply: reply.clone(), ..pull("S", "no", 1) }));
+    assert!(messages(&events, A)[0].1.headers.starts_with(b"NATS/1.0 503"));
+    let ack = Ack {
+        stream: "S".into(),
+        consumer: "no".into(),
+        sequences: vec![(1, 1)],
+        kind: AckKind::Ack,
+        confirm: Some(ReplyTo::Session(Token(4))),
+    };
+    let events = bench.run(A, Request::Ack(ack));
+    let (_, Event::AckConfirmed { token: Token(4), result: Err(error) }) = &events[0] else {
+        panic!("{events:?}")
+    };
+    assert_eq!(error.err_code, 10014);
+}
+
+#[test]
+fn deleting_a_consumer_ends_its_pulls() {
+    let mut bench = stream(&[]);
+    bench.consumer("S", durable("c")).unwrap();
+    bench.run(B, Request::Pull(Pull { expires: None, ..pull("S", "c", 5) }));
+    bench.token += 1;
+    let request = ApiRequest::StreamDelete { stream: "S".into() };
+    let events = bench.run(A, Request::Api { token: Token(1), request });
+    assert_eq!(&*statuses(&events)[0].text, "Consumer Deleted");
+    assert!(
+        bench.broker.log().states(b"c/").is_empty() && bench.broker.log().states(b"k/").is_empty()
+    );
+}
+
+#[test]
+fn unused_ephemeral_consumers_go() {
+    let mut bench = stream(&[]);
+    let config = ConsumerConfig { durable_name: None, name: None, ..durable("x") };
+    let info = bench.consumer("S", config).unwrap();
+    assert_eq!(info.name.len(), 8);
+    bench.pass(Duration::from_millis(4900));
+    assert_eq!(bench.info("S").state.consumer_count, 1);
+    bench.pass(Duration::from_millis(200));
+    assert_eq!(bench.info("S").state.consumer_count, 0);
+}
+
+#[test]
+fn progress_survives_a_restart() {
+    let mut bench = stream(&["s.a", "s.b", "s.a", "s.b"]);
+    bench.consumer("S", durable("c")).unwrap();
+    bench.pull("S", "c", 3);
+    bench.ack("S", "c", (1, 1), AckKind::Ack);
+    bench.ack("S", "c", (3, 3), AckKind::Ack);
+    let before = bench.consumer_info("S", "c");
+    for slow in [false, true] {
+        let mut log = bench.broker.log().reopened();
+        log.slow_reads(slow);
+        let mut again = Bench::on(log, BrokerOptions::default(), bench.at);
+        let after = again.consumer_info("S", "c");
+        assert_eq!(
+            (after.delivered.stream_seq, after.ack_floor, after.num_ack_pending, after.num_pending),
+            (before.delivered.stream_seq, before.ack_floor, 1, 1)
+        );
+        assert_eq!(after.created, before.created);
+        assert_eq!(seqs(&again.pull("S", "c", 9)), [(4, 1, 0)]);
+        again.pass(Duration::from_secs(30));
+        assert_eq!(again.pull("S", "c", 9)[0].attempts, 2);
+    }
+}
+
+#[test]
+fn a_second_attempt_waits_for_the_disk_and_a_first_does_not() {
+    let mut bench = stream(&["s.a"]);
+    bench.consumer("S", durable("c")).unwrap();
+    bench.broker.log_mut().hold_durable(true);
+    assert_eq!(bench.pull("S", "c", 1).len(), 1);
+    bench.pass(Duration::from_secs(30));
+    assert!(bench.pull("S", "c", 1).is_empty());
+    bench.broker.log_mut().hold_durable(false);
+    bench.turn();
+    assert_eq!(deliveries(&bench.events)[0].attempts, 2);
+}
+
+#[test]
+fn updates_keep_what_was_delivered_and_count_anew() {
+    let mut bench = stream(&["s.a", "s.b", "s.a", "s.b", "s.b"]);
+    bench.consumer("S", filtered("c", "s.a")).unwrap();
+    bench.pull("S", "c", 1);
+    for slow in [false, true] {
+        bench.broker.log_mut().slow_reads(slow);
+        bench.consumer("S", filtered("c", if slow { "s.a" } else { "s.b" })).unwrap();
+    }
+    assert_eq!(bench.consumer_info("S", "c").num_pending, 1);
+    bench.consumer("S", filtered("c", "s.b")).unwrap();
+    bench.turn();
+    assert_eq!(bench.consumer_info("S", "c").num_pending, 3);
+    let error = bench
+        .consumer("S", ConsumerConfig { ack_policy: AckPolicy::All, ..durable("c") })
+        .unwrap_err();
+    assert_eq!(error.err_code, 10012);
+}
+
+fn dying(bench: &mut Bench, change: impl FnOnce(&mut ConsumerConfig)) {
+    let mut config = ConsumerConfig { max_deliver: 1, ..durable("c") };
+    change(&mut config);
+    bench.consumer("S", config).unwrap();
+}
+
+fn letters(bench: &mut Bench) -> Vec<DeadLetter> {
+    let request = ApiRequest::DeadList { stream: "S".into(), options: DeadOptions::default() };
+    match bench.api(request) {
+        Ok(ApiResponse::DeadLetters { letters, .. }) => letters,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_message_that_is_given_up_becomes_a_dead_letter_and_can_come_back() {
+    for slow in [false, true] {
+        let mut bench = stream(&[]);
+        bench.request("s.a", &[("Color", "red"), ("Nats-Msg-Id", "1")], "payload");
+        bench.broker.log_mut().slow_reads(slow);
+        dying(&mut bench, |_| {});
+        bench.run(B, subscribe(1, "$JS.EVENT.ADVISORY.>"));
+        bench.pull("S", "c", 1);
+        let nak = AckKind::Nak { delay: Duration::ZERO };
+        bench.ack("S", "c", (1, 1), nak);
+        let found = letters(&mut bench);
+        assert_eq!(found.len(), 1, "slow: {slow}");
+        assert_eq!(
+            (found[0].subject.as_str(), found[0].stream_seq, found[0].attempts),
+            ("s.a", 1, 1)
+        );
+        assert_eq!((found[0].consumer.as_str(), found[0].requeued), ("c", 0));
+        assert_eq!(found[0].message.subject, "$DLQ.S.c");
+        assert_eq!(bench.consumer_info("S", "c").num_ack_pending, 0);
+        assert_eq!(bench.seqs("S"), [1], "a stream that keeps by limits keeps it");
+        let options = DeadOptions { consumer: Some("c".into()), ..DeadOptions::default() };
+        let requeue = ApiRequest::DeadRequeue { stream: "S".into(), options };
+        assert_eq!(bench.api(requeue.clone()), Ok(ApiResponse::Settled { settled: 1 }));
+        assert!(letters(&mut bench).is_empty());
+        let again = bench.pull("S", "c", 1).pop().unwrap();
+        assert_eq!((again.record.seq, again.record.subject()), (2, "s.a"));
+        assert_eq!(again.record.payload(), b"payload");
+        assert_eq!(get(again.record.headers(), "Color"), Some("red"));
+        assert_eq!(get(again.record.headers(), names::REQUEUED), Some("1"));
+        assert_eq!(get(again.record.headers(), names::DEAD_REASON), None);
+        bench.pass(Duration::from_secs(30));
+        assert_eq!(letters(&mut bench)[0].requeued, 1);
+        let drop = ApiRequest::DeadDrop { stream: "S".into(), options: DeadOptions::default() };
+        assert_eq!(bench.api(drop), Ok(ApiResponse::Settled { settled: 1 }));
+        assert_eq!(bench.api(requeue), Ok(ApiResponse::Settled { settled: 0 }));
+    }
+}
+
+#[test]
+fn the_advisory_is_jetstreams() {
+    let mut bench = stream(&["s.a", "s.b"]);
+    dying(&mut bench, |_| {});
+    bench.run(B, subscribe(1, "$JS.EVENT.ADVISORY.>"));
+    bench.pull("S", "c", 2);
+    bench.events.clear();
+    bench.pass(Duration::from_secs(30));
+    let (_, message) = messages(&bench.events, B).remove(0);
+    assert_eq!(message.subject, "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.S.c");
+    let body: serde_json::Value = serde_json::from_slice(&message.payload).unwrap();
+    assert_eq!(body["type"], "io.nats.jetstream.advisory.v1.max_deliver");
+    assert_eq!((body["stream_seq"].as_u64(), body["deliveries"].as_u64()), (Some(1), Some(1)));
+    assert_eq!(letters(&mut bench).len(), 2);
+}
+
+#[test]
+fn a_terminated_message_says_why() {
+    let mut bench = stream(&["s.a"]);
+    dying(&mut bench, |c| c.max_deliver = 5);
+    bench.run(B, subscribe(1, "$JS.EVENT.ADVISORY.>"));
+    bench.pull("S", "c", 1);
+    let ack = Ack {
+        stream: "S".into(),
+        consumer: "c".into(),
+        sequences: vec![(1, 1)],
+        kind: AckKind::Terminate { reason: "no such customer".into() },
+        confirm: None,
+    };
+    let events = bench.run(A, Request::Ack(ack));
+    assert_eq!(messages(&events, B)[0].1.subject, "$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED.S.c");
+    assert_eq!(letters(&mut bench)[0].reason, "terminated: no such customer");
+}
+
+#[test]
+fn full_dead_letters_keep_messages_pending_and_a_late_ack_still_counts() {
+    let mut bench = Bench::new();
+    let mut config = named("S", &["s.>"]);
+    config.dead_letters.max_msgs = 1;
+    bench.create(config).unwrap();
+    bench.publish(1, 1, &["s.a", "s.b", "s.c"]);
+    dying(&mut bench, |_| {});
+    bench.pull("S", "c", 3);
+    bench.pass(Duration::from_secs(30));
+    let info = bench.consumer_info("S", "c");
+    assert_eq!((info.num_ack_pending, info.idle), (2, Some(Idle::DeadLettersFull)));
+    bench.ack("S", "c", (2, 2), AckKind::Ack);
+    assert_eq!(bench.consumer_info("S", "c").num_ack_pending, 1);
+    let drop = ApiRequest::DeadDrop { stream: "S".into(), options: DeadOptions::default() };
+    bench.api(drop).unwrap();
+    bench.pass(Duration::from_secs(5));
+    assert_eq!(bench.consumer_info("S", "c").num_ack_pending, 0);
+    assert_eq!(letters(&mut bench)[0].stream_seq, 3);
+}
+
+#[test]
+fn dead_letters_have_none_of_their_own_and_may_be_off() {
+    let mut bench = Bench::new();
+    let mut config = named("S", &["s.>"]);
+    config.dead_letters.enabled = false;
+    bench.create(config).unwrap();
+    bench.publish(1, 1, &["s.a"]);
+    dying(&mut bench, |_| {});
+    bench.pull("S", "c", 1);
+    bench.pass(Duration::from_secs(30));
+    assert_eq!(bench.consumer_info("S", "c").num_ack_pending, 0);
+    assert!(bench.broker.catalog.id_of("DLQ_S").is_none());
+    let mut bench = stream(&["s.a"]);
+    dying(&mut bench, |_| {});
+    bench.pull("S", "c", 1);
+    bench.pass(Duration::from_secs(30));
+    bench.consumer("DLQ_S", ConsumerConfig { max_deliver: 1, ..durable("d") }).unwrap();
+    assert_eq!(bench.pull("DLQ_S", "d", 1).len(), 1);
+    bench.pass(Duration::from_secs(30));
+    assert!(bench.broker.catalog.id_of("DLQ_DLQ_S").is_none());
+    assert_eq!(bench.consumer_info("DLQ_S", "d").num_ack_pending, 0);
+}
+
+#[test]
+fn an_unreadable_message_leaves_a_pointer() {
+    let mut bench = stream(&["s.a"]);
+    dying(&mut bench, |_| {});
+    bench.pull("S", "c", 1);
+    let id = bench.broker.catalog.id_of("S").unwrap();
+    bench.broker.log_mut().damage(id, 1, 1);
+    bench.pass(Duration::from_secs(30));
+    let found = letters(&mut bench);
+    assert!(found[0].reason.starts_with("unreadable"), "{}", found[0].reason);
+    assert_eq!((found[0].stream_seq, found[0].message.data.as_str()), (1, ""));
+}
+
+#[test]
+fn a_consumer_goes_on_behind_damage() {
+    let mut bench = stream(&["s.a"; 4]);
+    bench.consumer("S", durable("c")).unwrap();
+    let id = bench.broker.catalog.id_of("S").unwrap();
+    bench.broker.log_mut().damage(id, 2, 3);
+    assert_eq!(bench.pull("S", "c", 9).iter().map(|d| d.record.seq).collect::<Vec<_>>(), [1, 4]);
+}

@@ -1,0 +1,248 @@
+//! What streams keep: limits at the limit and one past, age, TTL, rollup, purge, work queues and
+//! interest.
+
+use super::*;
+use crate::model::api::PurgeOptions;
+use crate::model::stream::{Discard, Retention};
+
+fn stream(change: impl FnOnce(&mut StreamConfig)) -> Bench {
+    let mut bench = Bench::new();
+    let mut config = named("S", &["s.>"]);
+    change(&mut config);
+    bench.create(config).unwrap();
+    bench
+}
+
+fn code(answer: &serde_json::Value) -> u64 {
+    answer["error"]["err_code"].as_u64().unwrap_or(0)
+}
+
+const SIZE: i64 = 22 + 3 + 4 + 8; // "s.a" with a body of four bytes
+
+#[test]
+fn the_oldest_goes_past_max_msgs_and_max_bytes() {
+    let mut bench = stream(|c| c.max_msgs = 2);
+    bench.publish(1, 1, &["s.a", "s.a"]);
+    assert_eq!(bench.seqs("S"), [1, 2]);
+    bench.publish(1, 3, &["s.a", "s.b", "s.a"]);
+    assert_eq!(bench.seqs("S"), [4, 5]);
+    let mut bench = stream(|c| c.max_bytes = 2 * SIZE);
+    bench.publish(1, 1, &["s.a", "s.a"]);
+    assert_eq!(bench.seqs("S"), [1, 2]);
+    bench.publish(1, 3, &["s.a"]);
+    assert_eq!(bench.seqs("S"), [2, 3]);
+}
+
+#[test]
+fn a_full_stream_refuses_new_messages() {
+    let mut bench = stream(|c| {
+        c.max_msgs = 2;
+        c.discard = Discard::New;
+    });
+    assert_eq!(bench.request("s.a", &[], "body")["seq"], 1);
+    assert_eq!(bench.request("s.a", &[], "body")["seq"], 2);
+    let refused = bench.request("s.a", &[], "body");
+    assert_eq!(refused["error"]["description"], "maximum messages exceeded");
+    assert_eq!((code(&refused), refused["error"]["code"].as_u64()), (10077, Some(503)));
+    let mut bench = stream(|c| {
+        c.max_bytes = 2 * SIZE;
+        c.discard = Discard::New;
+    });
+    assert_eq!(bench.request("s.a", &[], "body")["seq"], 1);
+    assert_eq!(bench.request("s.a", &[], "body")["seq"], 2);
+    assert_eq!(bench.request("s.a", &[], "")["error"]["description"], "maximum bytes exceeded");
+}
+
+#[test]
+fn messages_per_subject_make_room_for_each_other_even_with_discard_new() {
+    let mut bench = stream(|c| {
+        c.max_msgs_per_subject = 1;
+        c.max_msgs = 2;
+        c.discard = Discard::New;
+    });
+    bench.publish(1, 1, &["s.a", "s.b", "s.a"]);
+    assert_eq!(bench.seqs("S"), [2, 3]);
+    assert_eq!(code(&bench.request("s.c", &[], "body")), 10077);
+    let mut bench = stream(|c| {
+        c.max_msgs_per_subject = 2;
+        c.discard = Discard::New;
+        c.discard_new_per_subject = true;
+    });
+    bench.publish(1, 1, &["s.a", "s.a"]);
+    let refused = bench.request("s.a", &[], "body");
+    assert_eq!(refused["error"]["description"], "maximum messages per subject exceeded");
+    assert_eq!(bench.request("s.b", &[], "body")["seq"], 3);
+}
+
+#[test]
+fn limits_are_kept_when_the_oldest_are_on_disk() {
+    let mut bench = stream(|c| {
+        c.max_msgs = 3;
+        c.max_msgs_per_subject = 2;
+    });
+    bench.broker.log_mut().slow_reads(true);
+    bench.publish(1, 1, &["s.a", "s.a", "s.a", "s.b", "s.c", "s.b", "s.b"]);
+    assert_eq!(bench.seqs("S"), [5, 6, 7]);
+    assert!(bench.broker.jobs.is_empty());
+}
+
+#[test]
+fn old_messages_go_by_age_and_those_that_never_expire_stay() {
+    let mut bench = stream(|c| {
+        c.max_age = Duration::from_secs(10);
+        c.allow_msg_ttl = true;
+    });
+    bench.request("s.a", &[("Nats-TTL", "never")], "");
+    bench.request("s.a", &[], "");
+    bench.pass(Duration::from_secs(5));
+    bench.request("s.a", &[], "");
+    bench.pass(Duration::from_millis(4990));
+    assert_eq!(bench.seqs("S"), [1, 2, 3]);
+    bench.pass(Duration::from_millis(20));
+    assert_eq!(bench.seqs("S"), [1, 3]);
+    let mut bench = bench.restarted(BrokerOptions::default());
+    bench.pass(Duration::from_secs(5));
+    assert_eq!(bench.seqs("S"), [1]);
+    assert_eq!(bench.broker.poll_timeout(), None);
+    bench.request("s.a", &[], "");
+    bench.pass(Duration::from_secs(11));
+    assert_eq!(bench.seqs("S"), [1]);
+}
+
+#[test]
+fn a_message_expires_by_itself_and_leaves_a_marker() {
+    let mut bench = stream(|c| c.subject_delete_marker_ttl = Duration::from_secs(3));
+    bench.request("s.a", &[("Nats-TTL", "2")], "");
+    bench.request("s.b", &[("Nats-TTL", "2")], "");
+    bench.request("s.b", &[], "");
+    bench.pass(Duration::from_secs(2));
+    assert_eq!(bench.seqs("S"), [3, 4]);
+    let id = bench.broker.catalog.id_of("S").unwrap();
+    let marker = bench.broker.log.records(id).last().unwrap().clone();
+    assert_eq!(marker.subject(), "s.a");
+    assert_eq!(
+        marker.headers(),
+        b"NATS/1.0\r\nNats-Marker-Reason: MaxAge\r\nNats-TTL: 3s\r\nNats-Rollup: sub\r\n\r\n"
+    );
+    bench.pass(Duration::from_secs(3));
+    assert_eq!(bench.seqs("S"), [3], "a marker expires without a marker");
+    let mut plain = stream(|_| {});
+    assert_eq!(code(&plain.request("s.a", &[("Nats-TTL", "2")], "")), 10166);
+}
+
+#[test]
+fn rollup_replaces_what_came_before() {
+    let mut bench = stream(|c| c.allow_rollup_hdrs = true);
+    bench.publish(1, 1, &["s.a", "s.b", "s.a"]);
+    assert_eq!(bench.request("s.a", &[("Nats-Rollup", "sub")], "")["seq"], 4);
+    assert_eq!(bench.seqs("S"), [2, 4]);
+    assert_eq!(bench.request("s.c", &[("Nats-Rollup", "ALL")], "")["seq"], 5);
+    assert_eq!(bench.seqs("S"), [5]);
+    let mut plain = stream(|_| {});
+    assert_eq!(code(&plain.request("s.a", &[("Nats-Rollup", "sub")], "")), 10111);
+}
+
+#[test]
+fn purges() {
+    for slow in [false, true] {
+        let mut bench = stream(|_| {});
+        bench.publish(1, 1, &["s.a", "s.b", "s.a", "s.b", "s.a", "s.b"]);
+        bench.broker.log_mut().slow_reads(slow);
+        let mut purge = |filter: Option<&str>, seq, keep| {
+            let options = PurgeOptions { filter: filter.map(str::to_owned), seq, keep };
+            match bench.api(ApiRequest::StreamPurge { stream: "S".into(), options }) {
+                Ok(ApiResponse::Purged { purged, .. }) => (purged, bench.seqs("S")),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(purge(Some("s.a"), 0, 2), (1, vec![2, 3, 4, 5, 6]));
+        assert_eq!(purge(Some("s.b"), 4, 0), (1, vec![3, 4, 5, 6]));
+        assert_eq!(purge(None, 4, 0), (1, vec![4, 5, 6]));
+        assert_eq!(purge(None, 0, 2), (1, vec![5, 6]));
+        assert_eq!(purge(None, 0, 0), (2, vec![]));
+        let state = bench.info("S").state;
+        assert_eq!((state.first_seq, state.last_seq, state.first_ts.0), (7, 6, 0));
+    }
+    let mut bench = stream(|c| c.deny_purge = true);
+    let options = PurgeOptions::default();
+    let error = bench.api(ApiRequest::StreamPurge { stream: "S".into(), options }).unwrap_err();
+    assert_eq!(error.err_code, 10110);
+}
+
+#[test]
+fn a_sealed_stream_takes_nothing() {
+    let mut bench = stream(|_| {});
+    bench.request("s.a", &[], "");
+    let mut config = bench.info("S").config;
+    config.sealed = true;
+    bench.api(ApiRequest::StreamUpdate(Box::new(config))).unwrap();
+    assert_eq!(code(&bench.request("s.a", &[], "")), 10109);
+    let delete = ApiRequest::MessageDelete { stream: "S".into(), seq: 1, no_erase: false };
+    assert_eq!(bench.api(delete).unwrap_err().err_code, 10109);
+}
+
+#[test]
+fn lower_limits_are_kept_at_once() {
+    let mut bench = stream(|_| {});
+    bench.publish(1, 1, &["s.a", "s.b", "s.a", "s.b", "s.a"]);
+    let mut config = bench.info("S").config;
+    config.max_msgs_per_subject = 1;
+    bench.api(ApiRequest::StreamUpdate(Box::new(config))).unwrap();
+    assert_eq!(bench.seqs("S"), [4, 5]);
+}
+
+#[test]
+fn a_work_queue_deletes_what_is_acknowledged() {
+    let mut bench = stream(|c| c.retention = Retention::WorkQueue);
+    bench.consumer("S", durable("c")).unwrap();
+    bench.publish(1, 1, &["s.a", "s.a", "s.a"]);
+    assert_eq!(bench.pull("S", "c", 2).len(), 2);
+    bench.ack("S", "c", (1, 1), AckKind::Ack);
+    assert_eq!(bench.seqs("S"), [2, 3]);
+    // After a restart the size of what was out is not known without reading.
+    let mut bench = bench.restarted(BrokerOptions::default());
+    bench.broker.log_mut().slow_reads(true);
+    bench.ack("S", "c", (2, 2), AckKind::Ack);
+    assert_eq!(bench.seqs("S"), [3]);
+    assert_eq!(bench.consumer_info("S", "c").num_pending, 1);
+    let mut other = durable("d");
+    assert_eq!(bench.consumer("S", other.clone()).unwrap_err().err_code, 10099);
+    other.ack_policy = AckPolicy::None;
+    assert_eq!(bench.consumer("S", other).unwrap_err().err_code, 10084);
+}
+
+#[test]
+fn interest_keeps_a_message_until_all_who_want_it_are_done() {
+    let mut bench = stream(|c| c.retention = Retention::Interest);
+    assert_eq!(bench.request("s.a", &[], "")["seq"], 1);
+    let state = bench.info("S").state;
+    assert_eq!((state.messages, state.first_seq, state.last_seq), (0, 2, 1));
+    bench.consumer("S", durable("c")).unwrap();
+    let mut filtered = durable("d");
+    filtered.filter_subject = Some("s.a".into());
+    bench.consumer("S", filtered).unwrap();
+    bench.publish(1, 1, &["s.a", "s.b"]);
+    assert_eq!(bench.seqs("S"), [2, 3]);
+    bench.pull("S", "c", 2);
+    bench.ack("S", "c", (2, 3), AckKind::Ack);
+    assert_eq!(bench.seqs("S"), [2]);
+    bench.pull("S", "d", 1);
+    bench.ack("S", "d", (2, 2), AckKind::Ack);
+    assert_eq!(bench.seqs("S"), Vec::<u64>::new());
+    // Without its consumer a message is of no interest.
+    bench.publish(1, 3, &["s.a"]);
+    bench.pull("S", "c", 1);
+    bench.ack("S", "c", (4, 4), AckKind::Ack);
+    assert_eq!(bench.seqs("S"), [4]);
+    bench.api(ApiRequest::ConsumerDelete { stream: "S".into(), consumer: "d".into() }).unwrap();
+    assert_eq!(bench.seqs("S"), Vec::<u64>::new());
+}
+
+#[test]
+fn interest_without_acknowledgement_ends_with_the_delivery() {
+    let mut bench = stream(|c| c.retention = Retention::Interest);
+    bench.consumer("S", ConsumerConfig { ack_policy: AckPolicy::None, ..durable("c") }).unwrap();
+    bench.publish(1, 1, &["s.a", "s.b"]);
+    assert_eq!(bench.pull("S", "c", 1).len(), 1);
+    assert_eq!(bench.seqs("S"), [2]);
+}
