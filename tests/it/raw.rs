@@ -15,17 +15,17 @@ use rustls_pki_types::pem::PemObject;
 use tokio::io::AsyncReadExt;
 
 /// How long anything may take.
-pub const LIMIT: Duration = Duration::from_secs(20);
+pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 
 /// A connection that trusts the server's authority.
-pub async fn connect(server: &RunningServer) -> quinn::Connection {
+pub(crate) async fn connect(server: &RunningServer) -> quinn::Connection {
     let address = server.quic_address().expect("the server listens for QUIC");
     connect_to(address, server.authority_pem().expect("it has an authority"), ALPN)
         .await
         .expect("a connection")
 }
 
-pub async fn connect_to(
+pub(crate) async fn connect_to(
     address: SocketAddr,
     authority_pem: &str,
     alpn: &[u8],
@@ -46,35 +46,35 @@ pub async fn connect_to(
 }
 
 /// One stream of frames.
-pub struct Frames {
+pub(crate) struct Frames {
     reader: Reader,
     writer: Writer,
     decoder: Decoder,
 }
 
 impl Frames {
-    pub async fn open(transport: &Transport) -> Self {
+    pub(crate) async fn open(transport: &Transport) -> Self {
         let (reader, writer) = transport.open().await.expect("a stream");
         Self { reader, writer, decoder: Decoder::new(2 << 20) }
     }
 
-    pub async fn send(&mut self, frame: &ClientFrame) {
+    pub(crate) async fn send(&mut self, frame: &ClientFrame) {
         let mut out = Output::new();
         frame.encode(&mut out);
         self.send_output(&mut out).await;
     }
 
-    pub async fn send_output(&mut self, out: &mut Output) {
+    pub(crate) async fn send_output(&mut self, out: &mut Output) {
         for chunk in out.take() {
             self.send_bytes(chunk).await;
         }
     }
 
-    pub async fn send_bytes(&mut self, bytes: Bytes) {
+    pub(crate) async fn send_bytes(&mut self, bytes: Bytes) {
         self.writer.write_bytes(bytes).await.expect("the stream takes bytes");
     }
 
-    pub async fn publish(&mut self, first: u64, messages: &[(&str, &str)]) {
+    pub(crate) async fn publish(&mut self, first: u64, messages: &[(&str, &str)]) {
         let mut writer = MessagesWriter::new();
         for (subject, payload) in messages {
             writer.push(subject, "", b"", payload.as_bytes());
@@ -85,7 +85,7 @@ impl Frames {
     }
 
     /// The next frame, or nothing if the server finished the stream.
-    pub async fn try_next(&mut self) -> Option<ServerFrame> {
+    pub(crate) async fn try_next(&mut self) -> Option<ServerFrame> {
         tokio::time::timeout(LIMIT, async {
             loop {
                 if let Some(frame) = self.decoder.next_frame().expect("well formed") {
@@ -101,23 +101,23 @@ impl Frames {
         .expect("an answer in time")
     }
 
-    pub async fn next(&mut self) -> ServerFrame {
+    pub(crate) async fn next(&mut self) -> ServerFrame {
         self.try_next().await.expect("a frame")
     }
 
-    pub async fn finish(&mut self) {
+    pub(crate) async fn finish(&mut self) {
         self.writer.finish().await;
     }
 }
 
 /// The control stream after the greeting.
-pub struct Control {
-    pub frames: Frames,
-    pub welcome: Welcome,
+pub(crate) struct Control {
+    pub(crate) frames: Frames,
+    pub(crate) welcome: Welcome,
     next_id: u64,
 }
 
-pub fn hello(token: Option<&str>) -> ClientFrame {
+pub(crate) fn hello(token: Option<&str>) -> ClientFrame {
     ClientFrame::Hello(Hello {
         minor: 0,
         name: "test".into(),
@@ -127,7 +127,7 @@ pub fn hello(token: Option<&str>) -> ClientFrame {
 }
 
 impl Control {
-    pub async fn greet(transport: &Transport) -> Self {
+    pub(crate) async fn greet(transport: &Transport) -> Self {
         let mut frames = Frames::open(transport).await;
         frames.send(&hello(None)).await;
         let ServerFrame::Welcome(welcome) = frames.next().await else { panic!("no WELCOME") };
@@ -135,7 +135,7 @@ impl Control {
     }
 
     /// A request's answer; an error as its body.
-    pub async fn request(&mut self, operation: &str, body: &str) -> Result<String, String> {
+    pub(crate) async fn request(&mut self, operation: &str, body: &str) -> Result<String, String> {
         let id = self.next_id;
         self.next_id += 1;
         let body = Bytes::copy_from_slice(body.as_bytes());
