@@ -315,7 +315,8 @@ impl<L: CloseLog> BrokerThread<L> {
         }
         self.lines.close_all();
         self.lines.hand_over(&self.counters);
-        drop(self.inputs);
+        // Sessions end now, and not only after the checkpoint.
+        drop((self.inputs, self.lines));
         self.broker.into_log().close()
     }
 }

@@ -19,6 +19,7 @@ use super::broker_thread::Input;
 use super::clock::Clock;
 use super::connection::Shared;
 use super::error::StartError;
+use super::http_listener::Bounded;
 
 /// How long the broker may take to answer before the server counts as ill.
 const PROBE: Duration = Duration::from_secs(2);
@@ -57,6 +58,7 @@ pub(super) async fn serve(
     hosts.extend(extra_hosts.into_iter().map(|host| host.to_ascii_lowercase()));
     let mut stopping = shared.stopping.clone();
     let monitor = Monitor { shared, clock, hosts: hosts.into() };
+    let listener = Bounded::new(listener, monitor.shared.server_limits.max_http_connections);
     let app = Router::new()
         .route("/", get(index))
         .route("/healthz", get(health))

@@ -28,6 +28,8 @@ pub struct ServerLimits {
     /// Handshakes at once from which addresses are verified by a round trip first. 64: normal load
     /// never gets there, a flood of forged addresses does.
     pub retry_above: usize,
+    /// HTTP connections at once. 256: some dashboards and probes; more wait.
+    pub max_http_connections: usize,
     /// Batches of requests that wait for the broker. 256: enough to fill a group of the journal.
     pub input_queue: usize,
     /// Bytes of answers and deliveries of one stream that wait for the client before its frames
@@ -49,6 +51,7 @@ impl Default for ServerLimits {
             hello_timeout: Duration::from_secs(2),
             max_handshakes: 1024,
             retry_above: 64,
+            max_http_connections: 256,
             input_queue: 256,
             max_unsent: 3 << 20,
             stop_timeout: Duration::from_secs(10),

@@ -11,6 +11,7 @@ mod connection;
 mod counters;
 mod error;
 mod http;
+mod http_listener;
 mod limits;
 mod quic;
 mod ready;

@@ -15,6 +15,9 @@ use crate::client::transport::Transport;
 use crate::client::{Client, ConnectError, Fingerprint};
 use crate::wire::native::ErrorCode;
 
+/// How long the last packets of connections are waited for.
+const LAST_PACKETS: Duration = Duration::from_millis(500);
+
 /// How a server stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stopped {
@@ -41,6 +44,8 @@ pub(super) struct Parts {
     stop: watch::Sender<bool>,
     all_gone: mpsc::Receiver<()>,
     ended: oneshot::Receiver<Result<(), ServerFailure>>,
+    /// What `ended` has told, which it does once.
+    result: Option<Result<(), ServerFailure>>,
 }
 
 impl Parts {
@@ -64,7 +69,20 @@ impl Parts {
             stop,
             all_gone,
             ended,
+            result: None,
         }
+    }
+
+    /// How the broker's thread ended, once it has.
+    async fn end(&mut self) -> Result<(), ServerFailure> {
+        let result = match self.result.take() {
+            Some(result) => result,
+            None => (&mut self.ended)
+                .await
+                .unwrap_or_else(|_| Err(ServerFailure::Panic("its thread is gone".to_owned()))),
+        };
+        self.result = Some(result.clone());
+        result
     }
 }
 
@@ -137,7 +155,7 @@ impl RunningServer {
     /// [`ServerFailure`]: the process must end, with
     /// [`exit_code`](ServerFailure::exit_code).
     pub async fn wait(&mut self) -> Result<(), ServerFailure> {
-        ended((&mut self.parts.ended).await)
+        self.parts.end().await
     }
 
     /// Stops: nothing new is taken, what was accepted is answered, waiting pulls learn of it, the
@@ -154,24 +172,15 @@ impl RunningServer {
     }
 
     async fn stop(self) -> Result<(), ServerFailure> {
-        let Parts {
-            shared,
-            endpoint,
-            context_file,
-            mut tasks,
-            mut background,
-            stop,
-            mut all_gone,
-            ended: end,
-            ..
-        } = self.parts;
-        drop(context_file);
-        background.abort_all();
+        let mut parts = self.parts;
+        drop(parts.context_file.take());
+        parts.background.abort_all();
         // Received by no one if nothing listens.
-        let _ = stop.send(true);
+        let _ = parts.stop.send(true);
         // Fails only if the broker is gone, which the end tells.
-        let _ = shared.broker.send(Input::Stop).await;
-        let result = ended(end.await);
+        let _ = parts.shared.broker.send(Input::Stop).await;
+        let result = parts.end().await;
+        let Parts { shared, endpoint, mut tasks, mut all_gone, .. } = parts;
         // Connections hold what is needed to wait for them; this one is not one of them.
         drop(shared);
         while tasks.join_next().await.is_some() {}
@@ -179,14 +188,8 @@ impl RunningServer {
         if let Some(endpoint) = endpoint {
             endpoint.close(quinn::VarInt::from_u32(ErrorCode::Shutdown.number()), b"shutting down");
             // The last packets of the connections; those that do not answer are not waited for.
-            let _ = tokio::time::timeout(Duration::from_millis(500), endpoint.wait_idle()).await;
+            let _ = tokio::time::timeout(LAST_PACKETS, endpoint.wait_idle()).await;
         }
         result
     }
-}
-
-fn ended(
-    end: Result<Result<(), ServerFailure>, oneshot::error::RecvError>,
-) -> Result<(), ServerFailure> {
-    end.unwrap_or_else(|_| Err(ServerFailure::Panic("its thread is gone".to_owned())))
 }

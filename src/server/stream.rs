@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::broker_thread::{Batch, Gone, Input, Line};
+use super::broker_thread::{Batch, BrokerHandle, Gone, Input, Line};
 use super::connection::Shared;
 use super::counters::{Gauge, add};
 use crate::client::transport::{Reader, Writer};
@@ -148,13 +148,27 @@ impl Stream {
         let _gauge = Gauge::new(&self.shared.counters, |counters| &counters.streams);
         let (events, mut incoming) = mpsc::unbounded_channel();
         let line = Line { events, pending: Arc::clone(&self.pending) };
-        let end = match self.shared.broker.send(Input::Open(self.id, line)).await {
-            Ok(()) => self.work(&mut reader, &mut writer, &mut incoming).await,
-            Err(Gone) => End::Gone,
-        };
-        // Fails only if the broker is gone, which needs not be told.
-        let _ = self.shared.broker.send(Input::Closed(self.id)).await;
+        if self.shared.broker.send(Input::Open(self.id, line)).await.is_err() {
+            return Over::Stopping;
+        }
+        let _closed = Closed { broker: self.shared.broker.clone(), id: self.id };
+        let mut end = self.work(&mut reader, &mut writer, &mut incoming).await;
+        if matches!(end, End::Gone) {
+            end = self.last_events(&mut incoming).await;
+        }
         self.part(end, reader, writer).await
+    }
+
+    /// The broker takes nothing more: what it has answered is still to be sent.
+    async fn last_events(&mut self, events: &mut mpsc::UnboundedReceiver<Batch>) -> End {
+        while let Some((batch, _)) = events.recv().await {
+            for event in batch {
+                if let Err(ending) = self.session.event(event, &mut self.out) {
+                    return ending.into();
+                }
+            }
+        }
+        End::Gone
     }
 
     async fn work(
@@ -341,6 +355,22 @@ impl Stream {
         // A client that does not read its last answers is not waited for.
         let _ = tokio::time::timeout(PARTING, last).await;
         over
+    }
+}
+
+/// Tells the broker that the session is over when this value goes, however the stream's task ends.
+struct Closed {
+    broker: BrokerHandle,
+    id: SessionId,
+}
+
+impl Drop for Closed {
+    fn drop(&mut self) {
+        let (broker, id) = (self.broker.clone(), self.id);
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            // Fails only if the broker is gone, which needs not be told.
+            runtime.spawn(async move { broker.send(Input::Closed(id)).await });
+        }
     }
 }
 

@@ -35,6 +35,8 @@ pub struct Session {
     limits: Arc<Limits>,
     /// Requests whose answers are to come.
     in_flight: usize,
+    /// Whether the client has finished and all but requests in flight is answered.
+    finished: bool,
 }
 
 #[derive(Debug)]
@@ -69,13 +71,13 @@ impl Session {
     /// The session of a connection's first stream, which must say HELLO.
     #[must_use]
     pub fn first(limits: Arc<Limits>) -> Self {
-        Self { state: State::Greeting, limits, in_flight: 0 }
+        Self { state: State::Greeting, limits, in_flight: 0, finished: false }
     }
 
     /// The session of a stream that was opened after WELCOME.
     #[must_use]
     pub fn further(limits: Arc<Limits>) -> Self {
-        Self { state: State::Opening, limits, in_flight: 0 }
+        Self { state: State::Opening, limits, in_flight: 0, finished: false }
     }
 
     /// Takes a frame. Adds what the broker is asked to `requests`, and immediate answers to `out`.
@@ -166,12 +168,18 @@ impl Session {
         if let Event::Close { reason } = event {
             return Err(self.refuse(reason, out));
         }
-        if let Event::Answer { token, .. } = &event {
-            if *token == LAST {
-                return Err(Ending::Done);
-            }
-            self.in_flight = self.in_flight.saturating_sub(1);
+        if let Event::Answer { token: LAST, .. } = event {
+            self.finished = true;
+        } else {
+            let answered = usize::from(matches!(event, Event::Answer { .. }));
+            self.in_flight = self.in_flight.saturating_sub(answered);
+            self.answer(event, out)?;
         }
+        // A request that waits for the disk may be answered after later ones.
+        if self.finished && self.in_flight == 0 { Err(Ending::Done) } else { Ok(()) }
+    }
+
+    fn answer(&mut self, event: Event, out: &mut Output) -> Result<(), Ending> {
         match &mut self.state {
             State::Control => control::event(event, out),
             State::Publisher(publisher) => publisher.event(&event, out),

@@ -322,6 +322,19 @@ fn a_finished_stream_ends_when_all_is_answered() {
 }
 
 #[test]
+fn a_finished_stream_waits_for_a_request_that_is_answered_late() {
+    let mut script = Script::controlled();
+    let info = ClientFrame::Request { id: 5, operation: "INFO".into(), body: Bytes::new() };
+    script.receive(&info).unwrap();
+    script.session.finish(&mut script.requests).unwrap();
+    let Some(Request::Api { token, .. }) = script.take().pop() else { panic!("no last request") };
+    let answer = |token| Event::Answer { token, result: Err(ApiError::stream_not_found()) };
+    assert_eq!(script.event(answer(token)), Ok(()));
+    assert_eq!(script.event(answer(Token(5))), Err(Ending::Done));
+    assert_eq!(script.frames().len(), 1);
+}
+
+#[test]
 fn requests_in_flight_are_bounded() {
     let mut script = Script::controlled();
     let request = |id| ClientFrame::Request { id, operation: "INFO".into(), body: Bytes::new() };
