@@ -12,6 +12,7 @@ mod cli;
 mod cli_server;
 mod native;
 mod raw;
+mod readme;
 mod sdk;
 mod sdk_reconnect;
 mod stopping;
