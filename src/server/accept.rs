@@ -23,7 +23,9 @@ pub(super) async fn accept(shared: Arc<Shared>, endpoint: quinn::Endpoint) {
         let limits = &shared.server_limits;
         let open = shared.counters.connections.load(Ordering::Relaxed);
         let waiting = handshakes.load(Ordering::Relaxed);
-        if open >= limits.max_connections as u64 || waiting >= limits.max_handshakes {
+        // Each handshake may become a connection.
+        let all = open.saturating_add(waiting as u64);
+        if all >= limits.max_connections as u64 || waiting >= limits.max_handshakes {
             add(&shared.counters.connections_refused, 1);
             incoming.refuse();
         } else if waiting >= limits.retry_above && incoming.may_retry() {

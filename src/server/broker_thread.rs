@@ -399,3 +399,57 @@ fn event_bytes(event: &Event) -> usize {
         _ => 128,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn setup() -> Setup {
+        Setup {
+            options: BrokerOptions::default(),
+            clock: Clock::new(),
+            counters: Arc::default(),
+            input_queue: 4,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_failing_journal_ends_the_thread_with_its_own_exit_code() {
+        let started = spawn(setup(), |_| {
+            let mut log = MemoryLog::new();
+            log.fail("cannot sync journal/7: no such device");
+            Ok(log)
+        });
+        let Started { handle, ended } = started.await.expect("the log opens");
+        let failure = ended.await.expect("it tells").expect_err("the journal failed");
+        assert_eq!(failure.exit_code(), 74);
+        assert!(failure.to_string().contains("journal/7"), "{failure}");
+        assert!(handle.send(Input::Stop).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_line_that_is_not_emptied_is_cut_at_its_limit() {
+        let (events, mut taken) = mpsc::unbounded_channel();
+        let pending = Arc::new(AtomicUsize::new(0));
+        let line = Line { events, pending: Arc::clone(&pending) };
+        let state = LineState { line, events: Vec::new(), bytes: 0 };
+        let mut lines = Lines {
+            lines: HashMap::from([(SessionId(1), state)]),
+            ready: Vec::new(),
+            limit: 2 * 128,
+        };
+        let event = || Event::Refused { counter: 1, error: ApiError::stream_not_found() };
+        let counters = Counters::default();
+        for _ in 0..2 {
+            lines.put(SessionId(1), event());
+            assert!(lines.hand_over(&counters));
+        }
+        assert_eq!(pending.load(Ordering::Relaxed), 256, "at the limit");
+        lines.put(SessionId(1), event());
+        lines.hand_over(&counters);
+        assert!(lines.lines.is_empty(), "one past the limit");
+        assert_eq!(counters.sessions_too_slow.load(Ordering::Relaxed), 1);
+        assert!(taken.recv().await.is_some() && taken.recv().await.is_some());
+        assert!(taken.recv().await.is_none());
+    }
+}

@@ -4,9 +4,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use claudebus::client::transport::Transport;
+use claudebus::model::limits::Limits;
 use claudebus::model::request::{AckKind, ProducerId};
 use claudebus::server::{RunningServer, Server, ServerBuilder, ServerLimits, StartError};
-use claudebus::wire::native::{ALPN, ClientFrame, ErrorCode, PullFrame, ServerFrame};
+use claudebus::wire::native::{
+    ALPN, ClientFrame, ErrorCode, MessagesWriter, Output, PullFrame, ServerFrame,
+};
 
 use crate::raw::{Control, Frames, LIMIT, connect, connect_to, hello};
 
@@ -137,9 +140,9 @@ async fn subscribers_get_what_is_sent_after_the_barrier() {
     assert_eq!(one.next().await, ServerFrame::BarrierReached { token: 1 });
     let mut other = Frames::open(&transport).await;
     other.send(&ClientFrame::OpenMessages).await;
-    let mut writer = claudebus::wire::native::MessagesWriter::new();
+    let mut writer = MessagesWriter::new();
     writer.push("greet.all", "inbox", b"", b"hi");
-    let mut out = claudebus::wire::native::Output::new();
+    let mut out = Output::new();
     writer.encode_send(false, &mut out);
     other.send_output(&mut out).await;
     let ServerFrame::Message { token: 4, message } = one.next().await else {
@@ -280,4 +283,85 @@ async fn a_client_that_does_not_read_does_not_hold_up_others() {
     }
     control.request("STREAM.INFO.ORDERS", "").await.unwrap();
     assert_eq!(take(&mut lazy, 100).await.len(), 100);
+}
+
+#[tokio::test]
+async fn a_subscriber_that_never_reads_is_cut_off_and_others_are_not() {
+    let limits = Limits { max_pending_bytes: 64 << 10, ..Limits::default() };
+    let server_limits = ServerLimits { max_unsent: 64 << 10, ..ServerLimits::default() };
+    let builder = Server::builder().limits(limits).server_limits(server_limits);
+    let (server, transport) = start(builder).await;
+    let mut control = Control::greet(&transport).await;
+    let mut lazy = subscriber(&transport).await;
+    let mut eager = subscriber(&transport).await;
+    // Beyond all windows between here and a client that reads nothing.
+    let transport = server.connect();
+    let _sender_control = Control::greet(&transport).await;
+    let mut sender = Frames::open(&transport).await;
+    sender.send(&ClientFrame::OpenMessages).await;
+    let payload = vec![0; 10_000];
+    for _ in 0..1000 {
+        let mut writer = MessagesWriter::new();
+        writer.push("news", "", b"", &payload);
+        let mut out = Output::new();
+        writer.encode_send(false, &mut out);
+        sender.send_output(&mut out).await;
+        assert!(matches!(eager.next().await, ServerFrame::Message { .. }));
+    }
+    let mut read = 0;
+    while lazy.try_next().await.is_some() {
+        read += 1;
+    }
+    assert!(read < 1000, "it got all {read}");
+    control.request("INFO", "").await.expect("the connection goes on");
+}
+
+/// A stream that is subscribed to `news`.
+async fn subscriber(transport: &Transport) -> Frames {
+    let mut frames = Frames::open(transport).await;
+    frames.send(&ClientFrame::OpenMessages).await;
+    let subscribe = ClientFrame::Subscribe { token: 1, subject: "news".into(), queue: None };
+    frames.send(&subscribe).await;
+    frames.send(&ClientFrame::Barrier { token: 1 }).await;
+    while frames.next().await != (ServerFrame::BarrierReached { token: 1 }) {}
+    frames
+}
+
+#[tokio::test]
+async fn under_load_addresses_are_verified_and_clients_still_connect() {
+    let limits = ServerLimits { retry_above: 0, ..ServerLimits::default() };
+    let (_server, transport) = start(Server::builder().server_limits(limits)).await;
+    Control::greet(&transport).await;
+}
+
+#[tokio::test]
+async fn one_connection_more_than_allowed_is_refused() {
+    let limits = ServerLimits { max_connections: 1, ..ServerLimits::default() };
+    let (server, transport) = start(Server::builder().server_limits(limits)).await;
+    let _control = Control::greet(&transport).await;
+    let address = server.quic_address().unwrap();
+    let refused = connect_to(address, server.authority_pem().unwrap(), ALPN).await.unwrap_err();
+    assert!(matches!(refused, quinn::ConnectionError::ConnectionClosed(_)), "{refused}");
+}
+
+#[tokio::test]
+async fn publishers_wait_while_storage_catches_up_and_lose_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let builder = Server::builder().data_directory(dir.path().join("data")).tail_budget(256 << 10);
+    let (_server, transport) = start(builder).await;
+    let mut control = Control::greet(&transport).await;
+    make_stream(&mut control).await;
+    let mut publisher = open_publisher(&transport, 7).await;
+    let payload = "x".repeat(50_000);
+    for counter in 1..=200 {
+        publisher.publish(counter, &[("orders.new", &payload)]).await;
+    }
+    publisher.finish().await;
+    let mut answered = 0;
+    while let Some(frame) = publisher.try_next().await {
+        if let ServerFrame::Published { count, .. } = frame {
+            answered += count;
+        }
+    }
+    assert_eq!(answered, 200);
 }
