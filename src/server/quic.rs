@@ -99,11 +99,19 @@ fn size_buffers(socket: &socket2::Socket) {
     }
 }
 
+/// How many streams QUIC grants so that a client can always have `max_streams` open. The grant is
+/// renewed only when more than an eighth of it has ended, and being blocked does not renew it: with
+/// a grant of no more than `max_streams`, a client that has nearly so many open, and opens and
+/// finishes one after the other, would wait for ever.
+fn granted_streams(max_streams: u32) -> u32 {
+    max_streams.saturating_add(max_streams / 7)
+}
+
 /// Windows that bound memory, and datagrams as large as the path allows.
 fn transport(loopback: bool, limits: &ServerLimits) -> TransportConfig {
     let mut config = TransportConfig::default();
     config
-        .max_concurrent_bidi_streams(VarInt::from_u32(limits.max_streams))
+        .max_concurrent_bidi_streams(VarInt::from_u32(granted_streams(limits.max_streams)))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .stream_receive_window(VarInt::from_u32(limits.stream_window))
         .receive_window(VarInt::from_u32(limits.connection_window))
@@ -126,4 +134,17 @@ fn transport(loopback: bool, limits: &ServerLimits) -> TransportConfig {
     }
     config.mtu_discovery_config(Some(mtu));
     config
+}
+
+#[cfg(test)]
+mod tests {
+    use super::granted_streams;
+
+    #[test]
+    fn the_part_of_the_grant_that_is_not_renewed_leaves_all_streams() {
+        for max_streams in 1..10_000 {
+            let granted = granted_streams(max_streams);
+            assert!(granted - granted / 8 >= max_streams, "{max_streams}");
+        }
+    }
 }

@@ -11,6 +11,7 @@
 mod cli;
 mod cli_server;
 mod native;
+mod python;
 mod raw;
 mod readme;
 mod sdk;
