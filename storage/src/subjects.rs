@@ -308,6 +308,11 @@ impl SubjectTable {
         self.dirty = Dirty::default();
     }
 
+    /// How many subjects changed since the last checkpoint, at most.
+    pub(crate) fn changes(&self) -> usize {
+        self.dirty.slots.len() + self.dirty.removed.len()
+    }
+
     /// Calls `visit` with every subject that changed since the last call; `None` for one that is gone.
     pub(crate) fn take_changes(&mut self, mut visit: impl FnMut(&str, Option<SubjectSummary>)) {
         let dirty = std::mem::take(&mut self.dirty);

@@ -50,6 +50,8 @@ pub(super) struct Counters {
     pub(super) failed_reads: u64,
 }
 
+/// Key and value of a subject in the state, usually at most.
+const SUBJECT_BYTES: usize = 96;
 /// Dead files are looked for once in this many calls.
 const SPACE_EVERY: u32 = 256;
 
@@ -249,6 +251,7 @@ fn add_stream(entries: &mut Entries, id: StreamId, stream: &mut Stream) {
     if std::mem::take(&mut stream.gone_is_dirty) {
         entries.add(&Key::Gone(id), Action::Put, |out| encode_gone(&stream.gone, out));
     }
+    entries.reserve(stream.subjects.changes(), SUBJECT_BYTES);
     let epoch = stream.epoch;
     stream.subjects.take_changes(|text, summary: Option<SubjectSummary>| {
         let key = Key::Subject(id, epoch, text);

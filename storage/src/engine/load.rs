@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::checkpointer::SEGMENTS;
 use super::contents::Contents;
-use super::recovery::OpenError;
+use super::report::{OpenError, lose};
 use super::segments::{Library, SegmentFile};
 use crate::disk::Disk;
 use crate::ids_file;
@@ -94,7 +94,7 @@ pub(super) fn load(disk: &dyn Disk, library: &Arc<Library>) -> Result<Loaded, Op
         return Err(OpenError::Damaged { file: manifest::path(*generation), reason });
     }
     for (generation, _) in &problems {
-        super::recovery::lose(disk, &manifest::path(*generation))?;
+        lose(disk, &manifest::path(*generation))?;
     }
     let mut loaded = loaded.unwrap_or_default();
     // What is built upon must stay: a process that was killed may not have come to this.
@@ -245,7 +245,7 @@ fn sweep(
         loaded.next_segment = loaded.next_segment.max(next);
         if !listed.contains(path) {
             if loaded.fell_back {
-                super::recovery::lose(disk, path)?;
+                lose(disk, path)?;
             } else {
                 loaded.unlisted.push(path.clone());
             }
@@ -262,7 +262,7 @@ fn sweep(
                 continue;
             }
             if loaded.fell_back {
-                super::recovery::lose(disk, &path)?;
+                lose(disk, &path)?;
             } else {
                 disk.remove(&path).map_err(OpenError::io(format!("remove {path}")))?;
             }

@@ -8,6 +8,7 @@ mod background;
 mod checkpoint;
 mod checkpointer;
 mod contents;
+mod crew;
 mod effects;
 mod group;
 mod load;
@@ -19,6 +20,7 @@ mod pacer;
 mod read;
 mod reader;
 mod recovery;
+mod report;
 mod segments;
 mod stats;
 #[cfg(test)]
@@ -29,7 +31,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 pub use self::options::{EngineOptions, Workers};
-pub use self::recovery::{DamageReport, OpenError, RecoveryReport};
+pub use self::report::{DamageReport, OpenError, RecoveryReport};
 pub use self::stats::EngineStats;
 pub use crate::journal::shared::Waker;
 

@@ -4,131 +4,38 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
 
-use super::background::{Background, Crew, Maintenance};
+use super::background::{Background, Maintenance};
 use super::checkpoint::{Counters, Progress};
-use super::checkpointer::{CheckpointJob, Checkpointer, SEGMENTS};
+use super::checkpointer::SEGMENTS;
 use super::contents::Contents;
+use super::crew::CrewPlace;
 use super::group::OpenGroup;
 use super::load::{Loaded, load};
-use super::maintenance::Maintainer;
-use super::pacer::Pacer;
+use super::report::{DamageReport, LOST, OpenError, RecoveryReport, lose};
 use super::segments::{Library, Trash};
-use super::{Engine, EngineOptions, Waker, Workers};
+use super::{Engine, EngineOptions, Waker};
 use crate::disk::Disk;
 use crate::ids::Position;
 use crate::index::Index;
 use crate::journal::effect::decode;
-use crate::journal::files::{Filler, spare_number};
+use crate::journal::files::spare_number;
 use crate::journal::format::{FILE_HEADER, FileHeader, HeaderError, MAJOR};
 use crate::journal::scan::{Damage, Scan, scan};
 use crate::journal::shared::{ActiveFile, JournalShared};
-use crate::journal::writer::{JournalWriter, Predecessor};
+use crate::journal::writer::Predecessor;
 use crate::journal::{self, number_of};
 use crate::{ids_file, manifest, state};
 
-/// The ballast is this part of the tail budget: 16 MiB.
-const BALLAST_PART: u64 = 4;
-/// Where bytes go that cannot be explained.
-pub(super) const LOST: &str = "lost+found";
 /// Says that the last stop was clean.
 const CLEAN: &str = "CLEAN";
 /// Says which version of the layout the directory has.
 const FORMAT: &str = "FORMAT";
 /// The whole of that file, up to the version.
 const FORMAT_TEXT: &str = "claudebus data directory, format ";
-
-/// Why a log cannot be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// A file was written by a newer version. Nothing was changed.
-    #[error(
-        "{file} has format {found}, and this version knows formats up to {known}; \
-         start the version that wrote it"
-    )]
-    Newer {
-        /// The file.
-        file: String,
-        /// Its major version.
-        found: u16,
-        /// The newest major version this program reads.
-        known: u16,
-    },
-    /// A file that must be there is not.
-    #[error(
-        "{file} is missing: groups {first} to {last} of the journal are lost with it; restore the \
-         file, or restore the data directory from a backup"
-    )]
-    Missing {
-        /// The file, or the place where it should be.
-        file: String,
-        /// First group that is missing.
-        first: u64,
-        /// Last group that is missing.
-        last: u64,
-    },
-    /// No checkpoint can be used.
-    #[error(
-        "{file} cannot be used, nor can the checkpoint before it: {reason}; restore the data \
-         directory from a backup"
-    )]
-    Damaged {
-        /// The manifest of the newest checkpoint.
-        file: String,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// The operating system refused.
-    #[error("cannot {action}: {source}")]
-    Io {
-        /// What was tried.
-        action: String,
-        /// What the operating system said.
-        source: io::Error,
-    },
-}
-
-impl OpenError {
-    pub(super) fn io(action: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
-        let action = action.into();
-        move |source| Self::Io { action, source }
-    }
-}
-
-/// What opening a log found. For logs, metrics and `verify`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RecoveryReport {
-    /// Groups applied from the journal.
-    pub groups_replayed: u64,
-    /// The last group that was found; everything after it was never acknowledged.
-    pub last_group: u64,
-    /// Durable groups that cannot be read completely: first, last, file and byte range.
-    pub damage: Vec<DamageReport>,
-    /// Whether groups that were never acknowledged were found and dropped.
-    pub was_torn: bool,
-    /// Entries of a kind that this version does not know, in groups that were applied.
-    pub unknown_entries: u64,
-    /// Whether the last stop was a clean one.
-    pub was_clean: bool,
-    /// The checkpoint that was loaded; 0 for none.
-    pub generation: u64,
-    /// Whether a newer checkpoint was found that could not be used.
-    pub fell_back: bool,
-}
-
-/// Damage found in a journal file. The bytes are kept in `lost+found/`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DamageReport {
-    /// First and last group concerned.
-    pub groups: (u64, u64),
-    /// The file.
-    pub file: String,
-    /// First byte, and the one after the last.
-    pub bytes: (u64, u64),
-}
 
 /// A journal file with a good header.
 struct Found {
@@ -204,15 +111,6 @@ fn take_clean_mark(disk: &dyn Disk) -> io::Result<bool> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error),
     }
-}
-
-/// Moves a file that cannot be explained out of the way.
-pub(super) fn lose(disk: &dyn Disk, path: &str) -> Result<(), OpenError> {
-    let name = path.replace('/', "-");
-    disk.rename(path, &format!("{LOST}/{name}"))
-        .and_then(|()| disk.sync_dir(LOST))
-        .and_then(|()| disk.sync_dir(path.rsplit_once('/').map_or("", |(dir, _)| dir)))
-        .map_err(OpenError::io(format!("move {path} to {LOST}")))
 }
 
 /// Refuses a directory of a newer version before anything in it is changed; names a new one.
@@ -445,10 +343,7 @@ impl Recovery {
             library: &library,
         };
         let crew = place.crew(loaded, self.predecessor, last_group);
-        if journal.files().spares.is_empty() {
-            // The first groups should not go to a file that grows: it could meet a full disk.
-            crew.filler.step();
-        }
+        crew.filler.first_spare();
         let background = Background::start(
             options.workers,
             options.readers,
@@ -482,70 +377,5 @@ impl Recovery {
         engine.background.maintain(Maintenance::Index(engine.listed_files()));
         engine.merge_if_worthwhile();
         Ok(engine)
-    }
-}
-
-/// What all workers share.
-struct CrewPlace<'a> {
-    disk: &'a Arc<dyn Disk>,
-    journal: &'a Arc<JournalShared>,
-    hurry: &'a Arc<AtomicBool>,
-    options: &'a EngineOptions,
-    library: &'a Library,
-}
-
-impl CrewPlace<'_> {
-    fn crew(self, loaded: Loaded, predecessor: Predecessor, last_group: u64) -> Crew {
-        let Self { disk, journal, hurry, options, library } = self;
-        let (counters, index) = (Arc::clone(&library.counters), library.index.clone());
-        let crash = options.crash_points;
-        let pacer = Pacer {
-            journal: Arc::clone(journal),
-            hurry: Arc::clone(hurry),
-            is_inline: options.workers == Workers::Inline,
-            crash,
-        };
-        let next_segment = Arc::new(AtomicU64::new(loaded.next_segment));
-        let (durability, file_size) = (options.durability, options.journal_file_size);
-        Crew {
-            writer: JournalWriter::new(
-                Arc::clone(disk),
-                Arc::clone(journal),
-                durability,
-                crash,
-                predecessor,
-                last_group,
-            ),
-            filler: Filler {
-                disk: Arc::clone(disk),
-                shared: Arc::clone(journal),
-                file_size,
-                ballast: options.tail_budget as u64 / BALLAST_PART,
-                crash,
-            },
-            checkpointer: Checkpointer {
-                disk: Arc::clone(disk),
-                journal: Arc::clone(journal),
-                crash,
-                pacer: pacer.clone(),
-                next_segment: Arc::clone(&next_segment),
-                next_generation: loaded.manifest.generation + 1,
-                current: loaded.manifest,
-                previous: loaded.previous,
-                next_file: loaded.next_file,
-                carried: CheckpointJob::default(),
-                counters: Arc::clone(&counters),
-                begun: Vec::new(),
-            },
-            maintainer: Maintainer {
-                disk: Arc::clone(disk),
-                pacer,
-                crash,
-                next_segment,
-                index,
-                is_closed: Arc::default(),
-                counters,
-            },
-        }
     }
 }

@@ -84,11 +84,28 @@ impl Filler {
         while self.recycle_one()? {}
         self.take_ballast()?;
         while self.shared.files().spares.len() < SPARES {
-            let target = self.next_spare();
-            self.fill(&target, self.file_size)?;
-            self.disk.sync_dir(DIR)?;
-            self.shared.files().spares.push_back(target);
+            self.add_spare()?;
+            // A checkpoint may have freed files meanwhile, which is cheaper than filling more.
+            while self.recycle_one()? {}
         }
+        Ok(())
+    }
+
+    /// Makes one spare if there is none, so that the first groups do not go to a file that grows,
+    /// which could meet a full disk.
+    pub(crate) fn first_spare(&self) {
+        if self.shared.files().spares.is_empty()
+            && let Err(error) = self.add_spare()
+        {
+            tracing::warn!(%error, "no journal file could be prepared");
+        }
+    }
+
+    fn add_spare(&self) -> io::Result<()> {
+        let target = self.next_spare();
+        self.fill(&target, self.file_size)?;
+        self.disk.sync_dir(DIR)?;
+        self.shared.files().spares.push_back(target);
         Ok(())
     }
 

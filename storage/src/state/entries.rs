@@ -36,6 +36,12 @@ impl Entries {
         self.index.push(Place { key: start, value: middle, end: self.bytes.len(), action });
     }
 
+    /// Makes room for `count` changes of about `bytes` each.
+    pub(crate) fn reserve(&mut self, count: usize, bytes: usize) {
+        self.bytes.reserve(count * bytes);
+        self.index.reserve(count);
+    }
+
     pub(crate) fn remove(&mut self, key: &Key<'_>) {
         self.add(key, Action::Remove, |_| {});
     }

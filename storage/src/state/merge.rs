@@ -42,18 +42,20 @@ pub(crate) fn each_merged<E: From<StateError>>(
 ) -> Result<(), E> {
     let mut inputs = Vec::with_capacity(files.len());
     for file in files {
-        let mut input = Input { reader: StateReader::open(disk, *file)?, head: None };
+        let mut input = Input::new(StateReader::open(disk, *file)?);
         input.advance()?;
         inputs.push(input);
     }
-    let mut folded = Folded::default();
+    // Reused for every key: there may be a million.
+    let (mut key, mut folded) = (Vec::new(), Folded::default());
     loop {
-        let smallest = inputs.iter().filter_map(|input| input.head.as_ref()).map(|head| &head.key);
-        let Some(key) = smallest.min().cloned() else { return Ok(()) };
+        let heads = inputs.iter().filter(|input| !input.is_done);
+        let Some(smallest) = heads.map(|input| &input.key).min() else { return Ok(()) };
+        key.clone_from(smallest);
         folded.clear();
-        for input in &mut inputs {
-            if let Some(head) = input.head.as_ref().filter(|head| head.key == key) {
-                folded.add(head.action, &head.value);
+        for input in inputs.iter_mut().filter(|input| !input.is_done) {
+            if input.key == key {
+                folded.add(input.action, &input.value);
                 input.advance()?;
             }
         }
@@ -61,24 +63,32 @@ pub(crate) fn each_merged<E: From<StateError>>(
     }
 }
 
-struct Head {
+/// A file and the entry it stands at.
+struct Input {
+    reader: StateReader,
+    is_done: bool,
     key: Vec<u8>,
     action: Action,
     value: Vec<u8>,
 }
 
-struct Input {
-    reader: StateReader,
-    head: Option<Head>,
-}
-
 impl Input {
+    fn new(reader: StateReader) -> Self {
+        let (key, value) = (Vec::new(), Vec::new());
+        Self { reader, is_done: false, key, action: Action::Remove, value }
+    }
+
     fn advance(&mut self) -> Result<(), StateError> {
-        self.head = self.reader.next()?.map(|entry| Head {
-            key: entry.key.to_vec(),
-            action: entry.action,
-            value: entry.value.to_vec(),
-        });
+        match self.reader.next()? {
+            Some(entry) => {
+                self.key.clear();
+                self.key.extend_from_slice(entry.key);
+                self.action = entry.action;
+                self.value.clear();
+                self.value.extend_from_slice(entry.value);
+            }
+            None => self.is_done = true,
+        }
         Ok(())
     }
 }

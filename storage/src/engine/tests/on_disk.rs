@@ -61,8 +61,11 @@ impl Opened {
         }
     }
 
+    /// Publishes no faster than the log allows.
     fn until_durable(&mut self, position: Position) {
-        self.until(|engine, _| engine.durable() >= position);
+        self.until(|engine, _| {
+            engine.durable() >= position && engine.pressure() < crate::Pressure::Full
+        });
     }
 
     fn read_all(&mut self, to: u64) -> Vec<Record> {

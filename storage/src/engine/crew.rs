@@ -1,0 +1,85 @@
+//! Puts the workers of an engine together.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+
+use super::background::Crew;
+use super::checkpointer::{CheckpointJob, Checkpointer};
+use super::load::Loaded;
+use super::maintenance::Maintainer;
+use super::options::{EngineOptions, Workers};
+use super::pacer::Pacer;
+use super::segments::Library;
+use crate::disk::Disk;
+use crate::journal::files::Filler;
+use crate::journal::shared::JournalShared;
+use crate::journal::writer::{JournalWriter, Predecessor};
+
+/// The ballast is this part of the tail budget: 16 MiB.
+const BALLAST_PART: u64 = 4;
+
+/// What all workers share.
+pub(super) struct CrewPlace<'a> {
+    pub(super) disk: &'a Arc<dyn Disk>,
+    pub(super) journal: &'a Arc<JournalShared>,
+    pub(super) hurry: &'a Arc<AtomicBool>,
+    pub(super) options: &'a EngineOptions,
+    pub(super) library: &'a Library,
+}
+
+impl CrewPlace<'_> {
+    /// Workers that go on from what was loaded; the journal from group `last_group`.
+    pub(super) fn crew(self, loaded: Loaded, predecessor: Predecessor, last_group: u64) -> Crew {
+        let Self { disk, journal, hurry, options, library } = self;
+        let (counters, index) = (Arc::clone(&library.counters), library.index.clone());
+        let crash = options.crash_points;
+        let pacer = Pacer {
+            journal: Arc::clone(journal),
+            hurry: Arc::clone(hurry),
+            is_inline: options.workers == Workers::Inline,
+            crash,
+        };
+        let next_segment = Arc::new(AtomicU64::new(loaded.next_segment));
+        let (durability, file_size) = (options.durability, options.journal_file_size);
+        Crew {
+            writer: JournalWriter::new(
+                Arc::clone(disk),
+                Arc::clone(journal),
+                durability,
+                crash,
+                predecessor,
+                last_group,
+            ),
+            filler: Filler {
+                disk: Arc::clone(disk),
+                shared: Arc::clone(journal),
+                file_size,
+                ballast: options.tail_budget as u64 / BALLAST_PART,
+                crash,
+            },
+            checkpointer: Checkpointer {
+                disk: Arc::clone(disk),
+                journal: Arc::clone(journal),
+                crash,
+                pacer: pacer.clone(),
+                next_segment: Arc::clone(&next_segment),
+                next_generation: loaded.manifest.generation + 1,
+                current: loaded.manifest,
+                previous: loaded.previous,
+                next_file: loaded.next_file,
+                carried: CheckpointJob::default(),
+                counters: Arc::clone(&counters),
+                begun: Vec::new(),
+            },
+            maintainer: Maintainer {
+                disk: Arc::clone(disk),
+                pacer,
+                crash,
+                next_segment,
+                index,
+                is_closed: Arc::default(),
+                counters,
+            },
+        }
+    }
+}
