@@ -2,6 +2,13 @@
 //! imports only run downward, that there is no cycle, and that pure layers name no clock, socket,
 //! thread or system randomness.
 
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "tests stop at the first surprise"
+)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};

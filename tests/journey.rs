@@ -6,6 +6,12 @@
 //!
 //! wire -> session -> broker -> storage -> broker -> session and wire
 
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "tests stop at the first surprise"
+)]
+
 use std::sync::Arc;
 use std::time::Duration;
 

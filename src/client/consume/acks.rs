@@ -189,7 +189,10 @@ mod tests {
 
     use super::*;
 
-    fn sent(frames: &[ClientFrame]) -> Vec<(&AckKind, &[(u64, u64)], Option<u64>)> {
+    /// Kind, ranges and confirmation of an ACK.
+    type Parts<'a> = (&'a AckKind, &'a [(u64, u64)], Option<u64>);
+
+    fn sent(frames: &[ClientFrame]) -> Vec<Parts<'_>> {
         frames
             .iter()
             .map(|frame| match frame {
