@@ -43,8 +43,8 @@ const NOW: Now = Now { monotonic: Duration::from_secs(1), wall: 1_700_000_000_00
 #[test]
 fn one_message_makes_six_stops() {
     let mut broker = broker_with_a_stream_and_a_consumer();
-    let mut publisher = OpenStream::new(PUBLISHER, open_publisher(), &mut broker);
-    let mut consumer = OpenStream::new(CONSUMER, open_consumer(), &mut broker);
+    let mut publisher = OpenStream::new(PUBLISHER, &open_publisher(), &mut broker);
+    let mut consumer = OpenStream::new(CONSUMER, &open_consumer(), &mut broker);
 
     // The consumer asks for one message. Nothing is there yet, so the pull waits in the broker.
     consumer.receive(&pull_one(), &mut broker);
@@ -132,10 +132,10 @@ struct OpenStream {
 }
 
 impl OpenStream {
-    fn new(id: SessionId, opening: Bytes, broker: &mut Broker<Engine>) -> Self {
+    fn new(id: SessionId, opening: &Bytes, broker: &mut Broker<Engine>) -> Self {
         let session = Session::further(Arc::new(Limits::default()));
         let mut stream = Self { id, session, out: Output::new() };
-        stream.receive(&opening, broker);
+        stream.receive(opening, broker);
         turn(broker);
         let answers = events_for(id, broker);
         stream.send(answers);
