@@ -9,7 +9,7 @@ use super::report::{OpenError, lose};
 use super::segments::{Library, SegmentFile};
 use crate::disk::Disk;
 use crate::ids_file;
-use crate::manifest::{self, Manifest, ManifestError};
+use crate::manifest::{self, ListedSegment, Manifest, ManifestError};
 use crate::segment::{ReadStats, SegmentMeta};
 use crate::state::entries::Entry;
 use crate::state::file::StateError;
@@ -99,8 +99,24 @@ pub(super) fn load(disk: &dyn Disk, library: &Arc<Library>) -> Result<Loaded, Op
     let mut loaded = loaded.unwrap_or_default();
     // What is built upon must stay: a process that was killed may not have come to this.
     disk.sync_dir(manifest::DIR).map_err(OpenError::io("sync the manifests"))?;
+    hold_retired(&mut loaded, library);
     sweep(disk, &mut loaded, &present)?;
     Ok(loaded)
+}
+
+/// Segments that only the older manifest lists go when it goes.
+fn hold_retired(loaded: &mut Loaded, library: &Arc<Library>) {
+    let Some(previous) = &loaded.previous else { return };
+    let segments = &mut loaded.contents.segments;
+    for listed in &previous.segments {
+        if segments.held.contains_key(&listed.id.0) {
+            continue;
+        }
+        let ListedSegment { id, length, digest } = *listed;
+        let meta = SegmentMeta { id, length, digest, streams: Vec::new() };
+        let file = SegmentFile::new(Arc::new(meta), library);
+        segments.retired.insert(id.0, (file, previous.rewrite.contains(&id)));
+    }
 }
 
 fn list(disk: &dyn Disk, dir: &str) -> Result<BTreeSet<String>, OpenError> {

@@ -1,9 +1,9 @@
 //! The engine and the naive log answer the same, whatever happens.
 
 use super::operations::{Run, open};
-use crate::EngineStats;
 use crate::disk::SimulatedDisk;
 use crate::log::Log;
+use crate::{Engine, EngineStats};
 
 /// Runs for which a longer search was worth it are named by their seed.
 fn runs() -> u64 {
@@ -47,6 +47,18 @@ impl Seen {
             [checkpoints, merges, recycled, rotations, base_rewrites, segments_removed, reads];
         assert!(all.iter().all(|count| **count > 0), "{all:?}");
     }
+}
+
+/// Every segment file on the disk is one that the engine will remove when its time comes.
+fn assert_nothing_is_forgotten(engine: &mut Engine, disk: &SimulatedDisk) {
+    for _ in 0..5 {
+        engine.run_background();
+        while engine.poll().unwrap().is_some() {}
+    }
+    let segments = &engine.contents.segments;
+    let known = segments.held.len() + segments.retired.len();
+    let found = disk.paths().iter().filter(|path| path.starts_with("segments/")).count();
+    assert_eq!(found, known, "{:?}", disk.paths());
 }
 
 #[test]
@@ -102,6 +114,7 @@ fn a_restart_changes_nothing() {
             assert_eq!(engine.recovery_report().groups_replayed, 0);
             run.compare(&mut engine);
         }
+        assert_nothing_is_forgotten(&mut engine, &disk);
     }
     seen.assert_everything_happened();
 }
@@ -149,6 +162,7 @@ fn a_crash_loses_nothing_durable() {
             run.rewind(report.last_group);
             run.compare(&mut engine);
         }
+        assert_nothing_is_forgotten(&mut engine, &disk);
     }
     seen.assert_everything_happened();
 }

@@ -55,7 +55,7 @@ impl Opened {
                 return;
             }
             if !had_news {
-                assert!(Instant::now() < deadline, "nothing happened");
+                assert!(Instant::now() < deadline, "nothing happened: {:?}", self.engine.info());
                 let _ = self.news.recv_timeout(Duration::from_millis(100));
             }
         }
