@@ -41,7 +41,7 @@ impl Ours {
     }
 
     pub(super) fn durability(&self) -> String {
-        self.client.welcome().map(|welcome| welcome.durability.clone()).unwrap_or_default()
+        self.client.welcome().map(|welcome| explained(&welcome.durability)).unwrap_or_default()
     }
 
     pub(super) async fn prepare(&self) -> Result<(), Failure> {
@@ -222,4 +222,12 @@ fn failed(error: impl std::fmt::Display) -> Failure {
 
 pub(super) fn defect(error: tokio::task::JoinError) -> Failure {
     Failure::new(Exit::Defect, error)
+}
+
+/// The server's word for its durability, and what it means.
+fn explained(durability: &str) -> String {
+    match durability {
+        "sync" => "sync: each ack follows an fdatasync".to_owned(),
+        other => format!("{other}: acks do not wait for the disk"),
+    }
 }

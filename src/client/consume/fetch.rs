@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::task::{Item, PullOptions, PullReceiver};
+use super::pull::{Item, PullOptions, PullReceiver};
 use super::{Delivery, Handle};
 use crate::client::error::ConsumeError;
 use crate::model::event::PullStatus;

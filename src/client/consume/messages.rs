@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 
 use futures_util::Stream;
 
-use super::task::{Item, PullOptions, PullReceiver};
+use super::pull::{Item, PullOptions, PullReceiver};
 use super::{Delivery, Handle};
 use crate::client::error::ConsumeError;
 use crate::model::event::Delivery as Delivered;

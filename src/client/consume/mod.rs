@@ -7,6 +7,7 @@
 mod acks;
 mod fetch;
 mod messages;
+mod pull;
 mod task;
 
 use std::sync::Arc;

@@ -1,5 +1,6 @@
 //! Messages that are sent without being stored: subscriptions, requests and answers.
 
+mod subscription;
 mod task;
 
 use std::pin::Pin;
@@ -17,7 +18,8 @@ use super::message::Message;
 use crate::model::event::CoreMessage as Received;
 use crate::model::headers;
 use crate::model::subject::{is_pattern, is_publishable};
-use task::{Shared, SubscriptionReceiver};
+use subscription::SubscriptionReceiver;
+use task::Shared;
 
 /// Status that answers a request nobody hears.
 const NO_RESPONDERS: &[u8] = b"NATS/1.0 503";

@@ -2,25 +2,17 @@
 //! received.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
 
 use tokio::sync::{Notify, mpsc, oneshot};
 
+use super::subscription::Entry;
 use crate::client::error::SendError;
 use crate::client::event::ConnectionEvent;
 use crate::client::frames::{FrameReader, FrameWriter, StreamError, open};
 use crate::client::link::{Busy, Link, Up};
 use crate::model::event::CoreMessage as Received;
 use crate::wire::native::{ClientFrame, MessagesWriter, ServerFrame};
-
-/// Messages that wait in one subscription before more are dropped. 65,536: half a second of a busy
-/// subject.
-const SUBSCRIPTION_MESSAGES: usize = 65_536;
-
-/// Bytes that wait in one subscription before more are dropped. 64 MiB: as NATS gives a slow client.
-const SUBSCRIPTION_BYTES: usize = 64 << 20;
 
 /// Bytes that wait to be sent before senders wait. 8 MiB: enough to bridge a lost connection for a
 /// moment, and a bound on memory.
@@ -34,21 +26,6 @@ const FRAME_BYTES: usize = 64 << 10;
 enum Piece {
     Frame(ClientFrame),
     Messages(MessagesWriter),
-}
-
-#[derive(Debug)]
-struct Entry {
-    subject: Arc<str>,
-    queue: Option<String>,
-    sender: mpsc::Sender<Received>,
-    counts: Arc<Counts>,
-}
-
-/// What a subscription holds, shared by both of its ends.
-#[derive(Debug, Default)]
-struct Counts {
-    bytes: AtomicUsize,
-    dropped: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -257,7 +234,7 @@ impl Shared {
     }
 
     /// Hands out a message. Tells if the subscription is too slow for it.
-    fn receive(&self, token: u64, message: Received) -> Option<ConnectionEvent> {
+    pub(super) fn receive(&self, token: u64, message: Received) -> Option<ConnectionEvent> {
         let mut state = self.lock();
         if state.inbox.as_ref().is_some_and(|(inbox, _)| *inbox == token) {
             let number = std::str::from_utf8(&message.subject)
@@ -270,19 +247,7 @@ impl Shared {
             return None;
         }
         let entry = state.subscriptions.get(&token)?;
-        let size = size_of(&message);
-        let fits =
-            entry.counts.bytes.fetch_add(size, Ordering::Relaxed) + size <= SUBSCRIPTION_BYTES;
-        if fits && entry.sender.try_send(message).is_ok() {
-            return None;
-        }
-        entry.counts.bytes.fetch_sub(size, Ordering::Relaxed);
-        let dropped = entry.counts.dropped.fetch_add(1, Ordering::Relaxed) + 1;
-        // Said at 1, 2, 4, 8 and so on, not for each.
-        dropped.is_power_of_two().then(|| ConnectionEvent::SlowSubscriber {
-            subject: entry.subject.to_string(),
-            dropped,
-        })
+        entry.receive(message)
     }
 }
 
@@ -297,15 +262,6 @@ fn open_inbox(state: &mut State) -> Arc<str> {
     state.subscriptions.insert(token, entry);
     state.inbox = Some((token, Arc::clone(&inbox)));
     inbox
-}
-
-/// Bytes that a waiting message is charged.
-fn size_of(message: &Received) -> usize {
-    message.subject.len()
-        + message.reply.len()
-        + message.headers.len()
-        + message.payload.len()
-        + std::mem::size_of::<Received>()
 }
 
 /// A question that was prepared. Dropping it forgets the question.
@@ -336,71 +292,28 @@ impl Drop for Asked {
     }
 }
 
-/// The receiving end of a subscription. Dropping it ends the subscription.
-#[derive(Debug)]
-pub(super) struct SubscriptionReceiver {
-    shared: Arc<Shared>,
-    token: u64,
-    subject: Arc<str>,
-    receiver: mpsc::Receiver<Received>,
-    counts: Arc<Counts>,
-}
-
-impl SubscriptionReceiver {
-    pub(super) fn start(
-        shared: &Arc<Shared>,
-        subject: String,
-        queue: Option<String>,
-    ) -> Result<Self, SendError> {
-        let (sender, receiver) = mpsc::channel(SUBSCRIPTION_MESSAGES);
-        let subject: Arc<str> = subject.into();
-        let counts = Arc::new(Counts::default());
-        let entry =
-            Entry { subject: Arc::clone(&subject), queue, sender, counts: Arc::clone(&counts) };
-        let token = shared.change(|state| {
-            if state.closed {
-                return Err(SendError::Closed);
-            }
-            let token = state.token();
-            let frame = State::subscribe_frame(token, &entry);
-            state.outgoing.push_back(Piece::Frame(frame));
-            state.subscriptions.insert(token, entry);
-            Ok(token)
-        })?;
-        Ok(Self { shared: Arc::clone(shared), token, subject, receiver, counts })
-    }
-
-    pub(super) fn shared(&self) -> &Arc<Shared> {
-        &self.shared
-    }
-
-    pub(super) fn subject(&self) -> &str {
-        &self.subject
-    }
-
-    pub(super) fn dropped(&self) -> u64 {
-        self.counts.dropped.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<Option<Received>> {
-        let message = std::task::ready!(self.receiver.poll_recv(cx));
-        if let Some(message) = &message {
-            self.counts.bytes.fetch_sub(size_of(message), Ordering::Relaxed);
+/// Begins a subscription and gives its token.
+pub(super) fn subscribe(shared: &Shared, entry: Entry) -> Result<u64, SendError> {
+    shared.change(|state| {
+        if state.closed {
+            return Err(SendError::Closed);
         }
-        Poll::Ready(message)
-    }
+        let token = state.token();
+        let frame = State::subscribe_frame(token, &entry);
+        state.outgoing.push_back(Piece::Frame(frame));
+        state.subscriptions.insert(token, entry);
+        Ok(token)
+    })
 }
 
-impl Drop for SubscriptionReceiver {
-    fn drop(&mut self) {
-        let token = self.token;
-        self.shared.change(|state| {
-            if state.subscriptions.remove(&token).is_some() {
-                let frame = ClientFrame::Unsubscribe { token, max: None };
-                state.outgoing.push_back(Piece::Frame(frame));
-            }
-        });
-    }
+/// Ends a subscription.
+pub(super) fn unsubscribe(shared: &Shared, token: u64) {
+    shared.change(|state| {
+        if state.subscriptions.remove(&token).is_some() {
+            let frame = ClientFrame::Unsubscribe { token, max: None };
+            state.outgoing.push_back(Piece::Frame(frame));
+        }
+    });
 }
 
 /// Serves messages until the client is closed.
@@ -515,26 +428,11 @@ async fn read(shared: &Shared, reader: &mut FrameReader) -> StreamError {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use super::super::subscription::SubscriptionReceiver;
     use super::*;
 
     fn message(subject: &str) -> Received {
         Received { subject: subject.to_owned().into(), ..Received::default() }
-    }
-
-    #[tokio::test]
-    async fn a_full_subscription_drops_and_counts() {
-        let shared = Arc::new(Shared::new(Link::new()));
-        let mut subscription = SubscriptionReceiver::start(&shared, "a".to_owned(), None).unwrap();
-        let token = subscription.token;
-        for _ in 0..SUBSCRIPTION_MESSAGES {
-            assert_eq!(shared.receive(token, message("a")), None);
-        }
-        let told = shared.receive(token, message("a"));
-        assert_eq!(told, Some(ConnectionEvent::SlowSubscriber { subject: "a".into(), dropped: 1 }));
-        let first = std::future::poll_fn(|cx| subscription.poll_receive(cx)).await;
-        assert_eq!(first, Some(message("a")));
-        assert_eq!(shared.receive(token, message("a")), None);
-        assert_eq!(subscription.dropped(), 1);
     }
 
     #[tokio::test]
@@ -568,6 +466,6 @@ mod tests {
         else {
             panic!("{pieces:?}")
         };
-        assert_eq!((*token, messages.count()), (kept.token, 2));
+        assert_eq!((*token, messages.count()), (kept.token(), 2));
     }
 }
