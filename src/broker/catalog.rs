@@ -1,9 +1,10 @@
 //! The streams by id and by name.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use claudebus_storage::StreamId;
+use hashbrown::HashMap;
 
 use super::stream::Stream;
 

@@ -85,7 +85,7 @@ impl<L: Log> Broker<L> {
     pub(super) fn announce(&mut self, subject: &str, payload: &[u8]) {
         let batch = MessageBatch::of_one(subject, "", b"", payload);
         if let Some(message) = batch.iter().next() {
-            let mut run = self.begin_run(message.subject);
+            let mut run = self.begin_run(message.subject, None);
             // An advisory that a stream refuses was still announced to who listens.
             let _ = self.store(&mut run, &message);
             self.end_run(Some(&run));

@@ -20,8 +20,8 @@ use crate::model::time::Timestamp;
 
 use super::api::stored_message;
 use super::consumer::{DeadReason, Dying};
-use super::delivery::one;
-use super::removal::{Progress, Task};
+use super::jobs::{Progress, Task};
+use super::reading::one;
 use super::{Awaiting, Broker, Deadline};
 
 /// How long a message waits before a full dead-letter stream is tried again.
@@ -255,11 +255,12 @@ impl<L: Log> Broker<L> {
             return false;
         }
         self.appended.insert(id);
+        self.grown.insert(id);
         if let Some(stream) = self.catalog.get_mut(id) {
             stream.last_message_id.clear();
         }
         self.tell_appended(id, subject, 1);
-        self.keep_limits(id, subject);
+        self.keep_subject_limit(id, subject);
         true
     }
 }

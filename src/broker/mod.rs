@@ -15,14 +15,20 @@ pub(crate) mod consumer;
 mod core;
 mod dead_letters;
 mod delivery;
+mod expiry;
 mod fingerprint;
 mod info;
+mod jobs;
+mod listening;
+mod member;
 mod opening;
 mod outbox;
 mod producers;
 mod publish;
-mod removal;
+mod pulling;
+mod reading;
 mod restore;
+mod retention;
 mod router;
 mod schedule;
 mod sessions;
@@ -52,9 +58,9 @@ use crate::model::time::Now;
 use api::{Parked, ParkedId};
 use catalog::Catalog;
 use fingerprint::Key;
+use jobs::{Job, JobId};
 use outbox::Outbox;
 use producers::Producers;
-use removal::{Job, JobId};
 use router::Router;
 use schedule::Schedule;
 use sessions::Sessions;
@@ -128,6 +134,8 @@ pub struct Broker<L: Log> {
     mourning: BTreeSet<(StreamId, Arc<str>)>,
     /// Streams that were appended to since the last commit.
     appended: BTreeSet<StreamId>,
+    /// Those of them whose limits were not looked at since.
+    grown: BTreeSet<StreamId>,
     /// Last sequences that become durable with a position.
     marks: VecDeque<(Position, StreamId, u64)>,
     reads: HashMap<ReadId, Awaiting>,
@@ -137,7 +145,7 @@ pub struct Broker<L: Log> {
     parked: BTreeMap<ParkedId, Parked>,
     next_job: u64,
     next_parked: u64,
-    horizon: removal::Horizon,
+    horizon: expiry::Horizon,
     /// API requests answered so far, and those of them with an error.
     api_total: u64,
     api_errors: u64,
@@ -216,6 +224,7 @@ impl<L: Log> Broker<L> {
     /// that everything decided so far depends on.
     pub fn commit(&mut self) -> Position {
         self.bury_the_dead();
+        self.keep_limits();
         self.deliver_all();
         let position = self.log.commit();
         for stream in std::mem::take(&mut self.appended) {

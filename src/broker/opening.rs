@@ -15,8 +15,8 @@ use crate::model::time::Timestamp;
 
 use super::Broker;
 use super::consumer::{Consumer, Start};
-use super::delivery::Member;
-use super::removal::{Progress, Task};
+use super::jobs::{Progress, Task};
+use super::member::Member;
 use super::state::{self, KeptConsumer};
 
 /// Records of one read.

@@ -3,9 +3,10 @@
 //! Events of one session keep their order: what need not wait still waits behind what does, except
 //! for core messages, which are promised nothing and leave at once.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
 use claudebus_storage::Position;
+use hashbrown::HashMap;
 
 use crate::model::event::Event;
 use crate::model::request::SessionId;

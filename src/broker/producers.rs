@@ -1,8 +1,9 @@
 //! De-duplication by producer and counter: which counters of a producer were stored, and where.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use claudebus_storage::StreamId;
+use hashbrown::HashMap;
 
 use crate::model::request::ProducerId;
 

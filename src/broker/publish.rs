@@ -28,6 +28,8 @@ pub(super) struct Run<'a> {
     /// A message without headers needs no check but that of its size.
     plain: bool,
     max_message: usize,
+    /// Whether the stream limits messages per subject.
+    per_subject: bool,
     /// Whether publishers get answers.
     answers: bool,
     time: u64,
@@ -167,14 +169,20 @@ impl<L: Log> Broker<L> {
             return;
         }
         self.end_run(run.as_ref());
-        *run = Some(self.begin_run(subject));
+        *run = Some(self.begin_run(subject, run.as_ref()));
     }
 
-    /// Looks up what storing messages of `subject` needs.
-    pub(super) fn begin_run<'a>(&mut self, subject: &'a str) -> Run<'a> {
+    /// Looks up what storing messages of `subject` needs; what depends on the stream alone is
+    /// taken from the run before, if that led to the same one.
+    pub(super) fn begin_run<'a>(&mut self, subject: &'a str, before: Option<&Run<'_>>) -> Run<'a> {
         let mut route = self.router.route(subject);
         if route.stream.is_none() && self.make_default_for(subject) {
             route = self.router.route(subject);
+        }
+        if let Some(before) = before
+            && before.stream == route.stream
+        {
+            return Run { subject, route, stored: 0, last_is_bare: false, ..*before };
         }
         let stream = route.stream.and_then(|id| self.catalog.get(id));
         let last_time =
@@ -184,6 +192,7 @@ impl<L: Log> Broker<L> {
             stream: stream.map(|stream| stream.id),
             plain: stream.is_some_and(Stream::is_plain),
             max_message: stream.map_or(usize::MAX, Stream::max_message),
+            per_subject: stream.is_some_and(|stream| stream.max_per_subject().is_some()),
             answers: stream.is_some_and(|stream| !stream.config.no_ack),
             time: last_time.max(self.now.wall),
             stored: 0,
@@ -199,13 +208,16 @@ impl<L: Log> Broker<L> {
             return;
         }
         self.appended.insert(id);
+        self.grown.insert(id);
+        self.tell_appended(id, run.subject, run.stored);
         if run.last_is_bare
             && let Some(stream) = self.catalog.get_mut(id)
         {
             stream.last_message_id.clear();
         }
-        self.tell_appended(id, run.subject, run.stored);
-        self.keep_limits(id, run.subject);
+        if run.per_subject {
+            self.keep_subject_limit(id, run.subject);
+        }
     }
 
     /// Tells consumers that messages of one subject were appended.

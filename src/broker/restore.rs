@@ -14,11 +14,12 @@ use crate::model::time::Now;
 
 use super::catalog::Catalog;
 use super::consumer::Consumer;
-use super::delivery::{Member, one};
+use super::expiry::Horizon;
 use super::fingerprint::Key;
+use super::member::Member;
 use super::outbox::Outbox;
 use super::producers::{Producer, Producers};
-use super::removal::Horizon;
+use super::reading::one;
 use super::router::Router;
 use super::schedule::Schedule;
 use super::sessions::Sessions;
@@ -84,6 +85,7 @@ impl<L: Log> Broker<L> {
             stirred: BTreeSet::new(),
             mourning: BTreeSet::new(),
             appended: BTreeSet::new(),
+            grown: BTreeSet::new(),
             marks: VecDeque::new(),
             reads: HashMap::new(),
             jobs: BTreeMap::new(),

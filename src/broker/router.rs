@@ -2,10 +2,10 @@
 //!
 //! It knows patterns and members, and sends nothing itself.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use claudebus_storage::StreamId;
+use hashbrown::HashMap;
 use rand::RngExt;
 use rand::rngs::StdRng;
 

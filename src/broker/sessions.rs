@@ -1,10 +1,11 @@
 //! What the broker knows of each session: what it was handed and has not sent on, and which
 //! consumers it takes messages from.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use claudebus_storage::StreamId;
+use hashbrown::HashMap;
 
 use crate::model::request::{SessionId, Token};
 

@@ -14,7 +14,7 @@ use crate::model::stream::Retention;
 
 use super::Broker;
 use super::consumer::Settled;
-use super::removal::Task;
+use super::jobs::Task;
 use super::stream::Stream;
 
 impl<L: Log> Broker<L> {

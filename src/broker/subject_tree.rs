@@ -1,6 +1,6 @@
 //! Patterns of subjects in a tree of tokens, to find all that match a subject.
 
-use std::collections::HashMap;
+use hashbrown::HashMap;
 
 /// Values under subject patterns.
 #[derive(Debug)]

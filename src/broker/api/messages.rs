@@ -10,8 +10,8 @@ use crate::model::error::ApiError;
 use crate::model::request::{SessionId, Token};
 use crate::model::time::Timestamp;
 
-use super::super::delivery::one;
-use super::super::removal::Task;
+use super::super::jobs::Task;
+use super::super::reading::one;
 use super::super::{Awaiting, Broker};
 use super::{Parked, ParkedId, Reply};
 

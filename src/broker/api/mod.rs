@@ -16,7 +16,7 @@ use crate::model::request::{SessionId, Token};
 
 pub(super) use messages::stored_message;
 
-use super::delivery::one;
+use super::reading::one;
 use super::{Awaiting, Broker};
 
 /// How often a request is looked at again because what it reads changed meanwhile.
@@ -52,6 +52,7 @@ impl<L: Log> Broker<L> {
     /// Answers a request.
     pub(super) fn api(&mut self, from: SessionId, token: Token, request: ApiRequest) {
         self.api_total += 1;
+        self.keep_limits();
         self.answer_or_park((from, token), request, 0);
     }
 

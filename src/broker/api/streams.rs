@@ -9,7 +9,7 @@ use crate::model::request::{SessionId, Token};
 use crate::model::stream::Storage;
 
 use super::super::Broker;
-use super::super::removal::Task;
+use super::super::jobs::Task;
 use super::Reply;
 
 impl<L: Log> Broker<L> {

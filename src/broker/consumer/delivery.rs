@@ -139,7 +139,9 @@ impl Consumer {
         if self.is_paused(now) {
             return Want::Nothing(Idle::Paused);
         }
-        let room = self.pulls.room(open);
+        // With something at hand it is enough that one pull can take it.
+        let at_hand = !self.fetched.is_empty() || !self.redeliver.is_empty();
+        let room = self.pulls.room(if at_hand { 1 } else { READ_RECORDS }, open);
         if room.messages == 0 {
             let idle = if room.closed { Idle::SlowSession } else { Idle::NoPullWaiting };
             return Want::Nothing(idle);

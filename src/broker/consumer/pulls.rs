@@ -166,14 +166,17 @@ impl Pulls {
         });
     }
 
-    /// Messages and bytes that pulls of open sessions can take now.
-    pub(super) fn room(&self, open: &dyn Fn(SessionId) -> bool) -> Room {
+    /// How many messages pulls of open sessions can take now; not counted further than `most`.
+    pub(super) fn room(&self, most: u64, open: &dyn Fn(SessionId) -> bool) -> Room {
         let mut room = Room::default();
         for waiting in self.queue.iter().filter(|waiting| waiting.has_room()) {
             if open(waiting.session) {
                 room.messages = room.messages.saturating_add(waiting.messages_left);
             } else {
                 room.closed = true;
+            }
+            if room.messages >= most {
+                break;
             }
         }
         room

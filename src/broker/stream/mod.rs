@@ -15,7 +15,7 @@ use claudebus_storage::record::StorageKind;
 use crate::model::stream::{BlockCompression, Discard, Retention, Storage, StreamConfig};
 use crate::model::time::Timestamp;
 
-use super::delivery::Member;
+use super::member::Member;
 
 /// A limit that -1 turns off.
 fn limit(value: i64) -> Option<u64> {

@@ -3,6 +3,7 @@
 
 mod asking;
 mod delivering;
+mod model;
 mod publishing;
 mod retention;
 

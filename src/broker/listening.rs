@@ -1,0 +1,130 @@
+//! Who listens to the subjects that consumers deliver to: push consumers' own, and pulls' inboxes.
+
+use std::sync::Arc;
+
+use claudebus_storage::{Log, StreamId};
+
+use crate::model::event::Event;
+use crate::model::request::{Pull, ReplyTo, SessionId, Token};
+
+use super::Broker;
+use super::consumer::StatusFor;
+use super::member::Member;
+use super::router::Route;
+use super::sessions::SERVER;
+
+/// Messages of the server's own pull for a push consumer: more than ever come, small enough to add.
+const PUSH_BATCH: u64 = 1 << 56;
+
+impl<L: Log> Broker<L> {
+    /// Before delivering: pulls without listeners go; the server pulls for a push consumer.
+    pub(super) fn update_pulls(&mut self, member: &mut Member) {
+        let ended = self.router.ended();
+        if member.checked != ended {
+            member.checked = ended;
+            let router = &self.router;
+            member.consumer.drop_unheard_pulls(|subject| router.has_interest(subject));
+            member.pushing &= member.consumer.num_waiting() > 0;
+        }
+        let config = member.consumer.config();
+        let Some(subject) = config.deliver_subject.clone().filter(|_| !member.pushing) else {
+            return;
+        };
+        if !self.is_listened_to(&subject, config.deliver_group.as_deref()) {
+            return;
+        }
+        let heartbeat = (!config.idle_heartbeat.is_zero()).then_some(config.idle_heartbeat);
+        let path = Arc::clone(member.consumer.path());
+        let pull = Pull {
+            reply: ReplyTo::Subject(subject),
+            stream: path.stream.clone(),
+            consumer: path.consumer.clone(),
+            batch: PUSH_BATCH,
+            max_bytes: 0,
+            expires: None,
+            no_wait: false,
+            heartbeat,
+            renewable: true,
+        };
+        member.consumer.pull(self.now, SERVER, pull);
+        member.pushing = true;
+    }
+
+    /// Who listens to a push consumer.
+    pub(super) fn push_route(&self, member: &Member) -> Route {
+        let config = member.consumer.config();
+        match config.deliver_subject.as_deref() {
+            Some(subject) => self.route_to(subject, config.deliver_group.as_deref()),
+            None => Route::default(),
+        }
+    }
+
+    /// Whether a session that listens can take more.
+    pub(super) fn listeners_have_room(&self, route: &Route) -> bool {
+        let limit = self.limits.max_session_deliveries;
+        let mut ids = route.plain.iter().chain(route.queues.iter().flatten());
+        ids.any(|id| self.router.get(*id).is_some_and(|s| self.sessions.has_room(s.session, limit)))
+    }
+
+    /// Who is subscribed to `subject`; with a group, its members alone.
+    pub(super) fn route_to(&self, subject: &str, group: Option<&str>) -> Route {
+        let mut route = self.router.find(subject);
+        if let Some(group) = group {
+            route.plain.clear();
+            route.queues.retain(|members| {
+                let queue = members.first().and_then(|id| self.router.get(*id));
+                queue.is_some_and(|s| s.queue.as_deref() == Some(group))
+            });
+        }
+        route
+    }
+
+    /// Who gets the next message to `subject`, counted.
+    fn listeners(&mut self, subject: &str) -> Vec<(SessionId, Token)> {
+        let route = self.router.find(subject);
+        let mut chosen = Vec::new();
+        self.router.receivers(&route, SERVER, true, &mut self.rng, &mut chosen);
+        chosen.into_iter().filter_map(|id| self.router.count_delivery(id, 1)).collect()
+    }
+
+    fn is_listened_to(&self, subject: &str, group: Option<&str>) -> bool {
+        !self.route_to(subject, group).has_no_subscriptions()
+    }
+
+    /// Whether a push consumer's subject has a listener.
+    pub(super) fn is_bound(&self, id: StreamId, name: &str) -> bool {
+        self.catalog.get(id).and_then(|s| s.consumers.get(name)).is_some_and(|member| {
+            let config = member.consumer.config();
+            config.deliver_subject.as_deref().is_some_and(|subject| {
+                self.is_listened_to(subject, config.deliver_group.as_deref())
+            })
+        })
+    }
+
+    /// Tells a status to who waits for it.
+    pub(super) fn tell_status(&mut self, (session, reply, status): StatusFor) {
+        match reply {
+            ReplyTo::Session(token) => {
+                self.outbox.send_in_order(session, Event::PullStatus { token, status });
+            }
+            ReplyTo::Subject(subject) => {
+                for (session, token) in self.listeners(&subject) {
+                    let status = status.clone();
+                    self.outbox.send_in_order(session, Event::PullStatus { token, status });
+                }
+            }
+        }
+    }
+
+    /// The same, once everything decided so far is durable.
+    pub(super) fn tell_status_when_durable(&mut self, (session, reply, status): StatusFor) {
+        let to = match reply {
+            ReplyTo::Session(token) => vec![(session, token)],
+            ReplyTo::Subject(subject) => self.listeners(&subject),
+        };
+        for (session, token) in to {
+            let status = status.clone();
+            self.outbox.send_when_durable(session, Event::PullStatus { token, status });
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! A consumer as part of its stream: the state machine, and what its reads need.
+
+use std::sync::Arc;
+
+use claudebus_storage::log::{Filter, FilterMemo};
+use claudebus_storage::{Record, StreamId};
+
+use crate::model::consumer::Idle;
+
+use super::consumer::Consumer;
+use super::state;
+use super::stream::Stream;
+
+/// A consumer of a stream, and what its reads need.
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) consumer: Consumer,
+    pub(super) memo: FilterMemo,
+    /// A redelivery that waits for its record to be read.
+    pub(super) rereading: Option<u64>,
+    /// The record that was read for a redelivery; `None` inside if it was not there.
+    pub(super) reread: Option<(u64, Option<Record>)>,
+    /// The sequence whose record is read to become a dead letter.
+    pub(super) burying: Option<u64>,
+    /// Whether the server's own pull waits, for a push consumer.
+    pub(super) pushing: bool,
+    /// How many subscriptions had ended when its pulls were last checked for listeners.
+    pub(super) checked: u64,
+    /// The key of its progress in the log's state.
+    key: Vec<u8>,
+    /// Why it delivered nothing more when it was last asked.
+    pub(super) idle: Idle,
+    /// Whether the dead letters could not take a message of it.
+    pub(super) dead_letters_full: bool,
+}
+
+impl Member {
+    pub(super) fn new(stream: StreamId, consumer: Consumer) -> Self {
+        let filter = Filter::any_of(consumer.config().filters());
+        let key = state::consumer_key(state::CONSUMERS, stream, &consumer.path().consumer);
+        Self {
+            consumer,
+            memo: FilterMemo::new(filter),
+            rereading: None,
+            reread: None,
+            burying: None,
+            pushing: false,
+            checked: 0,
+            key,
+            idle: Idle::NoPullWaiting,
+            dead_letters_full: false,
+        }
+    }
+
+    /// Which subjects it wants.
+    pub(super) fn filter(&self) -> &Filter {
+        self.memo.filter()
+    }
+
+    /// Whether the server's own pull waits.
+    pub(super) fn is_pushing(&self) -> bool {
+        self.pushing
+    }
+
+    /// After its configuration changed.
+    pub(super) fn refresh(&mut self) {
+        self.memo = FilterMemo::new(Filter::any_of(self.consumer.config().filters()));
+        self.rereading = None;
+        self.reread = None;
+        self.pushing = false;
+    }
+
+    /// The key of its progress.
+    pub(super) fn key(&self) -> &[u8] {
+        &self.key
+    }
+}
+
+impl Stream {
+    /// A consumer by name.
+    pub(super) fn member_mut(&mut self, name: &str) -> Option<(Arc<str>, &mut Member)> {
+        let name = Arc::clone(self.consumers.get_key_value(name)?.0);
+        let member = self.consumers.get_mut(&name)?;
+        Some((name, member))
+    }
+}

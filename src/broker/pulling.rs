@@ -1,0 +1,141 @@
+//! Pulls: requests of sessions for messages, from arrival to end.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use claudebus_storage::{Log, StreamId};
+
+use crate::model::request::{Pull, ReplyTo, SessionId, Token};
+
+use super::Broker;
+use super::consumer::Consumer;
+
+impl<L: Log> Broker<L> {
+    /// A pull request arrives.
+    pub(super) fn pull(&mut self, from: SessionId, mut pull: Pull) {
+        let longest = self.limits.max_pull_expires;
+        pull.expires = match pull.expires {
+            Some(wait) => Some(wait.min(longest)),
+            None if pull.no_wait || pull.renewable => None,
+            None => Some(longest),
+        };
+        let now = self.now;
+        let found = self
+            .catalog
+            .id_of(&pull.stream)
+            .and_then(|id| Some((id, self.catalog.get_mut(id)?.member_mut(&pull.consumer)?)));
+        let Some((id, (name, member))) = found else {
+            self.refuse_pull(from, &pull);
+            return;
+        };
+        if member.consumer.config().deliver_subject.is_some() {
+            let mut status = Consumer::no_such_consumer(&pull);
+            status.code = 409;
+            status.text = Cow::Borrowed("Consumer is push based");
+            self.tell_status((from, pull.reply, status));
+            return;
+        }
+        let token = match &pull.reply {
+            ReplyTo::Session(token) => Some(*token),
+            ReplyTo::Subject(_) => None,
+        };
+        member.consumer.pull(now, from, pull);
+        let key = (id, name);
+        self.sessions.takes_from(from, token, &key);
+        self.stirred.insert(key);
+    }
+
+    fn refuse_pull(&mut self, from: SessionId, pull: &Pull) {
+        match &pull.reply {
+            ReplyTo::Session(_) => {
+                let status = Consumer::no_such_consumer(pull);
+                self.tell_status((from, pull.reply.clone(), status));
+            }
+            ReplyTo::Subject(subject) => self.no_consumer(from, subject),
+        }
+    }
+
+    /// Tells a NATS client that nobody answers for a consumer that is not there.
+    pub(super) fn no_consumer(&mut self, from: SessionId, reply: &str) {
+        let batch = crate::model::batch::MessageBatch::of_one("", reply, b"", b"");
+        if let Some(message) = batch.iter().next() {
+            self.no_responders(from, &batch, &message);
+        }
+    }
+
+    /// A waiting pull may take more.
+    pub(super) fn raise(&mut self, from: SessionId, token: Token, more: u64, more_bytes: u64) {
+        let Some((id, name)) = self.sessions.consumer_of(from, token).cloned() else { return };
+        let now = self.now;
+        if let Some((_, member)) = self.catalog.get_mut(id).and_then(|s| s.member_mut(&name)) {
+            member.consumer.raise(now, from, token, (more, more_bytes));
+            self.stirred.insert((id, name));
+        }
+    }
+
+    /// A waiting pull is withdrawn.
+    pub(super) fn cancel(&mut self, from: SessionId, token: Token) {
+        let Some((id, name)) = self.sessions.consumer_of(from, token).cloned() else { return };
+        self.sessions.forget_pull(from, token);
+        if let Some((_, member)) = self.catalog.get_mut(id).and_then(|s| s.member_mut(&name)) {
+            member.consumer.cancel(from, token);
+            self.stirred.insert((id, name));
+        }
+    }
+
+    /// A session can take deliveries again.
+    pub(super) fn stir_pulls_of(&mut self, session: SessionId) {
+        self.stirred.extend(self.sessions.consumers_of(session).cloned());
+    }
+
+    /// A session is over, and its pulls with it.
+    pub(super) fn close_pulls_of(&mut self, session: SessionId) {
+        let now = self.now;
+        for (id, name) in self.sessions.close(session) {
+            if let Some((_, member)) = self.catalog.get_mut(id).and_then(|s| s.member_mut(&name)) {
+                member.consumer.session_closed(now, session);
+                self.stirred.insert((id, name));
+            }
+        }
+    }
+
+    /// Pulls whose reply subject nobody listens to any more are dropped.
+    pub(super) fn drop_unheard_pulls(&mut self) {
+        for id in self.catalog.ids() {
+            let Some(stream) = self.catalog.get(id) else { continue };
+            for (name, member) in &stream.consumers {
+                if member.consumer.num_waiting() > 0 {
+                    self.stirred.insert((id, Arc::clone(name)));
+                }
+            }
+        }
+    }
+
+    /// Subscriptions changed: push consumers may have found a listener.
+    pub(super) fn stir_push_consumers(&mut self) {
+        for id in self.catalog.ids() {
+            let Some(stream) = self.catalog.get(id) else { continue };
+            for (name, member) in &stream.consumers {
+                if member.consumer.config().deliver_subject.is_some() {
+                    self.stirred.insert((id, Arc::clone(name)));
+                }
+            }
+        }
+    }
+
+    /// A consumer's deadline has passed.
+    pub(super) fn consumer_timeout(&mut self, id: StreamId, name: &Arc<str>) {
+        let now = self.now;
+        let Some((_, member)) = self.catalog.get_mut(id).and_then(|s| s.member_mut(name)) else {
+            return;
+        };
+        let unused = member.consumer.timeout(now);
+        if unused && !self.is_bound(id, name) {
+            self.remove_consumer(id, name);
+            self.drop_unwanted(id);
+            return;
+        }
+        self.mourning.insert((id, Arc::clone(name)));
+        self.stirred.insert((id, Arc::clone(name)));
+    }
+}

@@ -1,0 +1,138 @@
+//! Reads for consumers that need the disk, and their answers.
+
+use std::sync::Arc;
+
+use claudebus_storage::log::{FilterMemo, ReadBatch, ReadError, ReadOutcome, ReadRequest};
+use claudebus_storage::record::StorageKind;
+use claudebus_storage::{Log, ReadId, Record, StreamId, SubjectId};
+
+use super::consumer::{DeadReason, Meta};
+use super::member::Member;
+use super::{Awaiting, Broker};
+
+impl<L: Log> Broker<L> {
+    /// Reads what a consumer wants; if that needs the disk, the consumer waits.
+    pub(super) fn read_for(&mut self, name: &Arc<str>, member: &mut Member, read: &ReadRequest) {
+        let mut found = Vec::new();
+        match self.log.read(read, &mut member.memo, &mut found) {
+            ReadOutcome::Ready { next } => member.consumer.feed(found, next),
+            ReadOutcome::Waiting(id) => {
+                member.consumer.reading(id);
+                self.reads.insert(id, Awaiting::Records(read.stream, Arc::clone(name)));
+            }
+        }
+    }
+
+    /// The record of a redelivery: `None` while it is being read, `Some(None)` if it is gone.
+    pub(super) fn find_again(
+        &mut self,
+        id: StreamId,
+        name: &Arc<str>,
+        member: &mut Member,
+        seq: u64,
+    ) -> Option<Option<Record>> {
+        if let Some((found, record)) = member.reread.take()
+            && found == seq
+        {
+            return Some(record);
+        }
+        if !self.log.contains(id, seq) {
+            return Some(None);
+        }
+        if member.rereading == Some(seq) {
+            return None;
+        }
+        let mut records = Vec::new();
+        match self.log.read(&one(id, seq), &mut FilterMemo::default(), &mut records) {
+            ReadOutcome::Ready { .. } => Some(records.pop()),
+            ReadOutcome::Waiting(read) => {
+                member.rereading = Some(seq);
+                self.reads.insert(read, Awaiting::Redelivery(id, Arc::clone(name), seq));
+                None
+            }
+        }
+    }
+
+    /// Records that a consumer waited for.
+    pub(super) fn feed(
+        &mut self,
+        id: StreamId,
+        name: &Arc<str>,
+        read: ReadId,
+        result: Result<ReadBatch, ReadError>,
+    ) {
+        let Some((_, member)) = self.catalog.get_mut(id).and_then(|s| s.member_mut(name)) else {
+            return;
+        };
+        if !member.consumer.finish_reading(read) {
+            return;
+        }
+        match result {
+            Ok(batch) => member.consumer.feed(batch.records, batch.next),
+            Err(ReadError::Damaged { last, file, .. }) => {
+                let why = format!("sequences up to {last} are damaged in {file}");
+                member.consumer.damaged(last, why);
+                let _ = member.consumer.take_damage();
+                tracing::error!(stream = %member.consumer.path().stream, last, file,
+                    "a damaged part of a stream is passed over by a consumer; run `claudebus verify`");
+            }
+            Err(error) => {
+                // The read is tried again with the next pull or message.
+                tracing::error!(%error, "a consumer's read failed");
+                return;
+            }
+        }
+        self.stirred.insert((id, Arc::clone(name)));
+    }
+
+    /// The record of a redelivery was read.
+    pub(super) fn redelivery_read(
+        &mut self,
+        id: StreamId,
+        name: &Arc<str>,
+        seq: u64,
+        result: Result<ReadBatch, ReadError>,
+    ) {
+        let Some((_, member)) = self.catalog.get_mut(id).and_then(|s| s.member_mut(name)) else {
+            return;
+        };
+        if member.rereading != Some(seq) {
+            return;
+        }
+        member.rereading = None;
+        match result {
+            Ok(mut batch) => member.reread = Some((seq, batch.records.pop())),
+            Err(error) => {
+                tracing::error!(%error, "a message to be delivered again cannot be read");
+                member.consumer.give_up(seq, DeadReason::Unreadable(error.to_string()));
+                self.mourning.insert((id, Arc::clone(name)));
+            }
+        }
+        self.stirred.insert((id, Arc::clone(name)));
+    }
+}
+
+/// A read of one record.
+pub(super) fn one(stream: StreamId, seq: u64) -> ReadRequest {
+    ReadRequest { stream, from: seq, to: seq, since: 0, max_records: 1, max_bytes: usize::MAX }
+}
+
+/// What deleting a record will need; the subject's number is looked up once for a row of records
+/// of the same subject.
+pub(super) fn meta_of<L: Log>(
+    log: &L,
+    stream: StreamId,
+    record: &Record,
+    storage: StorageKind,
+    memo: &mut Option<(Record, SubjectId)>,
+) -> Option<Meta> {
+    let size = record.size(storage);
+    if let Some((known, subject)) = memo
+        && known.subject() == record.subject()
+    {
+        return Some(Meta { subject: *subject, size });
+    }
+    let subject = log.subject(stream, record.subject())?.id;
+    *memo = Some((record.clone(), subject));
+    Some(Meta { subject, size })
+}
