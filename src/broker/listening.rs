@@ -105,6 +105,9 @@ impl<L: Log> Broker<L> {
     pub(super) fn tell_status(&mut self, (session, reply, status): StatusFor) {
         match reply {
             ReplyTo::Session(token) => {
+                if status.ended {
+                    self.sessions.forget_pull(session, token);
+                }
                 self.outbox.send_in_order(session, Event::PullStatus { token, status });
             }
             ReplyTo::Subject(subject) => {

@@ -130,6 +130,8 @@ pub struct Broker<L: Log> {
     schedule: Schedule<Deadline>,
     /// Consumers that may have something to deliver.
     stirred: BTreeSet<(StreamId, Arc<str>)>,
+    /// Consumers that deliver to subjects: push consumers, and those with pulls to inboxes.
+    listened: BTreeSet<(StreamId, Arc<str>)>,
     /// Consumers with messages that were given up.
     mourning: BTreeSet<(StreamId, Arc<str>)>,
     /// Streams that were appended to since the last commit.

@@ -239,6 +239,9 @@ impl<L: Log> Broker<L> {
         stream.consumers.insert(Arc::clone(&name), member);
         self.keep_consumer(id, &name);
         self.stirred.insert((id, Arc::clone(&name)));
+        if config.deliver_subject.is_some() {
+            self.listened.insert((id, Arc::clone(&name)));
+        }
         if let Some(answer) = answer {
             let result = self.consumer_info(id, &name).map(|i| ApiResponse::Consumer(Box::new(i)));
             self.answer_api(answer, result);
@@ -267,6 +270,7 @@ impl<L: Log> Broker<L> {
         let key = (id, Arc::clone(name));
         self.stirred.remove(&key);
         self.mourning.remove(&key);
+        self.listened.remove(&key);
         self.schedule.set(super::Deadline::Consumer(id, Arc::clone(name)), None);
         self.schedule.set(super::Deadline::Burial(id, Arc::clone(name)), None);
         self.log.forget(member.key());

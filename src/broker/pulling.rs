@@ -41,6 +41,9 @@ impl<L: Log> Broker<L> {
         };
         member.consumer.pull(now, from, pull);
         let key = (id, name);
+        if token.is_none() {
+            self.listened.insert(key.clone());
+        }
         self.sessions.takes_from(from, token, &key);
         self.stirred.insert(key);
     }
@@ -99,28 +102,22 @@ impl<L: Log> Broker<L> {
         }
     }
 
-    /// Pulls whose reply subject nobody listens to any more are dropped.
+    /// Subscriptions ended: pulls whose reply subject nobody listens to any more are dropped when
+    /// their consumers have their turn.
     pub(super) fn drop_unheard_pulls(&mut self) {
-        for id in self.catalog.ids() {
-            let Some(stream) = self.catalog.get(id) else { continue };
-            for (name, member) in &stream.consumers {
-                if member.consumer.num_waiting() > 0 {
-                    self.stirred.insert((id, Arc::clone(name)));
-                }
-            }
-        }
+        let catalog = &self.catalog;
+        self.listened.retain(|(id, name)| {
+            catalog.get(*id).and_then(|stream| stream.consumers.get(name)).is_some_and(|member| {
+                member.consumer.num_waiting() > 0
+                    || member.consumer.config().deliver_subject.is_some()
+            })
+        });
+        self.stirred.extend(self.listened.iter().cloned());
     }
 
-    /// Subscriptions changed: push consumers may have found a listener.
+    /// There is a new subscription: push consumers may have found a listener.
     pub(super) fn stir_push_consumers(&mut self) {
-        for id in self.catalog.ids() {
-            let Some(stream) = self.catalog.get(id) else { continue };
-            for (name, member) in &stream.consumers {
-                if member.consumer.config().deliver_subject.is_some() {
-                    self.stirred.insert((id, Arc::clone(name)));
-                }
-            }
-        }
+        self.stirred.extend(self.listened.iter().cloned());
     }
 
     /// A consumer's deadline has passed.

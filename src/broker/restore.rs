@@ -83,6 +83,7 @@ impl<L: Log> Broker<L> {
             outbox: Outbox::default(),
             schedule: Schedule::default(),
             stirred: BTreeSet::new(),
+            listened: BTreeSet::new(),
             mourning: BTreeSet::new(),
             appended: BTreeSet::new(),
             grown: BTreeSet::new(),
@@ -169,6 +170,9 @@ impl<L: Log> Broker<L> {
                 Consumer::restore(path, kept.config, kept.created, (&at.base, &at.notes), self.now)
                     .map_err(|why| not_understood(&what, why))?;
             let name: Arc<str> = Arc::from(name);
+            if consumer.config().deliver_subject.is_some() {
+                self.listened.insert((id, Arc::clone(&name)));
+            }
             stream.consumers.insert(Arc::clone(&name), Member::new(id, consumer));
             self.recount(id, &name);
             self.stirred.insert((id, name));

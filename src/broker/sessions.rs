@@ -1,7 +1,7 @@
 //! What the broker knows of each session: what it was handed and has not sent on, and which
 //! consumers it takes messages from.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use claudebus_storage::StreamId;
@@ -12,6 +12,10 @@ use crate::model::request::{SessionId, Token};
 /// Stands for the server itself, which pulls on behalf of push consumers.
 pub(super) const SERVER: SessionId = SessionId(u64::MAX);
 
+/// Pulls of one session that can be raised or withdrawn. 4,096: a session has one at a time for
+/// each consumer it listens to; those with the lowest tokens, the oldest, make room.
+const MAX_NAMED_PULLS: usize = 4096;
+
 /// A consumer, by stream and name.
 pub(super) type ConsumerKey = (StreamId, Arc<str>);
 
@@ -19,8 +23,8 @@ pub(super) type ConsumerKey = (StreamId, Arc<str>);
 struct Session {
     /// Bytes of deliveries it was handed and has not sent.
     unsent: usize,
-    /// Whom its waiting pulls are from.
-    pulls: HashMap<Token, ConsumerKey>,
+    /// Whom its latest pulls are from.
+    pulls: BTreeMap<Token, ConsumerKey>,
     /// All it ever took messages from.
     consumers: BTreeSet<ConsumerKey>,
 }
@@ -70,6 +74,9 @@ impl Sessions {
         let Some(session) = self.sessions.get_mut(&session) else { return };
         if let Some(token) = token {
             session.pulls.insert(token, consumer.clone());
+            if session.pulls.len() > MAX_NAMED_PULLS {
+                session.pulls.pop_first();
+            }
         }
         if !session.consumers.contains(consumer) {
             session.consumers.insert(consumer.clone());
@@ -124,6 +131,11 @@ mod tests {
         sessions.forget_pull(session, Token(5));
         assert_eq!(sessions.consumer_of(session, Token(5)), None);
         assert_eq!(sessions.consumers_of(session).count(), 1);
+        for token in 0..=MAX_NAMED_PULLS as u64 {
+            sessions.takes_from(session, Some(Token(token)), &key);
+        }
+        assert_eq!(sessions.consumer_of(session, Token(0)), None);
+        assert_eq!(sessions.consumer_of(session, Token(1)), Some(&key));
         assert!(sessions.close(session).contains(&key));
     }
 }

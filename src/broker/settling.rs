@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use claudebus_storage::log::Filter;
-use claudebus_storage::{Log, StreamId};
+use claudebus_storage::{Log, StreamId, SubjectId};
 
 use crate::model::error::ApiError;
 use crate::model::event::Event;
@@ -62,19 +62,23 @@ impl<L: Log> Broker<L> {
             return;
         }
         let mut unknown = VecDeque::new();
+        // The text of a subject is looked up once for a row of messages of it.
+        let mut known: Option<(SubjectId, String)> = None;
         for message in settled {
             let Some(meta) = message.meta else {
                 unknown.push_back(message.seq);
                 continue;
             };
+            if known.as_ref().is_none_or(|(subject, _)| *subject != meta.subject) {
+                let text = self.log.subject_text(id, meta.subject);
+                known = text.map(|text| (meta.subject, text.to_owned()));
+            }
             // Without a text the subject is gone, and the message with it.
-            let Some(subject) = self.log.subject_text(id, meta.subject).map(str::to_owned) else {
-                continue;
-            };
-            if !self.is_wanted(id, message.seq, &subject)
+            let Some((_, subject)) = &known else { continue };
+            if !self.is_wanted(id, message.seq, subject)
                 && self.log.delete(id, message.seq, meta.subject, meta.size)
             {
-                self.tell_removed(id, message.seq, &subject);
+                self.tell_removed(id, message.seq, subject);
             }
         }
         if !unknown.is_empty() {

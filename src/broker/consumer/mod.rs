@@ -284,7 +284,12 @@ impl Consumer {
         seq < self.cursor
             && !self.is_pending(seq)
             && self.listed.binary_search(&seq).is_err()
-            && !self.fetched.iter().any(|record| record.seq == seq)
+            && self.position_fetched(seq).is_none()
+    }
+
+    /// Where `seq` is among the records read ahead, which are in ascending order.
+    fn position_fetched(&self, seq: u64) -> Option<usize> {
+        self.fetched.binary_search_by_key(&seq, |record| record.seq).ok()
     }
 
     /// A record that the filters want was appended.
@@ -301,7 +306,7 @@ impl Consumer {
             self.num_pending = self.num_pending.saturating_sub(1);
         } else if self.pending.get(seq).is_some() {
             self.settle(seq);
-        } else if let Some(at) = self.fetched.iter().position(|record| record.seq == seq) {
+        } else if let Some(at) = self.position_fetched(seq) {
             self.fetched.remove(at);
             self.num_pending = self.num_pending.saturating_sub(1);
         }
