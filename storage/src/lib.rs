@@ -45,6 +45,8 @@ mod subjects;
 #[cfg(feature = "engine")]
 mod tail;
 #[cfg(feature = "engine")]
+pub mod verify;
+#[cfg(feature = "engine")]
 mod window;
 
 #[cfg(feature = "engine")]

@@ -10,12 +10,12 @@ use std::time::Duration;
 use super::shared::JournalShared;
 use super::{DIR, path};
 use crate::crash::CrashPoints;
-use crate::disk::Disk;
+use crate::disk::{Disk, DiskFile};
 
 /// Files kept ready: one for the next rotation, one while that is refilled.
 const SPARES: usize = 2;
 /// Spares kept when recycling brings more; the rest is given back.
-const SPARES_KEPT: usize = 8;
+const SPARES_KEPT: usize = 4;
 /// Synced at least this often, so that the journal's own syncs stay short.
 const FILL_STEP: usize = 1 << 20;
 /// How long to wait before trying again when the disk is full.
@@ -84,7 +84,7 @@ impl Filler {
         while self.recycle_one()? {}
         self.take_ballast()?;
         while self.shared.files().spares.len() < SPARES {
-            self.add_spare()?;
+            self.add_spare(FILL_STEP)?;
             // A checkpoint may have freed files meanwhile, which is cheaper than filling more.
             while self.recycle_one()? {}
         }
@@ -95,15 +95,16 @@ impl Filler {
     /// which could meet a full disk.
     pub(crate) fn first_spare(&self) {
         if self.shared.files().spares.is_empty()
-            && let Err(error) = self.add_spare()
+            && let Err(error) = self.add_spare(self.file_size as usize)
         {
             tracing::warn!(%error, "no journal file could be prepared");
         }
     }
 
-    fn add_spare(&self) -> io::Result<()> {
+    /// Fills a spare, syncing after every `step` bytes.
+    fn add_spare(&self, step: usize) -> io::Result<()> {
         let target = self.next_spare();
-        self.fill(&target, self.file_size)?;
+        self.fill(&target, self.file_size, step)?;
         self.disk.sync_dir(DIR)?;
         self.shared.files().spares.push_back(target);
         Ok(())
@@ -117,7 +118,7 @@ impl Filler {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
-        self.fill(BALLAST, self.ballast)
+        self.fill(BALLAST, self.ballast, FILL_STEP)
     }
 
     fn next_spare(&self) -> String {
@@ -174,7 +175,7 @@ impl Filler {
         if len > self.file_size {
             file.set_len(self.file_size)?;
         } else if len < self.file_size {
-            self.zeros_to(file.as_ref(), len, self.file_size)?;
+            zeros(file.as_ref(), len, self.file_size, FILL_STEP)?;
         }
         self.disk.sync_dir(DIR)?;
         self.crash.at("recycle.after");
@@ -183,8 +184,8 @@ impl Filler {
         Ok(true)
     }
 
-    fn fill(&self, target: &str, len: u64) -> io::Result<()> {
-        let result = self.disk.create(target).and_then(|file| self.zeros_to(file.as_ref(), 0, len));
+    fn fill(&self, target: &str, len: u64, step: usize) -> io::Result<()> {
+        let result = self.disk.create(target).and_then(|file| zeros(file.as_ref(), 0, len, step));
         if result.is_err() {
             // A half-filled file would only take the room that is missing.
             let _ = self.disk.remove(target);
@@ -195,18 +196,23 @@ impl Filler {
     fn overwrite(&self, target: &str) -> io::Result<()> {
         let file = self.disk.open(target)?;
         let len = file.len()?.max(self.file_size);
-        self.zeros_to(file.as_ref(), 0, len)
+        zeros(file.as_ref(), 0, len, FILL_STEP)
     }
+}
 
-    fn zeros_to(&self, file: &dyn crate::disk::DiskFile, from: u64, to: u64) -> io::Result<()> {
-        let zeros = vec![0; FILL_STEP];
-        let mut at = from;
-        while at < to {
-            let len = (to - at).min(FILL_STEP as u64);
-            file.write_at(zeros.get(..len as usize).unwrap_or(&zeros), at)?;
+/// Overwrites a part of a file, syncing after every `step` bytes.
+fn zeros(file: &dyn DiskFile, from: u64, to: u64, step: usize) -> io::Result<()> {
+    let zeros = vec![0; step.min(FILL_STEP)];
+    let (mut at, mut unsynced) = (from, 0);
+    while at < to {
+        let len = (to - at).min(zeros.len() as u64);
+        file.write_at(zeros.get(..len as usize).unwrap_or(&zeros), at)?;
+        at += len;
+        unsynced += len;
+        if unsynced >= step as u64 || at == to {
             file.sync()?;
-            at += len;
+            unsynced = 0;
         }
-        Ok(())
     }
+    Ok(())
 }

@@ -213,6 +213,9 @@ impl StateReader {
 
     /// Reads the next block; false at the end of the file.
     fn next_block(&mut self) -> Result<bool, StateError> {
+        if self.offset == self.meta.length {
+            return Ok(false);
+        }
         if self.offset + TRAILER as u64 == self.meta.length {
             self.check_trailer()?;
             return Ok(false);
@@ -240,10 +243,15 @@ impl StateReader {
     }
 
     fn check_trailer(&mut self) -> Result<(), StateError> {
-        if self.digest == self.meta.digest {
-            return Ok(());
+        if self.digest != self.meta.digest {
+            return Err(self.damaged("its digest is not what the manifest says"));
         }
-        Err(self.damaged("its digest is not what the manifest says"))
+        let trailer = self.take(TRAILER)?;
+        let (body, sum) = trailer.split_at_checked(TRAILER - 8).unwrap_or_default();
+        if Fields::new(sum).u64() != Some(checksum_with_seed(body, self.meta.id)) {
+            return Err(self.damaged("the trailer's checksum does not match"));
+        }
+        Ok(())
     }
 
     /// The next entry, or nothing at the end.
@@ -328,7 +336,7 @@ mod tests {
         let disk = SimulatedDisk::new();
         let meta = write(&disk, 40);
         let good = disk.contents(&meta.path()).unwrap();
-        for at in (0..good.len() - TRAILER).step_by(13) {
+        for at in (0..good.len()).step_by(13) {
             let mut bytes = good.clone();
             bytes[at] ^= 1;
             disk.damage(&meta.path(), bytes);

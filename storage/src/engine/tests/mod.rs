@@ -6,3 +6,4 @@ mod layout;
 mod on_disk;
 mod operations;
 mod recovery;
+mod verifying;
