@@ -1,7 +1,7 @@
 //! The seam between the engine and the operating system: files as the journal, segments, state and
 //! manifest use them.
 //!
-//! [`RealDisk`](real::RealDisk) is the file system. The simulated disk forgets what was not synced,
+//! [`RealDisk`] is the file system. The simulated disk forgets what was not synced,
 //! tears writes and fails on request, from a seed. Paths are relative to the data directory and use `/`.
 //!
 //! What a caller may rely on after a crash is only what POSIX promises: bytes written to a file

@@ -1,7 +1,7 @@
 //! The journal: one write and one sync for all that one turn of the broker decided.
 //!
-//! [`format`] is the bytes, [`effect`] the entries, [`scan`] reads a file after a crash,
-//! [`writer`] writes groups and rotates files, [`files`] keeps spare files ready. The journal does
+//! `format` is the bytes, `effect` the entries, `scan` reads a file after a crash,
+//! `writer` writes groups and rotates files, `files` keeps spare files ready. The journal does
 //! not know what effects do: that is the engine's.
 
 pub(crate) mod effect;
