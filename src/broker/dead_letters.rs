@@ -152,7 +152,22 @@ impl<L: Log> Broker<L> {
         dying: &Dying,
         record: Option<&Record>,
     ) -> Burial {
-        let Some(target) = self.dead_stream_of(id) else { return Burial::Full };
+        if !self.append_dead(id, path, dying, record) {
+            return Burial::Full;
+        }
+        self.settle_dead(id, name, path, dying, true);
+        Burial::Done
+    }
+
+    /// Appends a dead letter. Returns whether there was room.
+    fn append_dead(
+        &mut self,
+        id: StreamId,
+        path: &ConsumerPath,
+        dying: &Dying,
+        record: Option<&Record>,
+    ) -> bool {
+        let Some(target) = self.dead_stream_of(id) else { return false };
         let subject = format!("$DLQ.{}.{}", path.stream, path.consumer);
         let headers = self.dead_headers(path, dying, record);
         let payload = record.map(Record::payload_bytes).unwrap_or_default();
@@ -160,14 +175,26 @@ impl<L: Log> Broker<L> {
             let size = stream.storage().size(subject.len(), headers.len(), payload.len());
             self.check_room(stream, &subject, size).is_ok()
         });
-        if !room || self.log.pressure() == Pressure::Full {
-            return Burial::Full;
+        room && self.log.pressure() != Pressure::Full
+            && self.append_own(target, &subject, &headers, &payload)
+    }
+
+    /// Leaves a pointer to a damaged part of a stream that a consumer passes over, if dead letters
+    /// are kept and have room.
+    pub(super) fn bury_damage(&mut self, id: StreamId, name: &Arc<str>, first: u64, why: &str) {
+        let Some(stream) = self.catalog.get(id) else { return };
+        if !stream.config.dead_letters.enabled || stream.name.starts_with(PREFIX) {
+            return;
         }
-        if !self.append_own(target, &subject, &headers, &payload) {
-            return Burial::Full;
+        let path = ConsumerPath { stream: stream.name.to_string(), consumer: name.to_string() };
+        let now = Timestamp(self.now.wall);
+        let reason = DeadReason::Unreadable(why.to_owned());
+        let (seq, attempts, consumer_seq) = (first, 0, 0);
+        let dying = Dying { seq, attempts, first: now, last: now, consumer_seq, reason };
+        if !self.append_dead(id, &path, &dying, None) {
+            tracing::error!(stream = %path.stream, consumer = %name, first,
+                "no dead letter could be left for a damaged part of the stream: they are full");
         }
-        self.settle_dead(id, name, path, dying, true);
-        Burial::Done
     }
 
     fn dead_headers(&self, path: &ConsumerPath, dying: &Dying, record: Option<&Record>) -> Vec<u8> {
@@ -307,7 +334,8 @@ impl Exhumation {
 
     /// The answer when all is done.
     pub(super) fn result(self) -> Result<ApiResponse, ApiError> {
-        if let Some(error) = self.failure {
+        // What was requeued before the target was full is told; the rest is still there to list.
+        if let Some(error) = self.failure.filter(|_| self.settled == 0) {
             return Err(error);
         }
         Ok(match self.deed {
@@ -414,6 +442,10 @@ impl<L: Log> Broker<L> {
                     exhumation.settled += u64::from(self.remove_record(id, record, false));
                 }
                 Deed::Requeue { target } => {
+                    // A pointer to what could not be read has nothing to publish: it stays.
+                    if get(record.headers(), names::DEAD_SUBJECT).is_none_or(str::is_empty) {
+                        continue;
+                    }
                     if let Err(error) = self.requeue(*target, record) {
                         exhumation.failure = Some(error);
                         return Progress::Done;
@@ -432,9 +464,6 @@ impl<L: Log> Broker<L> {
     fn requeue(&mut self, target: StreamId, record: &Record) -> Result<(), ApiError> {
         let block = record.headers();
         let subject = get(block, names::DEAD_SUBJECT).unwrap_or_default().to_owned();
-        if subject.is_empty() {
-            return Err(ApiError::message_not_found());
-        }
         let before = get(block, names::REQUEUED).and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
         let mut headers = Block::from_existing(block);
         for name in DEATH {

@@ -95,8 +95,14 @@ impl<L: Log> Broker<L> {
             stream_seq: if pair.consumer_seq == 0 { 0 } else { pair.stream_seq },
             ..pair
         };
-        let idle =
-            if member.dead_letters_full { Idle::DeadLettersFull } else { member.idle.clone() };
+        let idle = match (&member.damage, &member.idle) {
+            _ if member.dead_letters_full => Idle::DeadLettersFull,
+            // It has delivered all it can, and that was not all there is.
+            (Some(why), Idle::EndOfStream | Idle::FilterMatchesNothing) => {
+                Idle::Damaged(why.clone())
+            }
+            (_, idle) => idle.clone(),
+        };
         Ok(ConsumerInfo {
             stream_name: stream.name.to_string(),
             name: name.to_owned(),

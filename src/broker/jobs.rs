@@ -34,6 +34,13 @@ pub(super) struct Job {
     pub(super) memo: FilterMemo,
 }
 
+impl Job {
+    /// Whether it deletes what a message replaced.
+    pub(super) fn is_rollup(&self) -> bool {
+        matches!(self.task, Task::Purge { answer: None, .. })
+    }
+}
+
 /// What a job does.
 #[derive(Debug)]
 pub(super) enum Task {
@@ -177,6 +184,9 @@ impl<L: Log> Broker<L> {
         let id = job.stream;
         match &mut job.task {
             Task::Chore(Chore::Trim) => {
+                if self.is_making_room(id) {
+                    return Progress::Done;
+                }
                 for record in records {
                     if self.excess(id).is_none() {
                         return Progress::Done;
@@ -272,13 +282,17 @@ impl<L: Log> Broker<L> {
                 if let Some(stream) = self.catalog.get_mut(job.stream) {
                     stream.busy.remove(&chore);
                 }
-                if matches!(chore, Chore::Age | Chore::Expire) {
-                    self.schedule_expiry(job.stream);
+                match chore {
+                    Chore::Age | Chore::Expire => self.schedule_expiry(job.stream),
+                    // The stream's own limits waited for this.
+                    Chore::Overflow => _ = self.grown.insert(job.stream),
+                    Chore::Trim => {}
                 }
             }
             Task::Purge { purged, answer: Some(answer), .. } => {
                 self.answer_api(answer, Ok(ApiResponse::Purged { success: true, purged }));
             }
+            Task::Purge { answer: None, .. } => _ = self.grown.insert(job.stream),
             // It went before this job came to it.
             Task::Delete { seq, answer: Some(answer), .. } => {
                 self.answer_api(answer, Err(ApiError::sequence_not_found(seq)));

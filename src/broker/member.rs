@@ -30,6 +30,8 @@ pub(super) struct Member {
     key: Vec<u8>,
     /// Why it delivered nothing more when it was last asked.
     pub(super) idle: Idle,
+    /// The last damage it passed over.
+    pub(super) damage: Option<String>,
     /// Whether the dead letters could not take a message of it.
     pub(super) dead_letters_full: bool,
 }
@@ -48,6 +50,7 @@ impl Member {
             checked: 0,
             key,
             idle: Idle::NoPullWaiting,
+            damage: None,
             dead_letters_full: false,
         }
     }

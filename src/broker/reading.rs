@@ -69,12 +69,17 @@ impl<L: Log> Broker<L> {
         }
         match result {
             Ok(batch) => member.consumer.feed(batch.records, batch.next),
-            Err(ReadError::Damaged { last, file, .. }) => {
-                let why = format!("sequences up to {last} are damaged in {file}");
-                member.consumer.damaged(last, why);
+            Err(ReadError::Damaged { first, last, ref file, .. }) => {
+                let from = member.consumer.cursor().max(first);
+                let why = format!("sequences {from} to {last} are damaged in {file}");
+                tracing::error!(stream = %member.consumer.path().stream, consumer = %name, "{why}; \
+                    the consumer passes over them; run `claudebus verify` on the data directory");
+                member.consumer.damaged(last, why.clone());
+                // Reading goes on behind the damage; what was passed over is told in other ways.
                 let _ = member.consumer.take_damage();
-                tracing::error!(stream = %member.consumer.path().stream, last, file,
-                    "a damaged part of a stream is passed over by a consumer; run `claudebus verify`");
+                member.damage = Some(why.clone());
+                self.bury_damage(id, name, from, &why);
+                self.recount(id, name);
             }
             Err(error) => {
                 // The read is tried again with the next pull or message.

@@ -98,7 +98,7 @@ impl<L: Log> Broker<L> {
     /// Keeps the limits of streams that were appended to in this turn.
     pub(super) fn keep_limits(&mut self) {
         for id in std::mem::take(&mut self.grown) {
-            if self.excess(id).is_some() {
+            if self.excess(id).is_some() && !self.is_making_room(id) {
                 self.start_chore(id, Chore::Trim);
             }
             let ages = self
@@ -109,6 +109,14 @@ impl<L: Log> Broker<L> {
                 self.schedule_expiry(id);
             }
         }
+    }
+
+    /// Whether records of the stream are about to go because of later ones: those beyond the limit
+    /// for their subject, and those that were rolled up. The stream's own limits are looked at
+    /// when they are gone; otherwise more would go than must.
+    pub(super) fn is_making_room(&self, id: StreamId) -> bool {
+        self.catalog.get(id).is_some_and(|stream| stream.busy.contains(&Chore::Overflow))
+            || self.jobs.values().any(|job| job.stream == id && job.is_rollup())
     }
 
     /// Keeps all limits of a stream, whose configuration may have changed.
@@ -123,9 +131,8 @@ impl<L: Log> Broker<L> {
             });
             self.start_chore(id, Chore::Overflow);
         }
-        if self.excess(id).is_some() {
-            self.start_chore(id, Chore::Trim);
-        }
+        self.grown.insert(id);
+        self.keep_limits();
         self.start_chore(id, Chore::Age);
         self.schedule_expiry(id);
     }

@@ -125,6 +125,7 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
         /// The tree finds what comparing with each pattern finds, also after removals.
         #[test]
         fn finds_what_matching_one_by_one_finds(

@@ -457,4 +457,17 @@ fn a_consumer_goes_on_behind_damage() {
     let id = bench.broker.catalog.id_of("S").unwrap();
     bench.broker.log_mut().damage(id, 2, 3);
     assert_eq!(bench.pull("S", "c", 9).iter().map(|d| d.record.seq).collect::<Vec<_>>(), [1, 4]);
+    let info = bench.consumer_info("S", "c");
+    assert_eq!(info.num_pending, 0, "what cannot be read is not to be waited for");
+    let found = letters(&mut bench);
+    assert_eq!((found.len(), found[0].stream_seq, found[0].attempts), (1, 2, 0));
+    assert!(found[0].reason.contains("sequences 2 to 3 are damaged"), "{}", found[0].reason);
+    bench.ack("S", "c", (1, 4), AckKind::Ack);
+    bench.run(A, Request::Pull(Pull { expires: None, ..pull("S", "c", 1) }));
+    let idle = bench.consumer_info("S", "c").idle;
+    assert!(matches!(idle, Some(Idle::Damaged(_))), "{idle:?}");
+    let options = DeadOptions::default();
+    let requeue = ApiRequest::DeadRequeue { stream: "S".into(), options };
+    assert_eq!(bench.api(requeue), Ok(ApiResponse::Settled { settled: 0 }));
+    assert_eq!(letters(&mut bench).len(), 1, "a pointer stays");
 }

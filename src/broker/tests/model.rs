@@ -94,7 +94,11 @@ fn published(bench: &mut Bench, first: u64, subjects: &[&str]) -> Vec<u64> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 500,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
     #[test]
     fn streams_hold_what_the_model_holds(rules in rules(), steps in steps(), slow: bool) {
         let mut bench = Bench::new();

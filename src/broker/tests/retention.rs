@@ -87,6 +87,26 @@ fn limits_are_kept_when_the_oldest_are_on_disk() {
 }
 
 #[test]
+fn no_more_goes_than_must_while_replaced_messages_wait_for_the_disk() {
+    let mut bench = stream(|c| {
+        c.max_msgs = 2;
+        c.max_msgs_per_subject = 1;
+    });
+    bench.broker.log_mut().slow_reads(true);
+    bench.publish(1, 1, &["s.a"]);
+    bench.publish(1, 2, &["s.a", "s.c", "s.c"]);
+    assert_eq!(bench.seqs("S"), [2, 4]);
+    let mut bench = stream(|c| {
+        c.max_msgs = 2;
+        c.allow_rollup_hdrs = true;
+    });
+    bench.broker.log_mut().slow_reads(true);
+    bench.publish(1, 1, &["s.a", "s.b"]);
+    bench.request("s.b", &[("Nats-Rollup", "sub")], "");
+    assert_eq!(bench.seqs("S"), [1, 3]);
+}
+
+#[test]
 fn old_messages_go_by_age_and_those_that_never_expire_stay() {
     let mut bench = stream(|c| {
         c.max_age = Duration::from_secs(10);
