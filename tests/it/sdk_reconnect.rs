@@ -1,10 +1,10 @@
 //! The SDK over connections that break: nothing is lost, nothing is stored twice.
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use claudebus::client::{
@@ -105,9 +105,39 @@ fn back(event: &ConnectionEvent) -> bool {
     matches!(event, ConnectionEvent::Reconnected { .. })
 }
 
+/// Publishes numbers, many in flight at any time, until told to stop; tells how many it will have
+/// been before the last, how many are known to be stored, and all their sequences.
+async fn publish_until(
+    client: Client,
+    stop: Arc<AtomicBool>,
+    total: Arc<AtomicU64>,
+    stored: Arc<AtomicU64>,
+) -> BTreeSet<u64> {
+    let publisher = client.publisher();
+    let mut tickets = VecDeque::new();
+    let mut sequences = BTreeSet::new();
+    for number in 0.. {
+        let last = stop.load(Ordering::SeqCst);
+        if last {
+            total.store(number + 1, Ordering::SeqCst);
+        }
+        tickets.push_back(publisher.publish("orders.new", number.to_string()).await.unwrap());
+        if tickets.len() > 1000 {
+            sequences.insert(tickets.pop_front().unwrap().await.unwrap().seq);
+            stored.fetch_add(1, Ordering::SeqCst);
+        }
+        if last {
+            break;
+        }
+    }
+    for ticket in tickets {
+        sequences.insert(ticket.await.unwrap().seq);
+    }
+    sequences
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cut_network_loses_nothing_and_doubles_nothing() {
-    const MESSAGES: u64 = 30_000;
     let server = Server::builder().quic_on_free_port().start().await.unwrap();
     let network = Network::before(server.quic_address().unwrap()).await;
     let client = builder(network.address, &server).connect().await.unwrap();
@@ -127,44 +157,51 @@ async fn a_cut_network_loses_nothing_and_doubles_nothing() {
         .unwrap();
     let mut heard = client.subscribe("noise").await.unwrap();
 
-    let publishing = tokio::spawn({
-        let client = client.clone();
+    let stop = Arc::new(AtomicBool::new(false));
+    let total = Arc::new(AtomicU64::new(u64::MAX));
+    let stored = Arc::new(AtomicU64::new(0));
+    let publishing = tokio::spawn(publish_until(
+        client.clone(),
+        Arc::clone(&stop),
+        Arc::clone(&total),
+        Arc::clone(&stored),
+    ));
+    let consuming = tokio::spawn({
+        let total = Arc::clone(&total);
         async move {
-            let publisher = client.publisher();
-            let mut tickets = Vec::new();
-            for number in 0..MESSAGES {
-                let ticket = publisher.publish("orders.new", number.to_string()).await.unwrap();
-                tickets.push(ticket);
+            let mut messages = consumer.messages();
+            let mut seen = BTreeSet::new();
+            while (seen.len() as u64) < total.load(Ordering::SeqCst) {
+                let delivery = messages.next().await.unwrap().unwrap();
+                let number: u64 =
+                    std::str::from_utf8(&delivery.payload()).unwrap().parse().unwrap();
+                assert_eq!(delivery.seq(), number + 1, "stored in order, once");
+                seen.insert(number);
+                delivery.ack().await.unwrap();
             }
-            let mut sequences = BTreeSet::new();
-            for ticket in tickets {
-                sequences.insert(ticket.await.unwrap().seq);
-            }
-            sequences
-        }
-    });
-    let consuming = tokio::spawn(async move {
-        let mut messages = consumer.messages();
-        let mut seen = BTreeSet::new();
-        while (seen.len() as u64) < MESSAGES {
-            let delivery = messages.next().await.unwrap().unwrap();
-            let number: u64 = std::str::from_utf8(&delivery.payload()).unwrap().parse().unwrap();
-            assert_eq!(delivery.seq(), number + 1, "stored in order, once");
-            seen.insert(number);
-            delivery.ack().await.unwrap();
         }
     });
     for _ in 0..2 {
+        // Only once messages flow again is there something in flight to lose.
+        let before = stored.load(Ordering::SeqCst);
+        let flows = async {
+            while stored.load(Ordering::SeqCst) < before + 3000 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(LIMIT, flows).await.expect("messages flow");
         network.cut();
         wait_for(&mut events, lost).await;
         network.heal();
         wait_for(&mut events, back).await;
     }
+    stop.store(true, Ordering::SeqCst);
     let sequences = tokio::time::timeout(LIMIT, publishing).await.expect("in time").unwrap();
-    assert_eq!(sequences.len() as u64, MESSAGES, "each has a sequence of its own");
+    let total = total.load(Ordering::SeqCst);
+    assert_eq!(sequences.len() as u64, total, "each has a sequence of its own");
     tokio::time::timeout(LIMIT, consuming).await.expect("in time").unwrap();
     let state = client.stream_info("ORDERS").await.unwrap().state;
-    assert_eq!((state.messages, state.last_seq), (MESSAGES, MESSAGES));
+    assert_eq!((state.messages, state.last_seq), (total, total));
     client.send("noise", "still here").await.unwrap();
     assert_eq!(heard.next().await.unwrap().payload(), "still here");
 }
