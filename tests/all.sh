@@ -25,7 +25,7 @@ cargo deny --all-features check --hide-inclusion-graph bans licenses sources
 
 step "unit, property, documentation and end-to-end tests"
 export CLAUDEBUS_TEST_PYTHON="$PWD/.venv/bin/python"
-cargo test --workspace --locked
+CRASH_ROUNDS=2 cargo test --workspace --locked
 
 step "crash test, $CRASH_ROUNDS rounds"
 cargo build --release --locked

@@ -1,0 +1,48 @@
+//! The table at the end of a run.
+
+use std::time::Duration;
+
+use crate::kills::Kind;
+use crate::options::Options;
+use crate::oracle::get;
+use crate::rounds::Run;
+
+fn row(what: &str, value: impl std::fmt::Display) {
+    println!("| {what:<48} | {value:>14} |");
+}
+
+/// Prints what was done and what came of it.
+pub fn print(options: &Options, run: &Run) {
+    let counters = &run.oracle().counters;
+    println!("\n| {:<48} | {:>14} |", "crash test", "");
+    println!("|{:-<50}|{:-<16}|", "", "");
+    row("rounds", options.rounds);
+    row("kills", run.kills.total());
+    for kind in Kind::ALL {
+        let count = run.kills.counts.get(kind).copied().unwrap_or(0);
+        row(&format!("  {}", kind.name()), count);
+    }
+    for (point, count) in &run.kills.points {
+        row(&format!("    at {point}"), count);
+    }
+    row("  named places not reached", run.kills.missed);
+    row("acknowledged publishes", get(&counters.acks));
+    row("  answered as duplicates", get(&counters.duplicates));
+    row("refused, stream full", get(&counters.refused));
+    row("deliveries", get(&counters.deliveries));
+    row("  redeliveries", get(&counters.redeliveries));
+    row("confirmed acknowledgements", get(&counters.confirmed));
+    row("dead letters", get(&counters.dead));
+    row("messages deleted, purged", get(&counters.deleted) + get(&counters.purged));
+    row("streams deleted", get(&counters.streams_deleted));
+    row("messages read back and compared", get(&counters.read_back));
+    let mut first = run.first_acks.clone();
+    first.sort_unstable();
+    let millis = |at: Option<&Duration>| format!("{} ms", at.map_or(0, Duration::as_millis));
+    row("first ack after a start, median", millis(first.get(first.len() / 2)));
+    row("first ack after a start, longest", millis(first.last()));
+    let settled = Duration::from_micros(get(&counters.settled_micros));
+    row("limits in force after all was answered, longest", millis(Some(&settled)));
+    row("violations", run.oracle().violations().0);
+    row("seed", options.seed);
+}
