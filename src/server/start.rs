@@ -26,6 +26,8 @@ use crate::wire::native::{MINOR, Welcome, WireLimits};
 
 /// How often it is looked whether the certificate is due.
 const CERTIFICATE_CHECK: Duration = Duration::from_secs(12 * 3600);
+/// Smallest journal file. 1 MiB: below it, changing files would cost more than it saves.
+const MIN_JOURNAL_FILE: u64 = 1 << 20;
 
 pub(super) async fn start(builder: ServerBuilder) -> Result<RunningServer, StartError> {
     for address in [builder.quic, builder.http].into_iter().flatten() {
@@ -87,6 +89,9 @@ async fn open_broker(
     };
     if let Some(bytes) = builder.tail_budget {
         options.tail_budget = bytes;
+        // Smaller budgets get by with smaller journal files.
+        options.journal_file_size =
+            options.journal_file_size.min(bytes as u64 / 2).max(MIN_JOURNAL_FILE);
     }
     spawn(setup, move |waker| {
         let disk = RealDisk::open(&data)?;
