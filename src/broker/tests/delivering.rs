@@ -133,6 +133,34 @@ fn a_raised_pull_goes_on_and_a_cancelled_one_does_not() {
 }
 
 #[test]
+fn the_pulls_of_a_session_end_with_it() {
+    let mut bench = stream(&[]);
+    bench.consumer("S", durable("c")).unwrap();
+    bench.run(B, Request::Pull(Pull { expires: None, ..pull("S", "c", 5) }));
+    assert_eq!(bench.consumer_info("S", "c").num_waiting, 1);
+    bench.run(B, Request::Closed);
+    assert_eq!(bench.consumer_info("S", "c").num_waiting, 0);
+}
+
+#[test]
+fn what_is_deleted_while_a_new_consumer_counts_is_not_counted() {
+    let mut bench = stream(&["s.a"; 5000]);
+    bench.broker.log_mut().slow_reads(true);
+    let config = Box::new(ConsumerConfig {
+        deliver_policy: DeliverPolicy::ByStartSequence,
+        opt_start_seq: 2,
+        ..durable("c")
+    });
+    let action = ConsumerAction::Create;
+    let request = ApiRequest::ConsumerCreate { stream: "S".into(), config, action };
+    bench.handle(A, Request::Api { token: Token(1), request });
+    // The count needs two reads, and this is read between them.
+    let request = ApiRequest::MessageDelete { stream: "S".into(), seq: 7, no_erase: true };
+    bench.run(A, Request::Api { token: Token(2), request });
+    assert_eq!(bench.consumer_info("S", "c").num_pending, 4998);
+}
+
+#[test]
 fn a_pull_to_an_inbox_goes_to_its_subscriber_and_ends_without_one() {
     let mut bench = stream(&["s.a"]);
     bench.consumer("S", durable("c")).unwrap();

@@ -159,6 +159,27 @@ fn sizes_at_their_limits_and_one_past() {
 }
 
 #[test]
+fn as_many_subscriptions_as_allowed_and_one_more() {
+    let limits = Limits { max_subscriptions: 2, ..Limits::default() };
+    let mut bench = Bench::with(BrokerOptions { limits, ..BrokerOptions::default() });
+    assert!(bench.run(A, subscribe(1, "a")).is_empty());
+    assert!(bench.run(A, subscribe(2, "b")).is_empty());
+    assert!(matches!(bench.run(A, subscribe(3, "c"))[0], (A, Event::Close { .. })));
+}
+
+#[test]
+fn core_messages_reach_their_subscribers_but_not_the_sender_without_echo() {
+    let mut bench = Bench::new();
+    bench.handle(A, subscribe(1, "t.*"));
+    bench.handle(B, subscribe(2, "t.>"));
+    let send = |echo| Request::Send { batch: MessageBatch::of_one("t.x", "", b"", b"hi"), echo };
+    assert_eq!(bench.run(A, send(true)).len(), 2);
+    let events = bench.run(A, send(false));
+    let (token, message) = messages(&events, B).remove(0);
+    assert_eq!((events.len(), token, &*message.payload), (1, Token(2), b"hi".as_slice()));
+}
+
+#[test]
 fn a_message_that_nobody_gets_comes_back_as_503() {
     let mut bench = Bench::new();
     let answer = bench.request("nobody.there", &[], "x");
