@@ -22,8 +22,14 @@ impl<L: Log> Broker<L> {
         let ended = self.router.ended();
         if member.checked != ended {
             member.checked = ended;
-            let router = &self.router;
-            member.consumer.drop_unheard_pulls(|subject| router.has_interest(subject));
+            let group = member.consumer.config().deliver_group.clone();
+            let before = member.consumer.num_waiting();
+            let heard = |subject: &str| self.is_listened_to(subject, group.as_deref());
+            member.consumer.drop_unheard_pulls(heard);
+            if member.consumer.num_waiting() < before {
+                // It was in use until now: the time to come back begins.
+                member.consumer.session_closed(self.now, SERVER);
+            }
             member.pushing &= member.consumer.num_waiting() > 0;
         }
         let config = member.consumer.config();

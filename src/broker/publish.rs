@@ -35,6 +35,8 @@ pub(super) struct Run<'a> {
     time: u64,
     /// Messages stored by the run.
     stored: u64,
+    /// Those of them that consumers have heard of.
+    told: u64,
     /// Whether the last of them had no headers, and so no message id.
     last_is_bare: bool,
 }
@@ -182,7 +184,7 @@ impl<L: Log> Broker<L> {
         if let Some(before) = before
             && before.stream == route.stream
         {
-            return Run { subject, route, stored: 0, last_is_bare: false, ..*before };
+            return Run { subject, route, stored: 0, told: 0, last_is_bare: false, ..*before };
         }
         let stream = route.stream.and_then(|id| self.catalog.get(id));
         let last_time =
@@ -196,6 +198,7 @@ impl<L: Log> Broker<L> {
             answers: stream.is_some_and(|stream| !stream.config.no_ack),
             time: last_time.max(self.now.wall),
             stored: 0,
+            told: 0,
             last_is_bare: false,
             route,
         }
@@ -209,7 +212,7 @@ impl<L: Log> Broker<L> {
         }
         self.appended.insert(id);
         self.grown.insert(id);
-        self.tell_appended(id, run.subject, run.stored);
+        self.tell_appended(id, run.subject, run.stored - run.told);
         if run.last_is_bare
             && let Some(stream) = self.catalog.get_mut(id)
         {
@@ -223,9 +226,13 @@ impl<L: Log> Broker<L> {
     /// Tells consumers that messages of one subject were appended.
     pub(super) fn tell_appended(&mut self, id: StreamId, subject: &str, count: u64) {
         let Some(stream) = self.catalog.get_mut(id) else { return };
+        if stream.consumers.is_empty() {
+            return;
+        }
+        let last = self.log.stream(id).map_or(0, |held| held.last_seq);
         for (name, member) in &mut stream.consumers {
             if member.filter().matches(subject) {
-                (0..count).for_each(|_| member.consumer.appended());
+                member.consumer.appended(count, last);
                 if member.consumer.num_waiting() > 0 {
                     self.stirred.insert((id, Arc::clone(name)));
                 }
@@ -317,6 +324,11 @@ impl<L: Log> Broker<L> {
         if let Some(stream) = self.catalog.get_mut(id) {
             stream.last_message_id.clear();
             stream.last_message_id.push_str(asked.message_id.unwrap_or_default());
+        }
+        if asked.rollup.is_some() {
+            // Consumers hear of a message before they hear that it is gone.
+            self.tell_appended(id, run.subject, run.stored - run.told);
+            run.told = run.stored;
         }
         match asked.rollup {
             None => {}

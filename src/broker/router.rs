@@ -198,13 +198,6 @@ impl Router {
         route
     }
 
-    /// Whether anyone is subscribed to `subject`.
-    pub(super) fn has_interest(&self, subject: &str) -> bool {
-        let mut any = false;
-        self.tree.matches(subject, &mut |_| any = true);
-        any
-    }
-
     pub(super) fn get(&self, id: SubscriptionId) -> Option<&Subscription> {
         self.subscriptions.get(id.0 as usize)?.as_ref()
     }

@@ -292,9 +292,10 @@ impl Consumer {
         self.fetched.binary_search_by_key(&seq, |record| record.seq).ok()
     }
 
-    /// A record that the filters want was appended.
-    pub(crate) fn appended(&mut self) {
-        self.num_pending += 1;
+    /// So many records that the filters want were appended, in a row that ends at `last`. Those
+    /// before a start in the future are not its business.
+    pub(crate) fn appended(&mut self, count: u64, last: u64) {
+        self.num_pending += count.min((last + 1).saturating_sub(self.cursor));
     }
 
     /// A record that the filters want was removed from the stream.

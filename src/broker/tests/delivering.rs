@@ -279,6 +279,35 @@ fn unused_ephemeral_consumers_go() {
 }
 
 #[test]
+fn an_unused_push_consumer_waits_for_its_listener_to_come_back() {
+    let mut bench = stream(&["s.a"]);
+    let config =
+        ConsumerConfig { durable_name: None, deliver_subject: Some("push".into()), ..durable("c") };
+    bench.consumer("S", config).unwrap();
+    bench.run(A, subscribe(1, "push"));
+    bench.pass(Duration::from_secs(60));
+    bench.run(A, Request::Unsubscribe { token: Token(1), max: None });
+    bench.pass(Duration::from_millis(4900));
+    assert_eq!(bench.info("S").state.consumer_count, 1);
+    bench.pass(Duration::from_millis(200));
+    assert_eq!(bench.info("S").state.consumer_count, 0);
+}
+
+#[test]
+fn a_start_in_the_future_counts_from_there() {
+    let mut bench = stream(&["s.a"]);
+    let config = ConsumerConfig {
+        deliver_policy: DeliverPolicy::ByStartSequence,
+        opt_start_seq: 4,
+        ..durable("c")
+    };
+    bench.consumer("S", config).unwrap();
+    bench.publish(1, 2, &["s.a", "s.a", "s.a", "s.a"]);
+    assert_eq!(bench.consumer_info("S", "c").num_pending, 2);
+    assert_eq!(seqs(&bench.pull("S", "c", 9)), [(4, 1, 1), (5, 1, 0)]);
+}
+
+#[test]
 fn progress_survives_a_restart() {
     let mut bench = stream(&["s.a", "s.b", "s.a", "s.b"]);
     bench.consumer("S", durable("c")).unwrap();

@@ -10,6 +10,7 @@ use crate::model::subject::matches;
 #[derive(Clone, Debug)]
 enum Step {
     Publish(Vec<&'static str>),
+    RollUp(&'static str),
     Delete(u64),
     Purge(&'static str, u64),
     Pass(u64),
@@ -31,15 +32,24 @@ struct Model {
 }
 
 impl Model {
-    fn publish(&mut self, rules: &Rules, subject: &'static str, time: u64) -> Option<u64> {
+    fn publish(
+        &mut self,
+        rules: &Rules,
+        subject: &'static str,
+        time: u64,
+        rollup: bool,
+    ) -> Option<u64> {
         let same = self.held.iter().filter(|(_, s, _)| *s == subject).count();
         let replaces = rules.per_subject.is_some_and(|most| same >= most);
         if rules.new && !replaces && rules.max_msgs.is_some_and(|most| self.held.len() >= most) {
             return None;
         }
         self.last += 1;
+        if rollup {
+            self.held.retain(|(_, s, _)| *s != subject);
+        }
         self.held.push((self.last, subject, time));
-        if replaces {
+        if replaces && !rollup {
             let oldest = self.held.iter().position(|(_, s, _)| *s == subject).unwrap();
             self.held.remove(oldest);
         }
@@ -60,6 +70,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let subject = prop::sample::select(vec!["s.a", "s.b", "s.c"]);
     let step = prop_oneof![
         4 => prop::collection::vec(subject.clone(), 1..6).prop_map(Step::Publish),
+        1 => subject.prop_map(Step::RollUp),
         1 => (1..20_u64).prop_map(Step::Delete),
         1 => (prop::sample::select(vec!["s.a", "s.*", "s.x"]), 0..3_u64)
             .prop_map(|(filter, keep)| Step::Purge(filter, keep)),
@@ -107,6 +118,7 @@ proptest! {
             max_msgs_per_subject: signed(rules.per_subject),
             max_age: Duration::from_secs(rules.max_age.unwrap_or(0)),
             discard: if rules.new { Discard::New } else { Discard::Old },
+            allow_rollup_hdrs: true,
             ..named("S", &["s.>"])
         }).unwrap();
         bench.consumer("S", ConsumerConfig { ack_policy: AckPolicy::None, ..durable("c") }).unwrap();
@@ -120,10 +132,15 @@ proptest! {
                 Step::Publish(subjects) => {
                     let expected: Vec<u64> = subjects
                         .iter()
-                        .filter_map(|s| model.publish(&rules, s, bench.at.as_secs()))
+                        .filter_map(|s| model.publish(&rules, s, bench.at.as_secs(), false))
                         .collect();
                     prop_assert_eq!(published(&mut bench, counter, &subjects), expected);
                     counter += subjects.len() as u64;
+                }
+                Step::RollUp(subject) => {
+                    let stored = model.publish(&rules, subject, bench.at.as_secs(), true);
+                    let answer = bench.request(subject, &[("Nats-Rollup", "sub")], "");
+                    prop_assert_eq!(answer["seq"].as_u64(), stored.or(Some(0)));
                 }
                 Step::Delete(seq) => {
                     let request =

@@ -163,6 +163,20 @@ fn rollup_replaces_what_came_before() {
 }
 
 #[test]
+fn a_rollup_of_its_own_batch_is_counted_right() {
+    let mut bench = stream(|c| c.allow_rollup_hdrs = true);
+    bench.consumer("S", durable("c")).unwrap();
+    let headers = b"NATS/1.0\r\nNats-Rollup: sub\r\n\r\n";
+    let mut batch = MessageBatch::new([b"s.a".as_slice(), headers].concat().into());
+    batch.push(3, (0, 3), 0, 0, 0).unwrap();
+    batch.push(3, (0, 3), 0, 0, 0).unwrap();
+    batch.push(3, (0, 3), 0, headers.len(), 0).unwrap();
+    bench.run(A, Request::Send { batch, echo: true });
+    assert_eq!(bench.seqs("S"), [3]);
+    assert_eq!(bench.consumer_info("S", "c").num_pending, 1);
+}
+
+#[test]
 fn purges() {
     for slow in [false, true] {
         let mut bench = stream(|_| {});
