@@ -19,17 +19,19 @@ if [ ! -x .venv/bin/python ]; then python3 -m venv .venv; fi
 if ! have strace && have apt-get; then apt-get update -q && apt-get install -qy strace; fi
 have cargo-deny || cargo install --locked --quiet cargo-deny
 have cargo-fuzz || cargo install --locked --quiet cargo-fuzz
+cargo +nightly --version >/dev/null 2>&1 || rustup toolchain install nightly --profile minimal
 
 step "licences, bans, sources"
 cargo deny --all-features check --hide-inclusion-graph bans licenses sources
 
-step "unit, property, documentation and end-to-end tests"
+step "unit, property and end-to-end tests"
 export CLAUDEBUS_TEST_PYTHON="$PWD/.venv/bin/python"
-CRASH_ROUNDS=2 cargo test --workspace --locked
+cargo test --workspace --locked --lib --bins \
+    --test architecture --test journey --test golden --test it
+cargo test --workspace --locked --doc
 
-step "crash test, $CRASH_ROUNDS rounds"
-cargo build --release --locked
-cargo test --release --locked --test crash -- --nocapture
+step "system calls, and the crash test with $CRASH_ROUNDS rounds"
+cargo test --release --locked --test durability --test crash
 
 step "fuzz targets, $FUZZ_SECONDS s each"
 for target in $(cargo +nightly fuzz list); do
