@@ -143,9 +143,9 @@ impl<L: Log> Broker<L> {
                 Some(request(held.first_seq, held.last_seq, excess))
             }
             Task::Chore(Chore::Overflow) => {
-                let (subject, summary, excess) = self.next_overflow(job.stream)?;
+                let (subject, from, to, excess) = self.next_overflow(job.stream)?;
                 job.memo = FilterMemo::new(Filter::any_of([&*subject]));
-                Some(request(summary.first, summary.last, excess))
+                Some(request(from, to, excess))
             }
             Task::Chore(Chore::Age) => {
                 let stream = self.catalog.get(job.stream)?;
@@ -195,14 +195,8 @@ impl<L: Log> Broker<L> {
                 }
             }
             Task::Chore(Chore::Overflow) => {
-                let excess = self.next_overflow(id).map_or(0, |(_, _, excess)| excess);
-                for record in records.iter().take(usize::try_from(excess).unwrap_or(0)) {
-                    self.remove_record(id, record, false);
-                }
-                if records.is_empty() {
-                    // What the log counted is not there to be read: damaged, and reported.
-                    return Progress::Done;
-                }
+                let subject = job.memo.filter().patterns().and_then(<[_]>::first).cloned();
+                self.trim_subject(id, &subject.unwrap_or_default(), records, next);
             }
             Task::Chore(Chore::Age) => return self.age(id, records, next),
             Task::Chore(Chore::Expire) => {
@@ -258,6 +252,12 @@ impl<L: Log> Broker<L> {
             Task::Chore(Chore::Age) => {
                 if let Some(stream) = self.catalog.get_mut(job.stream) {
                     stream.age_cursor = last + 1;
+                }
+            }
+            Task::Chore(Chore::Overflow) => {
+                let subject = job.memo.filter().patterns().and_then(<[_]>::first).cloned();
+                if let Some(stream) = self.catalog.get_mut(job.stream) {
+                    stream.overflow_from = (subject.unwrap_or_default(), last + 1);
                 }
             }
             Task::Discard { seqs } => {

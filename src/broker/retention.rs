@@ -1,6 +1,6 @@
 //! Deleting records, and the limits that make streams delete: counts, bytes, messages per subject.
 
-use claudebus_storage::log::{Filter, SubjectSummary};
+use claudebus_storage::log::Filter;
 use claudebus_storage::{Log, Record, StreamId};
 
 use super::Broker;
@@ -64,11 +64,8 @@ impl<L: Log> Broker<L> {
         (excess > 0 && held.messages > 0).then_some(excess)
     }
 
-    /// A subject with too many messages, what the stream holds of it, and how many are too many.
-    pub(super) fn next_overflow(
-        &mut self,
-        id: StreamId,
-    ) -> Option<(Box<str>, SubjectSummary, u64)> {
+    /// A subject with too many messages, from where to where they may be, and how many are too many.
+    pub(super) fn next_overflow(&mut self, id: StreamId) -> Option<(Box<str>, u64, u64, u64)> {
         loop {
             let stream = self.catalog.get_mut(id)?;
             let subject = stream.overflowing.first()?;
@@ -76,9 +73,38 @@ impl<L: Log> Broker<L> {
             if let Some(summary) = self.log.subject(id, subject)
                 && summary.count > most
             {
-                return Some((subject.clone(), summary, summary.count - most));
+                // What the log knows of the first record is a lower bound.
+                let (of, from) = &stream.overflow_from;
+                let from = if of == subject { summary.first.max(*from) } else { summary.first };
+                if from <= summary.last {
+                    return Some((subject.clone(), from, summary.last, summary.count - most));
+                }
+                // What the log counted is not there to be read: damaged, and reported.
             }
             stream.overflowing.pop_first();
+        }
+    }
+
+    /// Takes what was read of one overflowing subject, up to `next`: the oldest that are too many go.
+    pub(super) fn trim_subject(
+        &mut self,
+        id: StreamId,
+        subject: &str,
+        records: &[Record],
+        next: u64,
+    ) {
+        let mut cursor = next;
+        for record in records {
+            let Some(stream) = self.catalog.get(id) else { return };
+            let most = stream.max_per_subject().unwrap_or(u64::MAX);
+            if self.log.subject(id, subject).is_none_or(|summary| summary.count <= most) {
+                cursor = record.seq;
+                break;
+            }
+            self.remove_record(id, record, false);
+        }
+        if let Some(stream) = self.catalog.get_mut(id) {
+            stream.overflow_from = (Box::from(subject), cursor);
         }
     }
 

@@ -39,6 +39,8 @@ pub(super) struct Stream {
     pub(super) first_time: Option<(u64, u64)>,
     /// Subjects with more messages than `max_msgs_per_subject`, waiting for their oldest to go.
     pub(super) overflowing: BTreeSet<Box<str>>,
+    /// One of these subjects, and the sequence below which no record of it is left.
+    pub(super) overflow_from: (Box<str>, u64),
     /// Records below this that are still there are exempt from `max_age`.
     pub(super) age_cursor: u64,
     /// When something expires next, on the monotonic clock.
@@ -73,6 +75,7 @@ impl Stream {
             last_message_id: String::new(),
             first_time: None,
             overflowing: BTreeSet::new(),
+            overflow_from: (Box::from(""), 0),
             age_cursor: 0,
             expiry_at: None,
             busy: BTreeSet::new(),

@@ -85,7 +85,7 @@ fn slow_reads_are_answered_by_poll() {
     let ReadOutcome::Waiting(id) = outcome else { panic!("slow reads wait") };
     assert!(records.is_empty());
     let Ok(Some(LogEvent::Read(answered, Ok(batch)))) = log.poll() else { panic!("no answer") };
-    assert_eq!((answered, batch.records.len(), batch.next), (id, 3, 10));
+    assert_eq!((answered, batch.records.len(), batch.next), (id, 2, 2 + SLOW_STEP));
 }
 
 #[test]
