@@ -69,7 +69,7 @@ pub(super) struct StreamFlags {
     /// Whether purging is refused
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     deny_purge: Option<bool>,
-    /// Whether messages that consumers give up are kept in DLQ_<stream>
+    /// Whether messages that consumers give up are kept in DLQ_STREAM
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     dead_letters: Option<bool>,
     /// Begin with this configuration, JetStream's JSON; flags win over it

@@ -3,7 +3,7 @@
 //! A segment is written once, by [`SegmentWriter`], and never changed. It holds blocks of records
 //! of one or more streams and, for each stream, sorted tables that say where its blocks lie, which
 //! subjects stand in which blocks, and which records expire when. [`Segment`] reads them;
-//! [`merge`] turns several files into better ones; [`verify`] checks every byte.
+//! [`merge()`] turns several files into better ones; [`verify()`] checks every byte.
 //!
 //! Deleted records, the list of the segments that count, and when to write or merge are none of
 //! this module's business. The byte layout is in `storage/README.md`, chapter "Segment files".

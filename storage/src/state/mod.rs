@@ -2,7 +2,7 @@
 //! keys and values.
 //!
 //! A checkpoint writes what changed as a *delta* file; when the deltas outgrow the *base*, all are
-//! merged into a new base. A later file wins. This module knows the keys and values; [`file`] the
+//! merged into a new base. A later file wins. This module knows the keys and values; [`mod@file`] the
 //! bytes around them, [`merge`](mod@merge) how files become one. It does not know when to write.
 
 pub(crate) mod entries;
