@@ -24,8 +24,11 @@ impl<L: Log> Broker<L> {
         let id = self.catalog.id_of(&stream);
         let now = self.now;
         let mut settled = Vec::new();
+        let mut delivered = true;
         let known = id.and_then(|id| {
             let (name, member) = self.catalog.get_mut(id)?.member_mut(&consumer)?;
+            let undelivered = member.consumer.first_undelivered();
+            delivered = sequences.iter().all(|(_, last)| *last < undelivered);
             member.consumer.ack(now, &sequences, &kind, &mut settled);
             Some((id, name))
         });
@@ -38,7 +41,11 @@ impl<L: Log> Broker<L> {
             }
         }
         if let Some(reply) = confirm {
-            let result = known.map(|_| ()).ok_or_else(ApiError::consumer_not_found);
+            let result = match known {
+                None => Err(ApiError::consumer_not_found()),
+                Some(_) if !delivered => Err(ApiError::not_delivered()),
+                Some(_) => Ok(()),
+            };
             self.confirm_ack(from, reply, result);
         }
     }
@@ -48,8 +55,9 @@ impl<L: Log> Broker<L> {
             ReplyTo::Session(token) => {
                 self.outbox.send_when_durable(from, Event::AckConfirmed { token, result });
             }
-            // An empty message confirms; for a consumer that is not there nobody answers.
-            ReplyTo::Subject(subject) if result.is_ok() => {
+            // An empty message confirms, whatever was acknowledged, as JetStream does; for a consumer
+            // that is not there nobody answers.
+            ReplyTo::Subject(subject) if result != Err(ApiError::consumer_not_found()) => {
                 self.answer_subject(Bytes::from(subject), Bytes::new());
             }
             ReplyTo::Subject(subject) => self.no_consumer(from, &subject),

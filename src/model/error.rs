@@ -173,6 +173,8 @@ api_errors! {
     shutting_down = 503 / 20009 "the server is shutting down; reconnect and send again";
     /// The client has no secret that lets it in.
     not_admitted = 401 / 20011 "the server wants a token, and was given none or another one";
+    /// An acknowledgement of what the server does not know to have delivered.
+    not_delivered = 404 / 20012 "the server does not know that it delivered this message, because it was started anew; the message will come again";
     /// The dead-letter target cannot take the message.
     dead_letters_full(why) = 503 / 20010 "the dead-letter stream cannot take the message: {}";
 }

@@ -292,6 +292,15 @@ impl Consumer {
         self.fetched.binary_search_by_key(&seq, |record| record.seq).ok()
     }
 
+    /// The lowest sequence that may still be delivered for the first time. An acknowledgement from
+    /// there on is of a delivery whose note was lost with a crash: nothing can be confirmed then,
+    /// because the message will be delivered again.
+    pub(crate) fn first_undelivered(&self) -> u64 {
+        let fetched = self.fetched.front().map_or(u64::MAX, |record| record.seq);
+        let listed = self.listed.front().copied().unwrap_or(u64::MAX);
+        self.cursor.min(fetched).min(listed)
+    }
+
     /// So many records that the filters want were appended, in a row that ends at `last`. Those
     /// before a start in the future are not its business.
     pub(crate) fn appended(&mut self, count: u64, last: u64) {

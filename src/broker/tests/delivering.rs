@@ -252,6 +252,33 @@ fn a_missing_consumer_has_no_responders() {
     assert_eq!(error.err_code, 10014);
 }
 
+/// After a crash the note of a first delivery may be gone while its message is not. Confirming the
+/// client's acknowledgement would promise what the next delivery breaks.
+#[test]
+fn what_was_not_delivered_cannot_be_confirmed() {
+    let mut bench = stream(&["s.a", "s.a", "s.a"]);
+    bench.consumer("S", durable("c")).unwrap();
+    assert_eq!(bench.pull("S", "c", 1).len(), 1);
+    let mut confirmed = |range| {
+        let ack = Ack {
+            stream: "S".into(),
+            consumer: "c".into(),
+            sequences: vec![range],
+            kind: AckKind::Ack,
+            confirm: Some(ReplyTo::Session(Token(4))),
+        };
+        match &bench.run(A, Request::Ack(ack))[0].1 {
+            Event::AckConfirmed { result, .. } => result.clone().map_err(|error| error.err_code),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(confirmed((1, 1)), Ok(()));
+    assert_eq!(confirmed((1, 1)), Ok(()), "it is settled, and stays so");
+    assert_eq!(confirmed((2, 2)), Err(20012));
+    assert_eq!(confirmed((1, 2)), Err(20012));
+    assert_eq!(bench.pull("S", "c", 5).len(), 2, "they come, as was said");
+}
+
 #[test]
 fn deleting_a_consumer_ends_its_pulls() {
     let mut bench = stream(&[]);
