@@ -68,6 +68,8 @@ fn with_hint(failure: Failure, error: &ApiError) -> Failure {
         failure.hint("`claudebus stream ls` lists the streams there are")
     } else if is(ApiError::consumer_not_found()) {
         failure.hint("`claudebus consumer ls STREAM` lists the consumers there are")
+    } else if is(ApiError::consumer_already_exists()) {
+        failure.hint("`claudebus consumer edit STREAM CONSUMER` changes it")
     } else if is(ApiError::no_stream_matches()) {
         failure.hint(
             "make a stream that captures the subject: claudebus stream add NAME --subjects SUBJECT",

@@ -25,17 +25,25 @@ const MAX_TICKETS: usize = 65_536;
 /// Most bytes of a line of standard input, or of a file: the largest message a server can take.
 const MAX_INPUT_BYTES: u64 = 64 << 20;
 
+/// `{{n}}` in help. Help takes a bare `{n}` for a line break, so a sequence without width, which
+/// ends no style, stands inside; where output has no styles it is taken out again.
+macro_rules! n {
+    () => {
+        "{{\x1b[0mn}}"
+    };
+}
+
 /// `claudebus publish`.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  \
+#[command(after_help = concat!("Examples:\n  \
     claudebus publish claude.task.started hello\n  \
     claudebus publish orders.new --file order.json -H 'Content-Type: application/json' --id 4711\n  \
-    claudebus publish load.test 'message {{n}}' --count 10000\n  \
-    tail -f app.log | claudebus publish system.log.app --stdin")]
+    claudebus publish load.test 'message ", n!(), "' --count 10000\n  \
+    tail -f app.log | claudebus publish system.log.app --stdin"))]
 pub(super) struct Publish {
-    /// Where to; {{n}} is filled in with --count and --stdin
+    #[arg(help = concat!("Where to; ", n!(), " is filled in with --count and --stdin"))]
     subject: String,
-    /// The payload; {{n}} and {{time}} are filled in with --count
+    #[arg(help = concat!("The payload; ", n!(), " and {{time}} are filled in with --count"))]
     #[arg(required_unless_present_any = ["stdin", "file"], conflicts_with_all = ["stdin", "file"])]
     message: Option<String>,
     /// One message for each line of standard input
@@ -47,7 +55,7 @@ pub(super) struct Publish {
     /// Add a header; may be given more than once
     #[arg(short = 'H', long = "header", value_name = "KEY:VALUE", value_parser = header)]
     headers: Vec<(String, String)>,
-    /// Store it once under this id, however often it is published; {{n}} is filled in
+    #[arg(help = concat!("Store it once under this id, however often it is published; ", n!(), " is filled in"))]
     #[arg(long, value_name = "ID")]
     id: Option<String>,
     /// Publish so many

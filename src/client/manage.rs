@@ -277,6 +277,20 @@ impl Client {
         Ok(Consumer::start(self.clone(), info))
     }
 
+    /// Creates a consumer and opens it. One of that name with another configuration is an error,
+    /// with the same it is opened.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    pub async fn add_consumer(
+        &self,
+        stream: &str,
+        config: ConsumerConfig,
+    ) -> Result<Consumer, RequestError> {
+        let info = self.put_consumer(stream, &config, ConsumerAction::Create).await?;
+        Ok(Consumer::start(self.clone(), info))
+    }
+
     /// Changes a consumer that exists, and opens it.
     ///
     /// # Errors

@@ -10,6 +10,7 @@ pub mod consumer;
 pub mod duration;
 pub mod error;
 pub mod event;
+pub mod fields;
 pub mod headers;
 pub mod limits;
 pub mod request;

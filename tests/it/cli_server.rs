@@ -280,6 +280,13 @@ fn streams_and_consumers_are_looked_after() {
         (&edited["config"]["max_msgs"], &edited["config"]["max_bytes"]),
         (&3.into(), &(1 << 20).into())
     );
+    let file = server.path("stream.json");
+    std::fs::write(&file, r#"{"description":"what was ordered"}"#).unwrap();
+    let edited = server.json(&["stream", "edit", "ORDERS", "--file", file.to_str().unwrap()]);
+    assert_eq!(
+        (&edited["config"]["max_msgs"], &edited["config"]["description"]),
+        (&3.into(), &"what was ordered".into())
+    );
     server.ok(&["pub", "orders.{{n}}", "x", "--count", "5"]);
     let info = server.ok(&["stream", "info", "ORDERS"]);
     assert!(info.contains("Messages: 3") && info.contains("1.0 MiB"), "{info}");
@@ -287,6 +294,9 @@ fn streams_and_consumers_are_looked_after() {
     assert_eq!(subjects.lines().count(), 3, "{subjects}");
 
     server.ok(&["consumer", "add", "ORDERS", "c", "--filter", "orders.4", "--max-deliver", "5"]);
+    server.ok(&["consumer", "add", "ORDERS", "c", "--filter", "orders.4", "--max-deliver", "5"]);
+    let (code, talk) = server.fails(&["consumer", "add", "ORDERS", "c", "--max-deliver", "9"]);
+    assert_eq!((code, talk.contains("consumer edit")), (1, true), "{talk}");
     let paused = server.json(&["consumer", "pause", "ORDERS", "c", "--for", "1h"]);
     assert_eq!((&paused["paused"], &paused["num_pending"]), (&true.into(), &1.into()));
     let resumed = server.ok(&["consumer", "resume", "ORDERS", "c"]);

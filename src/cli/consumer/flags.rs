@@ -47,7 +47,7 @@ pub(super) struct ConsumerFlags {
     /// Delete it when nobody used it for so long
     #[arg(long, value_name = "DURATION", value_parser = text::duration)]
     inactive_threshold: Option<Duration>,
-    /// Begin with this configuration, JetStream's JSON; flags win over it
+    /// Take what this file gives, JetStream's JSON; flags win over it
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     file: Option<PathBuf>,
 }
@@ -127,7 +127,7 @@ impl ConsumerFlags {
     /// A new durable consumer of this name.
     pub(super) fn create(&self, name: &str) -> Result<ConsumerConfig, Failure> {
         let mut config = match &self.file {
-            Some(path) => read_json(path)?,
+            Some(path) => read_json(path, ConsumerConfig::default())?,
             None => ConsumerConfig { ack_policy: AckPolicy::Explicit, ..Default::default() },
         };
         config.name = Some(name.to_owned());
@@ -139,7 +139,7 @@ impl ConsumerFlags {
     /// The consumer `config`, changed.
     pub(super) fn edit(&self, config: ConsumerConfig) -> Result<ConsumerConfig, Failure> {
         let mut edited = match &self.file {
-            Some(path) => read_json(path)?,
+            Some(path) => read_json(path, config.clone())?,
             None => config.clone(),
         };
         edited.name = config.name;

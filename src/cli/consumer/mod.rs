@@ -95,7 +95,7 @@ pub(super) async fn run(
         }
         ConsumerCommand::Add { which: Which { stream, consumer }, flags } => {
             let config = flags.create(consumer)?;
-            info(&client.create_consumer(stream, config).await?.info().await?, output)
+            info(&client.add_consumer(stream, config).await?.info().await?, output)
         }
         ConsumerCommand::Edit { which: Which { stream, consumer }, flags } => {
             let config = flags.edit(client.consumer_info(stream, consumer).await?.config)?;

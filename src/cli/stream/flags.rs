@@ -6,7 +6,8 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use crate::cli::exit::{Exit, Failure};
-use crate::config::text;
+use crate::config::{nearest, text};
+use crate::model::fields::fields_of;
 use crate::model::stream::{BlockCompression, Discard, Retention, Storage, StreamConfig};
 
 /// For how long message ids are remembered unless told otherwise, as JetStream does.
@@ -72,7 +73,7 @@ pub(super) struct StreamFlags {
     /// Whether messages that consumers give up are kept in DLQ_STREAM
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     dead_letters: Option<bool>,
-    /// Begin with this configuration, JetStream's JSON; flags win over it
+    /// Take what this file gives, JetStream's JSON; flags win over it
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     file: Option<PathBuf>,
 }
@@ -146,7 +147,7 @@ impl StreamFlags {
     /// A new stream of this name.
     pub(super) fn create(&self, name: &str) -> Result<StreamConfig, Failure> {
         let mut config = match &self.file {
-            Some(path) => read_json(path)?,
+            Some(path) => read_json(path, StreamConfig::default())?,
             None => StreamConfig::default(),
         };
         if config.name.is_empty() {
@@ -175,7 +176,7 @@ impl StreamFlags {
     /// The stream `config`, changed.
     pub(super) fn edit(&self, config: StreamConfig) -> Result<StreamConfig, Failure> {
         let mut edited = match &self.file {
-            Some(path) => read_json(path)?,
+            Some(path) => read_json(path, config.clone())?,
             None => config.clone(),
         };
         edited.name = config.name;
@@ -216,10 +217,11 @@ impl StreamFlags {
     }
 }
 
-/// Reads a configuration from a file of JSON. Both a configuration alone and what `info` prints
-/// will do.
-pub(in crate::cli) fn read_json<T: serde::de::DeserializeOwned>(
+/// Reads a configuration from a file of JSON; fields it does not give are those of `base`. Both a
+/// configuration alone and what `info` prints will do. Unknown fields are refused.
+pub(in crate::cli) fn read_json<T: serde::Serialize + serde::de::DeserializeOwned>(
     path: &std::path::Path,
+    base: T,
 ) -> Result<T, Failure> {
     let text = std::fs::read(path).map_err(|error| {
         Failure::new(Exit::Failed, format_args!("cannot read {}: {error}", path.display()))
@@ -232,7 +234,47 @@ pub(in crate::cli) fn read_json<T: serde::de::DeserializeOwned>(
     if let Some(config) = value.get_mut("config").filter(|config| config.is_object()) {
         value = config.take();
     }
-    serde_json::from_value(value).map_err(wrong)
+    let given: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_value(value).map_err(wrong)?;
+    let known = fields_of::<T>();
+    if let Some(unknown) = given.keys().find(|key| !known.contains(&key.as_str())) {
+        let failure = Failure::usage(format_args!("{}: unknown field `{unknown}`", path.display()));
+        return Err(match nearest(unknown, known.iter().copied()) {
+            Some(near) => failure.hint(format_args!("did you mean `{near}`?")),
+            None => failure.hint(format_args!("known are {}", known.join(", "))),
+        });
+    }
+    let mut merged: serde_json::Map<String, serde_json::Value> =
+        serde_json::to_value(base).and_then(serde_json::from_value).map_err(wrong)?;
+    // One filter and several are the same thing in two fields, of which only one may be set.
+    for (given_one, other) in
+        [("filter_subject", "filter_subjects"), ("filter_subjects", "filter_subject")]
+    {
+        if given.contains_key(given_one) && !given.contains_key(other) {
+            merged.remove(other);
+        }
+    }
+    for (key, value) in given {
+        if key == "metadata" {
+            // A map without fields of its own: its keys could not be taken away otherwise.
+            merged.insert(key, value);
+        } else {
+            merge(merged.entry(key).or_insert(serde_json::Value::Null), value);
+        }
+    }
+    serde_json::from_value(merged.into()).map_err(wrong)
+}
+
+/// Writes `given` over `base`. Of objects, fields that are not given stay.
+fn merge(base: &mut serde_json::Value, given: serde_json::Value) {
+    match (base, given) {
+        (serde_json::Value::Object(base), serde_json::Value::Object(given)) => {
+            for (key, value) in given {
+                merge(base.entry(key).or_insert(serde_json::Value::Null), value);
+            }
+        }
+        (base, given) => *base = given,
+    }
 }
 
 #[cfg(test)]
@@ -269,9 +311,33 @@ mod tests {
             assert_eq!(flags.create("A").unwrap().max_msgs, 7);
             assert_eq!(flags.create("B").unwrap_err().exit, Exit::Usage);
         }
+        std::fs::write(&path, r#"{"max_msg":7}"#).unwrap();
+        let flags = StreamFlags { file: Some(path.clone()), ..StreamFlags::default() };
+        let failure = flags.create("A").unwrap_err();
+        assert!(failure.message.contains("unknown field `max_msg`"), "{failure:?}");
+        assert_eq!(failure.hint.as_deref(), Some("did you mean `max_msgs`?"));
         std::fs::write(&path, "[").unwrap();
         let flags = StreamFlags { file: Some(path), ..StreamFlags::default() };
         assert!(flags.create("A").unwrap_err().message.contains("stream.json"));
+    }
+
+    #[test]
+    fn a_file_changes_only_what_it_gives() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("stream.json");
+        std::fs::write(&path, r#"{"max_msgs":7,"dead_letters":{"max_msgs":3}}"#).unwrap();
+        let mut before = StreamConfig {
+            name: "A".into(),
+            subjects: vec!["x".into()],
+            max_age: Duration::from_secs(60),
+            ..StreamConfig::default()
+        };
+        before.dead_letters.max_bytes = 9;
+        let flags = StreamFlags { file: Some(path), ..StreamFlags::default() };
+        let edited = flags.edit(before.clone()).unwrap();
+        before.max_msgs = 7;
+        before.dead_letters.max_msgs = 3;
+        assert_eq!(edited, before);
     }
 
     #[test]
