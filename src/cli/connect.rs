@@ -99,6 +99,12 @@ impl From<PublishError> for Failure {
     fn from(error: PublishError) -> Self {
         match &error {
             PublishError::Subject(_) | PublishError::Header(_) => Self::usage(&error),
+            PublishError::Refused(api)
+                if api.err_code == ApiError::no_stream_matches().err_code =>
+            {
+                let text = "the message went to whoever listens now, but no stream stores it";
+                with_hint(Self::new(exit_of(api), format_args!("{text}: {api}")), api)
+            }
             PublishError::Refused(api) => with_hint(Self::new(exit_of(api), &error), api),
             PublishError::Closed => Self::new(Exit::NotConnected, &error),
             _ => Self::new(Exit::Failed, &error),
@@ -153,7 +159,10 @@ mod tests {
         assert_eq!(failure.exit, Exit::NotFound);
         assert!(failure.hint.is_some_and(|hint| hint.contains("stream ls")));
         let refused = PublishError::Refused(ApiError::no_stream_matches());
-        assert!(Failure::from(refused).hint.is_some_and(|hint| hint.contains("stream add")));
+        let failure = Failure::from(refused);
+        assert_eq!(failure.exit, Exit::NotFound);
+        assert!(failure.message.contains("no stream stores it"), "{failure:?}");
+        assert!(failure.hint.is_some_and(|hint| hint.contains("stream add")));
         assert_eq!(Failure::from(SendError::Subject("a b".into())).exit, Exit::Usage);
     }
 }

@@ -15,7 +15,7 @@ use super::exit::{Exit, Failure};
 use super::message::header;
 use super::output::{Output, thousands};
 use super::template::{UnknownName, fill};
-use crate::client::{Ack, Client, Message, Publisher, Ticket};
+use crate::client::{Ack, Client, Message, PublishError, Publisher, Ticket};
 use crate::config::text;
 
 /// Tickets waited for at a time. More than the client keeps in flight, so that it never waits for
@@ -89,13 +89,16 @@ pub(super) async fn run(
     // Mistakes are told before a connection is made.
     publish.message(1, payload.as_deref().unwrap_or_default())?;
     let client = connect(global).await?;
-    let mut sending = Sending::new(&client, publish, output);
-    match payload {
-        Some(payload) => sending.repeat(&payload).await?,
-        None => sending.lines().await?,
+    let mut sending = Sending::new(&client, publish, global.timeout, output);
+    let sent = match payload {
+        Some(payload) => sending.repeat(&payload).await,
+        None => sending.lines().await,
+    };
+    let result = sending.finish(sent).await;
+    if !matches!(&result, Err(failure) if failure.exit == Exit::TimedOut) {
+        // Closing waits for the server, which after a time-out is not there to be waited for.
+        client.close().await;
     }
-    let result = sending.finish().await;
-    client.close().await;
     result
 }
 
@@ -178,6 +181,10 @@ struct Sending<'a> {
     publisher: Publisher,
     output: &'a mut Output,
     tickets: VecDeque<Ticket>,
+    /// Messages handed to the publisher.
+    sent: u64,
+    /// Longest wait for one acknowledgement, or for room to send.
+    timeout: Duration,
     progress: Option<indicatif::ProgressBar>,
     tally: Tally,
 }
@@ -192,7 +199,7 @@ struct Tally {
 }
 
 impl<'a> Sending<'a> {
-    fn new(client: &Client, args: &'a Publish, output: &'a mut Output) -> Self {
+    fn new(client: &Client, args: &'a Publish, timeout: Duration, output: &'a mut Output) -> Self {
         let progress = (args.count > 1 && output.shows_progress()).then(|| {
             let style = indicatif::ProgressStyle::with_template(
                 "{bar:30.cyan} {human_pos}/{human_len} {per_sec} {eta}",
@@ -205,6 +212,8 @@ impl<'a> Sending<'a> {
             publisher: client.publisher(),
             output,
             tickets: VecDeque::new(),
+            sent: 0,
+            timeout,
             progress,
             tally: Tally::default(),
         }
@@ -242,7 +251,8 @@ impl<'a> Sending<'a> {
 
     async fn push(&mut self, n: u64, payload: &[u8]) -> Result<(), Failure> {
         let message = self.args.message(n, payload)?;
-        let ticket = self.publisher.publish_message(message).await?;
+        let ticket = self.in_time(self.publisher.publish_message(message)).await?;
+        self.sent += 1;
         self.tickets.push_back(ticket);
         self.settle(MAX_TICKETS).await
     }
@@ -251,10 +261,29 @@ impl<'a> Sending<'a> {
     async fn settle(&mut self, left: usize) -> Result<(), Failure> {
         while self.tickets.len() > left {
             let Some(ticket) = self.tickets.pop_front() else { break };
-            let ack = ticket.await?;
+            let ack = self.in_time(ticket).await?;
             self.count(&ack)?;
         }
         Ok(())
+    }
+
+    /// Waits for the server, but no longer than `--timeout`.
+    async fn in_time<T>(
+        &self,
+        answer: impl Future<Output = Result<T, PublishError>>,
+    ) -> Result<T, Failure> {
+        match tokio::time::timeout(self.timeout, answer).await {
+            Ok(answer) => Ok(answer?),
+            Err(_) => Err(Failure::new(
+                Exit::TimedOut,
+                format_args!(
+                    "no acknowledgement in {}: the server holds publishers back or does not \
+                     answer; what was sent may or may not be stored",
+                    text::show_duration(self.timeout)
+                ),
+            )
+            .hint("its /healthz tells whether it is well; --timeout waits longer")),
+        }
     }
 
     fn count(&mut self, ack: &Ack) -> Result<(), Failure> {
@@ -270,12 +299,52 @@ impl<'a> Sending<'a> {
         Ok(())
     }
 
-    async fn finish(mut self) -> Result<(), Failure> {
-        self.settle(0).await?;
+    async fn finish(mut self, sent: Result<(), Failure>) -> Result<(), Failure> {
+        let settled = match sent {
+            Ok(()) => self.settle(0).await,
+            failed => failed,
+        };
         if let Some(progress) = &self.progress {
             progress.finish_and_clear();
         }
+        if let Err(failure) = settled {
+            return Err(self.part_way(failure).await?);
+        }
         if self.output.is_json() { Ok(()) } else { self.output.line(self.tally) }
+    }
+}
+
+impl Sending<'_> {
+    /// Adds to a failure how many messages were stored all the same.
+    async fn part_way(&mut self, mut failure: Failure) -> Result<Failure, Failure> {
+        // Those sent behind the one that failed may be stored as well.
+        if failure.exit == Exit::TimedOut {
+            self.tickets.clear();
+        }
+        while let Some(ticket) = self.tickets.pop_front() {
+            match tokio::time::timeout(self.timeout, ticket).await {
+                Ok(Ok(ack)) => self.count(&ack)?,
+                Ok(Err(_)) => {}
+                Err(_) => break,
+            }
+        }
+        let wanted = if self.args.stdin { self.sent } else { self.args.count };
+        if failure.message.is_empty() || wanted < 2 {
+            return Ok(failure);
+        }
+        if self.output.is_json() {
+            let range = self.tally.range.as_ref();
+            self.output.json(&json!({
+                "stored": self.tally.stored,
+                "of": wanted,
+                "stream": range.map(|(stream, ..)| &**stream),
+                "first_seq": range.map(|(_, first, _)| first),
+                "last_seq": range.map(|(.., last)| last),
+                "error": failure.message,
+            }))?;
+        }
+        failure.message += &format!("; {}", self.tally.of(wanted));
+        Ok(failure)
     }
 }
 
@@ -314,6 +383,17 @@ impl Tally {
             }
             _ => None,
         };
+    }
+}
+
+impl Tally {
+    /// What was stored of `wanted` messages.
+    fn of(&self, wanted: u64) -> String {
+        let mut text = format!("stored {} of {}", thousands(self.stored), thousands(wanted));
+        if let Some((stream, first, last)) = &self.range {
+            text += &format!(" in {stream}, {} to {}", thousands(*first), thousands(*last));
+        }
+        text
     }
 }
 

@@ -1,5 +1,6 @@
 //! The program with a server: what a README promises, through the real binary.
 
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
@@ -247,6 +248,8 @@ fn ways_to_publish() {
     assert_eq!(shown["headers"]["A"][0], "b");
     let (code, talk) = server.fails(&["pub", "claude.in", "x", "--expect-last-seq", "1"]);
     assert_eq!((code, talk.contains("wrong last sequence: 5")), (1, true), "{talk}");
+    let (code, talk) = server.fails(&["pub", "nobody.stores", "x"]);
+    assert_eq!((code, talk.contains("no stream stores it")), (4, true), "{talk}");
     let all = server.ok(&[
         "sub",
         "--stream",
@@ -259,6 +262,49 @@ fn ways_to_publish() {
     assert_eq!(all, "1=a\n2=b\n3=\n4=d\n");
     let info = server.json(&["stream", "info", "CLAUDE_EVENTS"]);
     assert_eq!(info["state"]["consumer_count"], 0, "a subscription leaves nothing behind");
+}
+
+#[test]
+fn a_failure_part_way_tells_what_was_stored() {
+    let server = Serving::start();
+    server.ok(&["stream", "add", "FULL", "--subjects", "f", "--max-msgs", "3", "--discard", "new"]);
+    let (code, talk) = server.fails(&["pub", "f", "x", "--count", "4"]);
+    assert_eq!((code, talk.contains("stored 3 of 4 in FULL, 1 to 3")), (1, true), "{talk}");
+    server.ok(&["purge", "FULL", "--yes"]);
+    let printed =
+        server.run(&["pub", "f", "x", "--count", "4", "--output", "json"]).output().unwrap();
+    let last = printed.stdout.trim_ascii().rsplit(|byte| *byte == b'\n').next().unwrap();
+    let last: Value = serde_json::from_slice(last).unwrap();
+    assert_eq!((&last["stored"], &last["of"]), (&3.into(), &4.into()), "{last}");
+}
+
+#[test]
+fn a_publish_gives_up_on_a_server_that_does_not_answer() {
+    let server = Serving::start();
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_claudebus"))
+        .args(["pub", "claude.n", "--stdin", "--timeout", "500ms", "--output", "json"])
+        .env("CLAUDEBUS_CONTEXT", server.path("context.json"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = child.stdin.take().unwrap();
+    lines.write_all(b"a\n").unwrap();
+    let mut first = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut first).unwrap();
+    assert!(first.contains("CLAUDE_EVENTS"), "{first}");
+    server.signal("-STOP");
+    lines.write_all(b"b\n").unwrap();
+    let mut status = None;
+    until("the publisher gives up", || {
+        status = child.try_wait().unwrap();
+        status.is_some()
+    });
+    server.signal("-CONT");
+    let talk = std::io::read_to_string(child.stderr.take().unwrap()).unwrap();
+    assert_eq!((status.unwrap().code(), talk.contains("/healthz")), (Some(5), true), "{talk}");
+    assert!(talk.contains("stored 1 of 2 in CLAUDE_EVENTS"), "{talk}");
 }
 
 #[test]
