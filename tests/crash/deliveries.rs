@@ -14,6 +14,8 @@ struct Settled {
     confirmed: bool,
     /// The confirmation came so late that the message may have been given up before.
     late: bool,
+    /// Its acknowledgement was refused together with others, and may have been applied.
+    unsure: bool,
 }
 
 /// The record of one consumer.
@@ -25,12 +27,13 @@ pub struct Deliveries {
     dead: HashMap<u64, u64>,
     confirmed: u64,
     both: u64,
+    unsure: u64,
 }
 
 impl Deliveries {
     /// Nothing received yet.
     pub fn new(line: ConsumerLine) -> Self {
-        Self { line, messages: Vec::new(), dead: HashMap::new(), confirmed: 0, both: 0 }
+        Self { line, messages: Vec::new(), dead: HashMap::new(), confirmed: 0, both: 0, unsure: 0 }
     }
 
     fn at(&mut self, seq: u64) -> &mut Settled {
@@ -48,8 +51,13 @@ impl Deliveries {
         let before = *message;
         message.attempts = attempts.min(255) as u8;
         if before.confirmed {
-            return Err(format!("sequence {seq} came again after its ack was confirmed"));
+            return Err(format!(
+                "sequence {seq} came again as attempt {attempts} after attempt {} was confirmed",
+                before.attempts
+            ));
         }
+        let was_unsure = std::mem::take(&mut message.unsure);
+        self.unsure -= u64::from(was_unsure);
         if attempts == 0 || attempts > most {
             return Err(format!("sequence {seq} came as attempt {attempts} of {most}"));
         }
@@ -75,6 +83,20 @@ impl Deliveries {
             self.confirmed += 1;
             self.both += u64::from(dead);
         }
+    }
+
+    /// The broker refused an acknowledgement because it had forgotten a delivery: of this message,
+    /// or of another that was acknowledged in the same breath.
+    pub fn refused(&mut self, seq: u64) {
+        let message = self.at(seq);
+        if !std::mem::replace(&mut message.unsure, true) {
+            self.unsure += 1;
+        }
+    }
+
+    /// Whether nothing is known to be left to do, although that was not confirmed.
+    pub fn is_unsure(&self, seq: u64) -> bool {
+        self.messages.get(seq as usize).is_some_and(|m| m.unsure)
     }
 
     /// A dead letter was read. Returns whether it is new.
@@ -103,9 +125,9 @@ impl Deliveries {
         self.dead.contains_key(&seq) || self.messages.get(seq as usize).is_some_and(|m| m.confirmed)
     }
 
-    /// Messages confirmed, or dead, or both.
+    /// Messages confirmed, or dead, or both, or perhaps acknowledged.
     pub fn settled(&self) -> u64 {
-        self.confirmed + self.dead.len() as u64 - self.both
+        self.confirmed + self.unsure + self.dead.len() as u64 - self.both
     }
 
     /// Dead letters.

@@ -29,6 +29,8 @@ pub struct Counters {
     pub redeliveries: AtomicU64,
     /// Confirmed acknowledgements of consumers.
     pub confirmed: AtomicU64,
+    /// Acknowledgements refused because a crash made the broker forget the delivery.
+    pub forgotten: AtomicU64,
     /// Dead letters seen.
     pub dead: AtomicU64,
     /// Messages read back and compared.

@@ -32,6 +32,7 @@ pub fn print(options: &Options, run: &Run) {
     row("deliveries", get(&counters.deliveries));
     row("  redeliveries", get(&counters.redeliveries));
     row("confirmed acknowledgements", get(&counters.confirmed));
+    row("  refused, delivery forgotten in a crash", get(&counters.forgotten));
     row("dead letters", get(&counters.dead));
     row("messages deleted, purged", get(&counters.deleted) + get(&counters.purged));
     row("streams deleted", get(&counters.streams_deleted));

@@ -126,6 +126,7 @@ fn presence(shared: &Shared, index: usize) -> Vec<Presence> {
             let deliveries = oracle.consumer(number);
             let one = match consumer.style {
                 Style::Confirmed if deliveries.is_settled(seq) => Presence::MustNot,
+                Style::Confirmed if deliveries.is_unsure(seq) => Presence::May,
                 // Its acknowledgement was not confirmed, so it may be under way for ever.
                 Style::Streamed if deliveries.was_received(seq) => Presence::May,
                 _ => return Presence::Must,
@@ -361,7 +362,7 @@ pub fn settled(shared: &Shared) {
             let Some(name) = book.name(seq).filter(|name| consumer.wants(*name)) else { continue };
             let fine = match consumer.style {
                 Style::Confirmed if consumer.fails_on(name) => deliveries.is_dead(seq),
-                Style::Confirmed => deliveries.is_settled(seq),
+                Style::Confirmed => deliveries.is_settled(seq) || deliveries.is_unsure(seq),
                 Style::Streamed => deliveries.was_received(seq),
             };
             if !fine {

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use claudebus::client::{
-    Ack, Client, Consumer, Delivery, Message, PublishError, Publisher, PurgeOptions, RequestError,
-    StreamConfig,
+    Ack, AckError, Client, Consumer, Delivery, Message, PublishError, Publisher, PurgeOptions,
+    RequestError, StreamConfig,
 };
 use tokio::sync::{Mutex, RwLock};
 use tokio::task::JoinHandle;
@@ -32,6 +32,8 @@ const RESEND_WITHIN: Duration = Duration::from_secs(60);
 const MOST_RESENDABLE: usize = 2_000;
 /// Error code of a stream that is full.
 const FULL: u32 = 10077;
+/// Error code of an acknowledgement whose delivery is not remembered.
+const FORGOTTEN: u32 = 20012;
 
 /// What all applications share.
 #[derive(Debug)]
@@ -310,6 +312,11 @@ async fn consume_confirmed(shared: Arc<Shared>, index: usize, consumer: Consumer
                 Ok((seq, Ok(()))) => {
                     oracle.consumer(index).confirmed(seq, asked);
                     add(&oracle.counters.confirmed, 1);
+                }
+                // The broker forgot a first delivery in a crash, says so, and repeats it.
+                Ok((seq, Err(AckError::Refused(error)))) if error.err_code == FORGOTTEN => {
+                    oracle.consumer(index).refused(seq);
+                    add(&oracle.counters.forgotten, 1);
                 }
                 Ok((seq, Err(error))) => {
                     oracle.violated(format_args!("{place}: ack of {seq}: {error}"));
