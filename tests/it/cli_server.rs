@@ -114,6 +114,16 @@ impl Serving {
         status.unwrap().code()
     }
 
+    /// Whether each thread stands still. A signal is only on its way when `kill` has returned, and
+    /// a thread it has not reached yet could still answer.
+    fn is_stopped(&self) -> bool {
+        let pid = self.child.as_ref().unwrap().id();
+        std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().all(|task| {
+            let stat = std::fs::read_to_string(task.unwrap().path().join("stat")).unwrap();
+            stat.rsplit_once(") ").unwrap().1.starts_with('T')
+        })
+    }
+
     fn stop(&mut self) -> Option<i32> {
         self.signal("-TERM");
         self.ended()
@@ -295,6 +305,7 @@ fn a_publish_gives_up_on_a_server_that_does_not_answer() {
     BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut first).unwrap();
     assert!(first.contains("CLAUDE_EVENTS"), "{first}");
     server.signal("-STOP");
+    until("every thread has stopped", || server.is_stopped());
     lines.write_all(b"b\n").unwrap();
     let mut status = None;
     until("the publisher gives up", || {
