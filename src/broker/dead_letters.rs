@@ -22,6 +22,7 @@ use super::api::stored_message;
 use super::consumer::{DeadReason, Dying};
 use super::jobs::{Progress, Task};
 use super::reading::one;
+use super::stream::Stream;
 use super::{Awaiting, Broker, Deadline};
 
 /// How long a message waits before a full dead-letter stream is tried again.
@@ -43,6 +44,12 @@ const DEATH: [&str; 8] = [
 /// The name of the dead-letter stream of `stream`.
 fn dead_stream(stream: &str) -> String {
     format!("{PREFIX}{stream}")
+}
+
+/// Whether a stream of that name captures what consumers of `stream` give up.
+fn is_dead_stream_of(target: &Stream, stream: &str) -> bool {
+    let letter = format!("$DLQ.{stream}.consumer");
+    target.config.subjects.iter().any(|own| matches(own, &letter))
 }
 
 /// Whether burying can go on with the next message.
@@ -90,9 +97,7 @@ impl<L: Log> Broker<L> {
         path: &ConsumerPath,
         dying: &Dying,
     ) -> Burial {
-        let Some(stream) = self.catalog.get(id) else { return Burial::Done };
-        let kept = stream.config.dead_letters.enabled && !stream.name.starts_with(PREFIX);
-        if !kept || !self.log.contains(id, dying.seq) {
+        if !self.keeps_dead_letters(id) || !self.log.contains(id, dying.seq) {
             self.settle_dead(id, name, path, dying, false);
             return Burial::Done;
         }
@@ -182,10 +187,10 @@ impl<L: Log> Broker<L> {
     /// Leaves a pointer to a damaged part of a stream that a consumer passes over, if dead letters
     /// are kept and have room.
     pub(super) fn bury_damage(&mut self, id: StreamId, name: &Arc<str>, first: u64, why: &str) {
-        let Some(stream) = self.catalog.get(id) else { return };
-        if !stream.config.dead_letters.enabled || stream.name.starts_with(PREFIX) {
+        if !self.keeps_dead_letters(id) {
             return;
         }
+        let Some(stream) = self.catalog.get(id) else { return };
         let path = ConsumerPath { stream: stream.name.to_string(), consumer: name.to_string() };
         let now = Timestamp(self.now.wall);
         let reason = DeadReason::Unreadable(why.to_owned());
@@ -247,6 +252,29 @@ impl<L: Log> Broker<L> {
         member.consumer.postpone(seq);
         let retry = self.now.monotonic + RETRY;
         self.schedule.set(Deadline::Burial(id, Arc::clone(name)), Some(retry));
+    }
+
+    /// Whether a stream's dead letters are kept: if its configuration says so, it is no dead-letter
+    /// stream itself, and the name is not taken by a stream that somebody made for other messages.
+    fn keeps_dead_letters(&self, id: StreamId) -> bool {
+        self.catalog.get(id).is_some_and(|stream| {
+            stream.config.dead_letters.enabled
+                && !stream.name.starts_with(PREFIX)
+                && self
+                    .catalog
+                    .find(&dead_stream(&stream.name))
+                    .is_none_or(|target| is_dead_stream_of(target, &stream.name))
+        })
+    }
+
+    /// Says that a stream's dead letters have nowhere to go, because `taking` has their name.
+    pub(super) fn warn_of_taken_name(&self, taking: &Stream) {
+        let source = taking.name.strip_prefix(PREFIX).and_then(|name| self.catalog.find(name));
+        if let Some(source) = source.filter(|source| !is_dead_stream_of(taking, &source.name)) {
+            tracing::warn!(stream = %source.name, taken = %taking.name,
+                "the name of its dead-letter stream is taken by a stream for other subjects; what \
+                 its consumers give up stays in the stream");
+        }
     }
 
     /// The dead-letter stream of a stream, made if it is not there.
@@ -375,7 +403,8 @@ impl<L: Log> Broker<L> {
             ApiRequest::DeadDrop { stream, options } => (stream, options, Deed::Drop),
             _ => return Err(ApiError::bad_request()),
         };
-        let Some(id) = self.catalog.id_of(&dead_stream(name)) else {
+        let letters = self.catalog.find(&dead_stream(name));
+        let Some(id) = letters.filter(|it| is_dead_stream_of(it, name)).map(|it| it.id) else {
             return self.answer_without_letters(answer, name, options, &deed);
         };
         let held = self.log.stream(id).unwrap_or_default();

@@ -30,7 +30,9 @@ pub(super) async fn connect(global: &Global) -> Result<Client, Failure> {
 impl From<ConnectError> for Failure {
     fn from(error: ConnectError) -> Self {
         let (exit, hint) = match &error {
-            ConnectError::Address(_) | ConnectError::Fingerprint(_) => (Exit::Usage, None),
+            ConnectError::Address(_) | ConnectError::Fingerprint(_) | ConnectError::Trust(_) => {
+                (Exit::Usage, None)
+            }
             ConnectError::Refused { .. } => {
                 (Exit::Denied, Some("give the token with --token or CLAUDEBUS_TOKEN"))
             }
@@ -55,6 +57,7 @@ impl From<ConnectError> for Failure {
 /// The exit code of an error that the server answered with.
 fn exit_of(error: &ApiError) -> Exit {
     match error.code {
+        _ if error.err_code == ApiError::invalid_subject("").err_code => Exit::Usage,
         404 => Exit::NotFound,
         401 | 403 => Exit::Denied,
         _ => Exit::Failed,

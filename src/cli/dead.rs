@@ -143,13 +143,14 @@ pub(super) async fn run(dead: &Dead, global: &Global, output: &mut Output) -> Re
 fn done(what: &str, settled: u64, output: &mut Output) -> Result<(), Failure> {
     if output.is_json() {
         output.json(&json!({ what: settled }))?;
-    } else {
-        output.line(format_args!("{what} {} dead letters", thousands(settled)))?;
     }
-    if settled == 0 {
-        return Err(Failure::new(Exit::NotFound, "no dead letter was meant"));
+    match settled {
+        0 => Err(Failure::new(Exit::NotFound, "no dead letter is like that")
+            .hint("`claudebus dead ls STREAM` lists them")),
+        _ if output.is_json() => Ok(()),
+        1 => output.line(format_args!("{what} 1 dead letter")),
+        _ => output.line(format_args!("{what} {} dead letters", thousands(settled))),
     }
-    Ok(())
 }
 
 /// Prints dead letters, one a line, page by page.

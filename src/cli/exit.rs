@@ -103,6 +103,9 @@ impl From<std::io::Error> for Failure {
 
 impl From<ConfigError> for Failure {
     fn from(error: ConfigError) -> Self {
+        if error.is_of_command_line() {
+            return Self::usage(error);
+        }
         Self::new(Exit::Config, error)
             .hint("`claudebus config show` tells what is in force and where it comes from")
     }

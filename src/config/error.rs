@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use super::resolve::GIVEN_ON_COMMAND_LINE;
+
 use super::nearest::nearest;
 
 /// A configuration cannot be used.
@@ -60,6 +62,14 @@ pub enum ConfigError {
         /// The variable.
         variable: String,
     },
+}
+
+impl ConfigError {
+    /// Whether it is about a flag, and so about the command line and not the configuration.
+    #[must_use]
+    pub fn is_of_command_line(&self) -> bool {
+        matches!(self, Self::Invalid { place, .. } if place.starts_with(GIVEN_ON_COMMAND_LINE))
+    }
 }
 
 /// ` in <path>`, or nothing at the top.

@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
 use super::text;
 use crate::model::stream::{BlockCompression, Discard, Storage};
-use crate::model::subject::{is_name, is_pattern};
+use crate::model::subject::{is_name, is_pattern, overlap};
 
 /// The whole file but for its `server` section.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -460,7 +460,24 @@ fn unique_streams<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<StreamSectio
             return Err(D::Error::custom(format_args!("two streams are named `{}`", stream.name)));
         }
     }
+    for (number, stream) in streams.iter().enumerate() {
+        for other in streams.iter().take(number) {
+            if let Some(subject) = shared_subject(stream, other) {
+                return Err(D::Error::custom(format_args!(
+                    "the streams `{}` and `{}` would both store what goes to `{subject}`; each \
+                     subject belongs to one stream",
+                    other.name, stream.name
+                )));
+            }
+        }
+    }
     Ok(streams)
+}
+
+/// A subject pattern of `stream` that `other` captures something of.
+fn shared_subject<'a>(stream: &'a StreamSection, other: &StreamSection) -> Option<&'a str> {
+    let claimed = |own: &&String| other.subjects.iter().any(|theirs| overlap(own, theirs));
+    stream.subjects.iter().find(claimed).map(String::as_str)
 }
 
 /// Five fields of cron, each of digits and `*`, `/`, `-`, `,` or names of days and months.

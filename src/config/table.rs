@@ -171,8 +171,8 @@ pub const SETTINGS: &[Setting] = &[
         "tail_budget",
         "tail-budget",
         "SIZE",
-        "Bytes kept in memory before they are written to segment files. Consumers that lag by less \
-         never touch the disk; more makes files larger and recovery longer",
+        "Bytes kept in memory before they are written to segment files. Consumers that lag by less than \
+         half of it never touch the disk; more makes files larger and recovery longer",
         |s, text| {
             within(text::size(text)?, 1 << 20, 64 << 30, text::show_size)
                 .map(|size| s.tail_budget = size)

@@ -233,6 +233,10 @@ fn streams_are_checked_one_by_one() {
         wrong("event_bus: {streams: [{name: A, subjects: [x]}, {name: A, subjects: [y]}]}")
             .contains("two streams are named `A`")
     );
+    let overlapping =
+        "event_bus: {streams: [{name: A, subjects: [x.>]}, {name: B, subjects: [y, x.*]}]}";
+    let told = wrong(overlapping);
+    assert!(told.contains("`A` and `B` would both store what goes to `x.*`"), "{told}");
 }
 
 #[test]

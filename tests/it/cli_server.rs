@@ -207,19 +207,13 @@ fn what_a_command_fails_on_comes_again_and_ends_as_a_dead_letter() {
         "read line; echo \"$line $CLAUDEBUS_ATTEMPT $CLAUDEBUS_HEADER_KIND\" >> '{}'; test \"$line\" = good",
         log.display()
     );
-    server.ok(&[
-        "sub",
-        "--stream",
-        "JOBS",
-        "--durable",
-        "worker",
-        "-n",
-        "3",
-        "--exec",
-        &script,
-        "--retry-delay",
-        "0",
-    ]);
+    let work = ["sub", "--stream", "JOBS", "--durable", "worker", "-n", "3"];
+    let done = server
+        .run(&[&work[..], &["--exec", &script, "--retry-delay", "0"]].concat())
+        .output()
+        .unwrap();
+    let talk = String::from_utf8(done.stderr).unwrap();
+    assert!(done.status.success() && talk.contains("the command failed for JOBS 2"), "{talk}");
     let mut lines: Vec<_> =
         std::fs::read_to_string(&log).unwrap().lines().map(|l| l.trim().to_owned()).collect();
     lines.sort();
@@ -229,11 +223,33 @@ fn what_a_command_fails_on_comes_again_and_ends_as_a_dead_letter() {
     assert_eq!((&letter["subject"], &letter["attempts"]), (&"jobs.b".into(), &2.into()));
     let seq = letter["seq"].to_string();
     assert!(server.ok(&["dead", "show", "JOBS", &seq]).contains("bad"));
-    assert_eq!(server.ok(&["dead", "requeue", "JOBS", &seq]), "requeued 1 dead letters\n");
+    assert_eq!(server.ok(&["dead", "requeue", "JOBS", &seq]), "requeued 1 dead letter\n");
     let again = server.ok(&["consumer", "next", "JOBS", "worker", "--template", "{{payload}}"]);
     assert_eq!(again, "bad\n");
     assert_eq!(server.fails(&["dead", "drop", "JOBS", "--all", "--yes"]).0, 4, "none is left");
     assert_eq!(server.json(&["stream", "info", "JOBS"])["state"]["messages"], 0);
+}
+
+#[test]
+fn more_than_may_be_unsettled_are_taken_in_several_steps() {
+    let server = Serving::start();
+    server.ok(&["stream", "add", "JOBS", "--subjects", "jobs"]);
+    server.ok(&["consumer", "add", "JOBS", "narrow", "--max-pending", "2"]);
+    server.ok(&["publish", "jobs", "{{n}}", "--count", "5"]);
+    let all =
+        server.ok(&["consumer", "next", "JOBS", "narrow", "-n", "5", "--template", "{{seq}}"]);
+    assert_eq!(all, "1\n2\n3\n4\n5\n");
+}
+
+#[test]
+fn a_flag_that_makes_no_sense_is_a_wrong_command_line() {
+    let server = Serving::start();
+    let (code, talk) = server.fails(&["serve", "--quic", "nonsense"]);
+    assert_eq!((code, talk.contains("--quic")), (2, true), "{talk}");
+    let (code, talk) = server.fails(&["publish", "", "x"]);
+    assert_eq!(code, 2, "{talk}");
+    let (code, talk) = server.fails(&["publish", "a", "x", "--ca", "no-such-file"]);
+    assert_eq!((code, talk.contains("no-such-file")), (2, true), "{talk}");
 }
 
 #[test]

@@ -105,17 +105,20 @@ fn kill_when_full(
         load.until_stalled(&client).await
     });
     // In this order: without its tracer the broker would finish the checkpoint.
-    broker.kill()?;
+    broker.send_kill()?;
     holding.kill()?;
     holding.wait()?;
+    broker.kill()?;
     result
 }
 
-/// Makes every rename of the broker take minutes, so that no checkpoint comes into force.
+/// Makes every rename of the broker's checkpoints take minutes, so that none comes into force. Other
+/// threads rename as ever: journal files must go on being changed.
 fn hold_renames(id: u32) -> Result<Child, Box<dyn Error>> {
     let calls = "rename,renameat,renameat2";
+    let id = thread(id, "checkpoint")?;
     let holding = Command::new("strace")
-        .args(["-f", "-q", "-p", &id.to_string()])
+        .args(["-q", "-p", &id.to_string()])
         .args(["-e", &format!("trace={calls}")])
         .args(["-e", &format!("inject={calls}:delay_enter=600000000")])
         .stdout(Stdio::null())
@@ -135,6 +138,17 @@ fn hold_renames(id: u32) -> Result<Child, Box<dyn Error>> {
         }
         std::thread::yield_now();
     }
+}
+
+/// The thread of a process that has this name.
+fn thread(id: u32, name: &str) -> Result<u32, Box<dyn Error>> {
+    for task in std::fs::read_dir(format!("/proc/{id}/task"))? {
+        let task = task?;
+        if std::fs::read_to_string(task.path().join("comm"))?.trim() == name {
+            return Ok(task.file_name().to_string_lossy().parse()?);
+        }
+    }
+    Err(format!("the broker has no thread named {name}").into())
 }
 
 /// Empties the page cache, where that is allowed.

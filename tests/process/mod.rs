@@ -171,8 +171,17 @@ impl Broker {
 
     /// `kill -9`, and waits for the end. Says whether the kill is what ended it.
     pub fn kill(&mut self) -> io::Result<bool> {
-        self.child.kill()?;
+        self.send_kill()?;
         Ok(self.child.wait()?.signal() == Some(9))
+    }
+}
+
+impl Broker {
+    /// Sends `SIGKILL` and does not wait, as for a process that is traced: the kernel waits with
+    /// its end until its tracer has seen it.
+    #[allow(dead_code)]
+    pub fn send_kill(&mut self) -> io::Result<()> {
+        self.child.kill()
     }
 }
 

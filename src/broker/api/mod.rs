@@ -98,6 +98,10 @@ impl<L: Log> Broker<L> {
             ApiRequest::StreamUpdate(config) => {
                 let id = self.update_stream((**config).clone())?;
                 self.drop_unwanted(id);
+                // New limits may have removed the first message; the next one's time is read.
+                if !last_round && self.first_time(id).is_err() {
+                    return Ok(Reply::Needs(vec![id]));
+                }
                 self.stream_answer(id, &Default::default(), false)
             }
             ApiRequest::StreamInfo { stream, options } => {

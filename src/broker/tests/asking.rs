@@ -94,6 +94,23 @@ fn messages_are_deleted_once() {
 }
 
 #[test]
+fn an_update_that_removes_the_first_message_tells_the_time_of_the_next() {
+    for slow in [false, true] {
+        let mut bench = bench();
+        bench.publish(1, 1, &["s.a", "s.a"]);
+        bench.broker.log_mut().slow_reads(slow);
+        let config = StreamConfig { max_msgs: 1, ..named("S", &["s.>"]) };
+        let Ok(ApiResponse::Stream { info, .. }) =
+            bench.api(ApiRequest::StreamUpdate(Box::new(config)))
+        else {
+            panic!("no info")
+        };
+        let first = (info.state.first_seq, info.state.first_ts);
+        assert_eq!(first, (2, Timestamp(now(bench.at).wall)));
+    }
+}
+
+#[test]
 fn creating_again_is_fine_with_the_same_configuration() {
     let mut bench = bench();
     assert_eq!(bench.create(named("S", &["s.>"])).unwrap().state.messages, 0);

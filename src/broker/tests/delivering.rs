@@ -522,6 +522,21 @@ fn dead_letters_have_none_of_their_own_and_may_be_off() {
 }
 
 #[test]
+fn a_stream_that_only_has_the_name_gets_no_dead_letters() {
+    let mut bench = stream(&["s.a"]);
+    bench.create(named("DLQ_S", &["own.>"])).unwrap();
+    bench.publish(2, 1, &["own.x"]);
+    dying(&mut bench, |_| {});
+    bench.pull("S", "c", 1);
+    bench.pass(Duration::from_secs(30));
+    assert_eq!(bench.consumer_info("S", "c").num_ack_pending, 0);
+    assert_eq!((bench.seqs("S"), bench.seqs("DLQ_S")), (vec![1], vec![1]));
+    let drop = ApiRequest::DeadDrop { stream: "S".into(), options: DeadOptions::default() };
+    assert_eq!(bench.api(drop), Ok(ApiResponse::Settled { settled: 0 }));
+    assert_eq!(bench.seqs("DLQ_S"), [1], "it holds its owner's messages");
+}
+
+#[test]
 fn an_unreadable_message_leaves_a_pointer() {
     let mut bench = stream(&["s.a"]);
     dying(&mut bench, |_| {});

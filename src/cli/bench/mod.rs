@@ -63,7 +63,8 @@ struct Common {
     /// Messages per round: 500,000, or 2,000 one at a time, unless given
     #[arg(short = 'n', long, value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
-    /// Publish for so long instead of a number of messages
+    /// Work for so long instead of on a number of messages; consuming is fed by publishing for as
+    /// long, and ends when all is consumed
     #[arg(long, value_name = "DURATION", conflicts_with = "count", value_parser = text::positive_duration)]
     duration: Option<Duration>,
     /// Clients at the same time, each with a connection of its own
@@ -108,20 +109,17 @@ impl Kind {
         }
     }
 
-    fn work(&self, size: u32) -> Result<Work, Failure> {
+    fn work(&self, size: u32) -> Work {
         let common = self.common();
         let default_count = if matches!(self, Self::Latency(_)) { 2_000 } else { 500_000 };
-        if common.duration.is_some() && matches!(self, Self::Consume { .. }) {
-            return Err(Failure::usage("consuming is measured over --count messages"));
-        }
-        Ok(Work {
+        Work {
             size: size as usize,
             count: common.count.unwrap_or(default_count),
             duration: common.duration,
             clients: common.clients.into(),
             seed: common.seed,
             window: common.window as usize,
-        })
+        }
     }
 }
 
@@ -168,10 +166,10 @@ impl Side {
         }
     }
 
-    async fn consume(&self, work: &Work, ack: bool) -> Result<Sample, Failure> {
+    async fn consume(&self, work: &Work, stored: u64, ack: bool) -> Result<Sample, Failure> {
         match self {
-            Self::Ours(ours) => ours.consume(work, ack).await,
-            Self::Nats(nats) => nats.consume(work, ack).await,
+            Self::Ours(ours) => ours.consume(work, stored, ack).await,
+            Self::Nats(nats) => nats.consume(work, stored, ack).await,
         }
     }
 
@@ -214,7 +212,7 @@ async fn measure(kind: &Kind, global: &Global, talk: &dyn Fn(String)) -> Result<
     }
     let mut groups = Vec::new();
     for size in &common.size {
-        let work = kind.work(*size)?;
+        let work = kind.work(*size);
         let samples = rounds(kind, &work, &sides, talk).await;
         // The streams must not stay behind, whatever happened.
         for side in &sides {
@@ -247,20 +245,25 @@ async fn rounds(
 ) -> Result<Vec<Vec<Sample>>, Failure> {
     let mut samples: Vec<Vec<Sample>> = sides.iter().map(|_| Vec::new()).collect();
     let common = kind.common();
+    let mut stored = Vec::new();
     if let Kind::Consume { .. } = kind {
         for side in sides {
-            talk(format!("{}: publishing {} messages to consume", side.name(), work.count));
+            talk(format!("{}: publishing messages to consume", side.name()));
             side.prepare().await?;
             let filled = side.publish(work).await?;
+            stored.push(filled.messages);
             if common.verify {
                 side.verify(work, &filled.per_client).await?;
             }
         }
     }
     for round in 0..common.rounds {
-        for (side, samples) in sides.iter().zip(&mut samples) {
+        for (number, (side, samples)) in sides.iter().zip(&mut samples).enumerate() {
             let sample = match kind {
-                Kind::Consume { no_ack, .. } => side.consume(work, !no_ack).await?,
+                Kind::Consume { no_ack, .. } => {
+                    let stored = stored.get(number).copied().unwrap_or_default();
+                    side.consume(work, stored, !no_ack).await?
+                }
                 Kind::Publish(_) | Kind::Latency(_) => {
                     side.prepare().await?;
                     let sample = match kind {

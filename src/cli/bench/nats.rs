@@ -4,12 +4,11 @@
 use std::collections::VecDeque;
 use std::future::IntoFuture as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::{self, consumer, stream};
 use futures_util::StreamExt as _;
-use tokio::sync::{Barrier, mpsc};
+use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
 use super::ours::{MAX_ACK_PENDING, defect};
@@ -155,18 +154,23 @@ impl Nats {
         context.create_consumer_on_stream(config, STREAM).await.map_err(failed)
     }
 
-    pub(super) async fn consume(&self, work: &Work, ack: bool) -> Result<Sample, Failure> {
-        let received = Arc::new(AtomicU64::new(0));
-        let (all, mut all_received) = mpsc::channel::<()>(1);
+    /// Consumes what is stored, `stored` messages, or as many of them as the time allows.
+    pub(super) async fn consume(
+        &self,
+        work: &Work,
+        stored: u64,
+        ack: bool,
+    ) -> Result<Sample, Failure> {
         let mut tasks = JoinSet::new();
         let mut consumers = Vec::new();
         for context in self.contexts(work).await? {
             consumers.push(self.consumer(&context, ack).await?);
         }
         let began = Instant::now();
+        let intake = work.intake(stored);
         for consumer in &consumers {
-            let (consumer, received) = (consumer.clone(), Arc::clone(&received));
-            let (all, count, batch) = (all.clone(), work.count, work.window);
+            let (consumer, intake) = (consumer.clone(), Arc::clone(&intake));
+            let batch = work.window;
             tasks.spawn(async move {
                 let stream = consumer.stream().max_messages_per_batch(batch);
                 let mut messages = stream.messages().await.map_err(failed)?;
@@ -175,28 +179,30 @@ impl Nats {
                     if ack {
                         message.ack().await.map_err(failed)?;
                     }
-                    if received.fetch_add(1, Ordering::Relaxed) + 1 == count {
-                        let _ = all.try_send(());
+                    if !intake.add() {
+                        // Whoever waits for all acknowledgements ends this task.
+                        std::future::pending::<()>().await;
                     }
                 }
                 Ok::<_, Failure>(())
             });
         }
         tokio::select! {
-            _ = all_received.recv() => {}
+            () = intake.enough() => {}
             Some(ended) = tasks.join_next() => {
                 ended.map_err(defect)??;
                 return Err(failed("the consumer ended too early"));
             }
         }
+        let received = intake.received();
         if let (true, Some(consumer)) = (ack, consumers.first_mut()) {
-            settled(consumer, work.count).await?;
+            settled(consumer, received).await?;
         }
         let elapsed = began.elapsed();
         tasks.shutdown().await;
         let deleted = self.jetstream.delete_consumer_from_stream(CONSUMER, STREAM).await;
         deleted.map_err(failed)?;
-        Ok(Sample::new(vec![work.count], work.size, elapsed))
+        Ok(Sample::new(vec![received], work.size, elapsed))
     }
 
     pub(super) async fn digests(&self, work: &Work, published: &[u64]) -> Result<Digests, Failure> {
@@ -247,16 +253,20 @@ async fn publish(
     Ok(share.done())
 }
 
-/// Waits until the server has settled all acknowledgements.
+/// Waits until the server has settled so many acknowledgements.
 async fn settled(consumer: &mut PullConsumer, count: u64) -> Result<(), Failure> {
     let deadline = Instant::now() + SETTLE;
-    while consumer.info().await.map_err(failed)?.ack_floor.stream_sequence < count {
+    loop {
+        let info = consumer.info().await.map_err(failed)?;
+        let delivered = info.delivered.consumer_sequence;
+        if delivered.saturating_sub(info.num_ack_pending as u64) >= count {
+            return Ok(());
+        }
         if Instant::now() > deadline {
             return Err(Failure::new(Exit::TimedOut, "acknowledgements did not arrive"));
         }
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    Ok(())
 }
 
 fn failed(error: impl std::fmt::Display) -> Failure {

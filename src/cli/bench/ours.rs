@@ -1,10 +1,9 @@
 //! The side of a claudebus server, with this program's own SDK.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Barrier, mpsc};
+use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
 use super::sample::{Latencies, Sample};
@@ -134,18 +133,22 @@ impl Ours {
         client.create_consumer(STREAM, config).await
     }
 
-    pub(super) async fn consume(&self, work: &Work, ack: bool) -> Result<Sample, Failure> {
-        let received = Arc::new(AtomicU64::new(0));
-        let (all, mut all_received) = mpsc::channel::<()>(1);
+    /// Consumes what is stored, `stored` messages, or as many of them as the time allows.
+    pub(super) async fn consume(
+        &self,
+        work: &Work,
+        stored: u64,
+        ack: bool,
+    ) -> Result<Sample, Failure> {
         let mut tasks = JoinSet::new();
         let mut consumers = Vec::new();
         for client in self.clients(work).await? {
             consumers.push(self.consumer(&client, ack).await?);
         }
         let began = Instant::now();
+        let intake = work.intake(stored);
         for consumer in &consumers {
-            let (consumer, received) = (consumer.clone(), Arc::clone(&received));
-            let (all, count) = (all.clone(), work.count);
+            let (consumer, intake) = (consumer.clone(), Arc::clone(&intake));
             tasks.spawn(async move {
                 let mut messages = consumer.messages();
                 while let Some(delivery) = messages.next().await {
@@ -153,27 +156,29 @@ impl Ours {
                     if ack {
                         delivery.ack().await.map_err(failed)?;
                     }
-                    if received.fetch_add(1, Ordering::Relaxed) + 1 == count {
-                        let _ = all.try_send(());
+                    if !intake.add() {
+                        // Whoever waits for all acknowledgements ends this task.
+                        std::future::pending::<()>().await;
                     }
                 }
                 Ok::<_, Failure>(())
             });
         }
         tokio::select! {
-            _ = all_received.recv() => {}
+            () = intake.enough() => {}
             Some(ended) = tasks.join_next() => {
                 ended.map_err(defect)??;
                 return Err(Failure::new(Exit::Failed, "the consumer ended too early"));
             }
         }
+        let received = intake.received();
         if let (true, Some(consumer)) = (ack, consumers.first()) {
-            settled(consumer, work.count).await?;
+            settled(consumer, received).await?;
         }
         let elapsed = began.elapsed();
         tasks.shutdown().await;
         self.client.delete_consumer(STREAM, CONSUMER).await?;
-        Ok(Sample::new(vec![work.count], work.size, elapsed))
+        Ok(Sample::new(vec![received], work.size, elapsed))
     }
 
     pub(super) async fn digests(&self, work: &Work, published: &[u64]) -> Result<Digests, Failure> {
@@ -204,16 +209,19 @@ async fn publish(client: &Client, mut share: Share) -> Result<u64, PublishError>
     Ok(share.done())
 }
 
-/// Waits until the server has settled all acknowledgements, as on the other side.
+/// Waits until the server has settled so many acknowledgements, as on the other side.
 async fn settled(consumer: &Consumer, count: u64) -> Result<(), Failure> {
     let deadline = Instant::now() + SETTLE;
-    while consumer.info().await?.ack_floor.stream_seq < count {
+    loop {
+        let info = consumer.info().await?;
+        if info.delivered.consumer_seq.saturating_sub(info.num_ack_pending as u64) >= count {
+            return Ok(());
+        }
         if Instant::now() > deadline {
             return Err(Failure::new(Exit::TimedOut, "acknowledgements did not arrive"));
         }
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    Ok(())
 }
 
 fn failed(error: impl std::fmt::Display) -> Failure {

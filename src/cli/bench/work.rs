@@ -1,9 +1,12 @@
 //! What is to be done, the same for both sides: how much, with which bytes, and what must come back.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rand::{Rng as _, SeedableRng as _};
+use tokio::sync::Notify;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::cli::exit::{Exit, Failure};
@@ -25,7 +28,7 @@ pub(super) struct Work {
     pub(super) size: usize,
     /// Messages of all clients together.
     pub(super) count: u64,
-    /// Publish for so long instead.
+    /// Work for so long instead.
     pub(super) duration: Option<Duration>,
     pub(super) clients: usize,
     pub(super) seed: u64,
@@ -53,6 +56,12 @@ impl Work {
         let seed = self.seed.wrapping_add(client as u64);
         rand::rngs::StdRng::seed_from_u64(seed).fill_bytes(&mut pool);
         Payloads { pool: pool.into(), size: self.size }
+    }
+
+    /// What all clients together receive, of `stored` messages; the time begins to run.
+    pub(super) fn intake(&self, stored: u64) -> Arc<Intake> {
+        let end = self.duration.map(|duration| Instant::now() + duration);
+        Arc::new(Intake { received: AtomicU64::new(0), stored, end, enough: Notify::new() })
     }
 
     /// Compares what came back with what was published.
@@ -121,6 +130,39 @@ impl Share {
         let payload = self.payloads.get(self.done);
         self.done += 1;
         Some(payload)
+    }
+}
+
+/// What was received, until that is enough: everything, or what came in the time.
+#[derive(Debug)]
+pub(super) struct Intake {
+    received: AtomicU64,
+    stored: u64,
+    end: Option<Instant>,
+    enough: Notify,
+}
+
+impl Intake {
+    /// One more was received. Returns whether another is wanted.
+    pub(super) fn add(&self) -> bool {
+        let received = self.received.fetch_add(1, Ordering::Relaxed) + 1;
+        // The clock is asked now and then only: asking costs as much as receiving.
+        let in_time = || self.end.is_none_or(|end| Instant::now() < end);
+        let wanted = received < self.stored && (!received.is_multiple_of(64) || in_time());
+        if !wanted {
+            self.enough.notify_one();
+        }
+        wanted
+    }
+
+    /// Messages so far.
+    pub(super) fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    /// Waits until it is enough.
+    pub(super) async fn enough(&self) {
+        self.enough.notified().await;
     }
 }
 
@@ -208,6 +250,15 @@ mod tests {
         changed[2].1 = Bytes::from(vec![0; 100]);
         assert!(!check(&changed));
         assert!(check(&messages));
+    }
+
+    #[test]
+    fn an_intake_ends_with_the_last_message_or_the_time() {
+        let all = work(3, 1).intake(3);
+        assert_eq!([all.add(), all.add(), all.add()], [true, true, false]);
+        let timed = Work { duration: Some(Duration::ZERO), ..work(3, 1) }.intake(1000);
+        let more = (0..1000).take_while(|_| timed.add()).count() as u64;
+        assert_eq!((more, timed.received()), (63, 64), "the clock is looked at each 64 messages");
     }
 
     #[test]

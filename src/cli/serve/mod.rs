@@ -105,7 +105,8 @@ async fn serve_until_stopped(
     let mut stop = Signals::listen()?;
     let mut server = tokio::select! {
         server = builder.start() => server?,
-        () = stop.next() => return Err(Failure::silent(Exit::Interrupted)),
+        // Nothing was promised to anybody yet, so this end is as clean as any.
+        () = stop.next() => return Ok(()),
     };
     make_streams(&server, file).await?;
     banner(&server, settings, file, output);

@@ -112,18 +112,35 @@ fn shown<'a>(delivery: &'a Delivery, payload: &'a [u8]) -> Shown<'a> {
 pub(super) async fn next(next: &Next, client: &Client, output: &mut Output) -> Result<(), Failure> {
     let show = next.look.resolve(MessageFormat::Text, output)?;
     let consumer = client.consumer(&next.stream, &next.consumer).await?;
-    let deliveries = consumer.fetch(next.count).expires(next.wait).await?;
-    for delivery in &deliveries {
-        show.print(&shown(delivery, &delivery.payload()), output)?;
-    }
-    output.flush()?;
-    for delivery in &deliveries {
-        settle::tell(delivery, next.then).await?;
+    let end = tokio::time::Instant::now() + next.wait;
+    let mut seen = 0;
+    while seen < next.count {
+        // No more than may be unsettled at a time: the server would hold back the rest.
+        let most = u64::try_from(consumer.config().max_ack_pending).unwrap_or(0);
+        let most = if most == 0 { u64::MAX } else { most };
+        let batch = most.min(next.count - seen);
+        let wait = end.saturating_duration_since(tokio::time::Instant::now());
+        let fetch = consumer.fetch(batch);
+        let fetch = if wait.is_zero() { fetch.no_wait() } else { fetch.expires(wait) };
+        let deliveries = fetch.await?;
+        for delivery in &deliveries {
+            show.print(&shown(delivery, &delivery.payload()), output)?;
+        }
+        output.flush()?;
+        for delivery in &deliveries {
+            settle::tell(delivery, next.then).await?;
+        }
+        seen += deliveries.len() as u64;
+        // What is not settled for good would come again, or hold back what follows.
+        let settles = matches!(next.then, Then::Ack | Then::Term);
+        if (deliveries.len() as u64) < batch || !settles {
+            break;
+        }
     }
     // Closing waits for what a consumer that is still open has on its way.
     client.close().await;
     drop(consumer);
-    if deliveries.is_empty() {
+    if seen == 0 {
         let wait = text::show_duration(next.wait);
         return Err(Failure::new(Exit::TimedOut, format_args!("no message came within {wait}"))
             .hint(format_args!(

@@ -119,7 +119,7 @@ impl Settler {
         output: &mut Output,
     ) -> Result<(), Failure> {
         if let Way::Run { command, retry_delay, ack } = &self.way {
-            return run(&delivery, command, *retry_delay, *ack, self.ack_wait).await;
+            return run(&delivery, command, *retry_delay, *ack, self.ack_wait, output).await;
         }
         show.print(&shown(&delivery, &delivery.payload()), output)?;
         if let Way::Ask(lines) = &mut self.way {
@@ -161,6 +161,7 @@ async fn run(
     retry_delay: Duration,
     ack: bool,
     ack_wait: Duration,
+    output: &Output,
 ) -> Result<(), Failure> {
     let payload = delivery.payload();
     let message = shown(delivery, &payload);
@@ -173,6 +174,14 @@ async fn run(
             _ = signs.tick(), if ack => delivery.in_progress().await?,
         }
     };
+    if !succeeded {
+        let (stream, seq) = (delivery.stream(), delivery.seq());
+        let next = match ack {
+            true => format!("it comes again in {}", text::show_duration(retry_delay)),
+            false => "it does not come again".to_owned(),
+        };
+        output.talk(format_args!("the command failed for {stream} {seq}; {next}"));
+    }
     match (ack, succeeded) {
         (false, _) => {}
         (true, true) => delivery.ack_confirmed().await?,

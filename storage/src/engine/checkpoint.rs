@@ -50,6 +50,9 @@ pub(super) struct Counters {
     pub(super) failed_reads: u64,
 }
 
+/// A checkpoint begins when the tail holds this part of its budget: what comes while it is written
+/// finds room in the other part, and memory that it frees is used again before more is taken.
+const BEGIN_PART: usize = 2;
 /// Key and value of a subject in the state, usually at most.
 const SUBJECT_BYTES: usize = 96;
 /// Dead files are looked for once in this many calls.
@@ -72,7 +75,7 @@ impl Engine {
     fn is_checkpoint_due(&mut self) -> bool {
         if self.progress.is_wanted
             || !self.contents.erased.is_empty()
-            || self.contents.tail_bytes() >= self.options.tail_budget
+            || self.contents.tail_bytes() >= self.options.tail_budget / BEGIN_PART
             || self.journal_bytes >= self.options.journal_limit
         {
             return true;

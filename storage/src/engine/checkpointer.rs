@@ -321,7 +321,9 @@ impl Checkpointer {
     }
 
     fn remove_unlisted(&self, oldest: &Manifest) {
-        let mut paths = vec![manifest::path(oldest.generation)];
+        // Before the first checkpoint there was nothing, and no manifest of it.
+        let manifest = (oldest.generation > 0).then(|| manifest::path(oldest.generation));
+        let mut paths: Vec<_> = manifest.into_iter().collect();
         let states =
             oldest.states.iter().filter(|file| !self.kept().any(|m| m.states.contains(file)));
         paths.extend(states.map(StateFile::path));

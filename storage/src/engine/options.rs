@@ -19,8 +19,9 @@ pub enum Workers {
 /// Limits and choices. Start from [`EngineOptions::default`].
 #[derive(Clone, Debug)]
 pub struct EngineOptions {
-    /// Bytes of records in memory that start a checkpoint. Publishing slows at 1.5 times and
-    /// stops at 2 times this. 64 MiB: a checkpoint then writes for about a second at full speed.
+    /// Bytes of records in memory, not yet in segments, while the disk keeps pace: a checkpoint
+    /// begins at half of this. Publishing slows at 1.5 times and stops at 2 times this. 64 MiB: a
+    /// checkpoint then writes for a fraction of a second.
     pub tail_budget: usize,
     /// Size that journal files are filled to, in bytes. 32 MiB: rotation costs a fraction of a
     /// percent, and an idle broker takes little room.
