@@ -16,6 +16,10 @@ use crate::record::Record;
 /// New buffers have this capacity, so that small groups share one. In bytes.
 const BUFFER: usize = 1 << 20;
 
+/// Buffers kept to be filled again, at most: what one checkpoint of the usual size lets go. Memory
+/// that is given back and taken anew costs a fault for each page, and lies idle meanwhile.
+const SPARE_BUFFERS: usize = 32;
+
 /// The buffers that groups were encoded in, oldest first.
 #[derive(Debug, Default)]
 pub(crate) struct Chunks {
@@ -23,6 +27,8 @@ pub(crate) struct Chunks {
     base: u64,
     sealed: VecDeque<Chunk>,
     open: BytesMut,
+    /// Empty buffers to be filled again.
+    spare: Vec<BytesMut>,
     /// The open chunk holds records, not only other effects.
     open_has_records: bool,
     bytes: usize,
@@ -54,7 +60,8 @@ impl Chunks {
                 pieces.push(piece);
             }
             if self.open.capacity() < len {
-                self.open = BytesMut::with_capacity(len.max(BUFFER));
+                let spare = if len <= BUFFER { self.spare.pop() } else { None };
+                self.open = spare.unwrap_or_else(|| BytesMut::with_capacity(len.max(BUFFER)));
             }
         }
         &mut self.open
@@ -101,6 +108,21 @@ impl Chunks {
             let Some(old) = self.sealed.pop_front() else { return };
             self.bytes -= old.bytes.len();
             self.base += 1;
+            self.keep_buffer(old.bytes);
+        }
+    }
+
+    /// Keeps the buffer that `bytes` were the last ones of. Whoever still reads something of it
+    /// keeps it instead, and it is given back after that.
+    fn keep_buffer(&mut self, bytes: Bytes) {
+        if self.spare.len() < SPARE_BUFFERS
+            && let Ok(mut buffer) = bytes.try_into_mut()
+        {
+            buffer.clear();
+            // Its pieces were split off one after the other; the last one alone has it all.
+            if buffer.try_reclaim(BUFFER) && buffer.capacity() < 2 * BUFFER {
+                self.spare.push(buffer);
+            }
         }
     }
 
@@ -322,6 +344,37 @@ mod tests {
         assert_eq!((tail.first(), tail.len()), (Some(5), 2));
         assert_eq!(chunks.record(&at(&tail, 6)).unwrap().seq, 6);
         assert_eq!(shared.record(&places[0]).unwrap().seq, 1, "others may still read");
+    }
+
+    #[test]
+    fn a_buffer_that_nobody_reads_is_filled_again() {
+        let mut chunks = Chunks::default();
+        let mut tail = Tail::default();
+        let mut addresses = Vec::new();
+        for group in 1..=3 {
+            add(&mut chunks, &mut tail, group, group);
+            chunks.seal(group);
+            addresses.push(chunks.bytes_of(chunks.open_number() - 1).unwrap().as_ptr());
+        }
+        // The open buffer is full; the released one takes its place.
+        chunks.open = BytesMut::new();
+        let read = chunks.record(&at(&tail, 2)).unwrap();
+        chunks.release_before(2);
+        assert!(chunks.spare.is_empty(), "the third piece is not released");
+        chunks.release_before(3);
+        assert!(chunks.spare.is_empty(), "one of its records is still read");
+        assert_eq!(read.payload(), b"body");
+        drop(read);
+        add(&mut chunks, &mut tail, 4, 4);
+        chunks.seal(4);
+        chunks.open = BytesMut::new();
+        let address = chunks.bytes_of(chunks.open_number() - 1).unwrap().as_ptr();
+        chunks.release_before(4);
+        assert_eq!(chunks.spare.len(), 1);
+        add(&mut chunks, &mut tail, 5, 5);
+        chunks.seal(5);
+        let again = chunks.bytes_of(chunks.open_number() - 1).unwrap().as_ptr();
+        assert!(again == address && chunks.open.capacity() > BUFFER - 1024);
     }
 
     #[test]

@@ -63,8 +63,8 @@ struct Common {
     /// Messages per round: 500,000, or 2,000 one at a time, unless given
     #[arg(short = 'n', long, value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
-    /// Work for so long instead of on a number of messages; consuming is fed by publishing for as
-    /// long, and ends when all is consumed
+    /// Work for so long instead of on a number of messages; consuming is fed by publishing for half
+    /// as long again, and ends when all is consumed
     #[arg(long, value_name = "DURATION", conflicts_with = "count", value_parser = text::positive_duration)]
     duration: Option<Duration>,
     /// Clients at the same time, each with a connection of its own
@@ -246,14 +246,16 @@ async fn rounds(
     let mut samples: Vec<Vec<Sample>> = sides.iter().map(|_| Vec::new()).collect();
     let common = kind.common();
     let mut stored = Vec::new();
+    // Consuming is faster than publishing; nobody should run out of messages before the time.
+    let filling = Work { duration: work.duration.map(|time| time * 3 / 2), ..work.clone() };
     if let Kind::Consume { .. } = kind {
         for side in sides {
             talk(format!("{}: publishing messages to consume", side.name()));
             side.prepare().await?;
-            let filled = side.publish(work).await?;
+            let filled = side.publish(&filling).await?;
             stored.push(filled.messages);
             if common.verify {
-                side.verify(work, &filled.per_client).await?;
+                side.verify(&filling, &filled.per_client).await?;
             }
         }
     }
