@@ -32,6 +32,8 @@ pub(super) struct Job {
     pub(super) stream: StreamId,
     pub(super) task: Task,
     pub(super) memo: FilterMemo,
+    /// Written to the log, to be finished after a restart.
+    pub(super) kept: bool,
 }
 
 impl Job {
@@ -71,8 +73,9 @@ impl<L: Log> Broker<L> {
     pub(super) fn start_job(&mut self, stream: StreamId, task: Task, filter: Filter) {
         let id = JobId(self.next_job);
         self.next_job += 1;
-        self.jobs.insert(id, Job { stream, task, memo: FilterMemo::new(filter) });
+        self.jobs.insert(id, Job { stream, task, memo: FilterMemo::new(filter), kept: false });
         self.run_job(id);
+        self.keep_job(id);
     }
 
     /// Starts a chore unless it is at work.
@@ -89,7 +92,7 @@ impl<L: Log> Broker<L> {
         let Some(mut job) = self.jobs.remove(&id) else { return };
         for _ in 0..STEPS {
             let Some(request) = self.next_read(&mut job) else {
-                self.finish_job(job);
+                self.finish_job(id, job);
                 return;
             };
             let mut records = Vec::new();
@@ -102,7 +105,7 @@ impl<L: Log> Broker<L> {
                 }
             };
             if let Progress::Done = self.advance(&mut job, &records, next) {
-                self.finish_job(job);
+                self.finish_job(id, job);
                 return;
             }
         }
@@ -118,7 +121,7 @@ impl<L: Log> Broker<L> {
             Err(error) => self.pass_over(&mut job, &error),
         };
         match progress {
-            Progress::Done => self.finish_job(job),
+            Progress::Done => self.finish_job(id, job),
             Progress::More => {
                 self.jobs.insert(id, job);
                 self.run_job(id);
@@ -276,7 +279,8 @@ impl<L: Log> Broker<L> {
         Progress::More
     }
 
-    fn finish_job(&mut self, job: Job) {
+    fn finish_job(&mut self, id: JobId, job: Job) {
+        self.forget_job(id, &job);
         match job.task {
             Task::Chore(chore) => {
                 if let Some(stream) = self.catalog.get_mut(job.stream) {
@@ -312,11 +316,12 @@ impl<L: Log> Broker<L> {
             self.jobs.iter().filter(|(_, job)| job.stream == stream).map(|(id, _)| *id).collect();
         for id in ids {
             self.ready_jobs.remove(&id);
-            let answer = match self.jobs.remove(&id).map(|job| job.task) {
-                Some(Task::Purge { answer, .. }) => answer,
-                Some(Task::Delete { answer, .. }) => answer,
-                Some(Task::Open(opening)) => opening.answer,
-                Some(Task::Exhume(exhumation)) => Some(exhumation.answer),
+            let Some(job) = self.jobs.remove(&id) else { continue };
+            self.forget_job(id, &job);
+            let answer = match job.task {
+                Task::Purge { answer, .. } | Task::Delete { answer, .. } => answer,
+                Task::Open(opening) => opening.answer,
+                Task::Exhume(exhumation) => Some(exhumation.answer),
                 _ => None,
             };
             if let Some(answer) = answer {

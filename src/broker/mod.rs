@@ -39,6 +39,7 @@ mod streams;
 mod subject_tree;
 #[cfg(test)]
 mod tests;
+mod unfinished;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;

@@ -51,7 +51,7 @@ pub enum RestoreError {
     },
 }
 
-fn not_understood(what: impl Into<String>, why: impl std::fmt::Display) -> RestoreError {
+pub(super) fn not_understood(what: impl Into<String>, why: impl std::fmt::Display) -> RestoreError {
     RestoreError::NotUnderstood { what: what.into(), why: why.to_string() }
 }
 
@@ -102,6 +102,7 @@ impl<L: Log> Broker<L> {
         broker.restore_streams()?;
         broker.restore_consumers()?;
         broker.restore_producers()?;
+        broker.restore_jobs()?;
         for id in broker.catalog.ids() {
             broker.keep_all_limits(id);
             broker.read_last_id(id);

@@ -8,6 +8,7 @@
 //! | `k/` stream id, name | a consumer's configuration |
 //! | `c/` stream id, name | a consumer's progress |
 //! | `p/` id | a producer's counters |
+//! | `j/` stream id, number | a job that a restart must not forget |
 //!
 //! Ids are big-endian, so that keys sort as ids do.
 
@@ -19,12 +20,15 @@ use crate::model::request::ProducerId;
 use crate::model::stream::StreamConfig;
 use crate::model::time::Timestamp;
 
+use super::jobs::JobId;
+
 pub(super) const NEXT_STREAM: &[u8] = b"m/next";
 pub(super) const ID_KEY: &[u8] = b"m/ids";
 pub(super) const STREAMS: &[u8] = b"s/";
 pub(super) const CONSUMER_CONFIGS: &[u8] = b"k/";
 pub(super) const CONSUMERS: &[u8] = b"c/";
 pub(super) const PRODUCERS: &[u8] = b"p/";
+pub(super) const JOBS: &[u8] = b"j/";
 
 /// Notes may grow to this, or to the size of their base, before a new base is written.
 pub(super) const MAX_NOTES: usize = 64 << 10;
@@ -68,6 +72,17 @@ pub(super) fn parse_producer_key(key: &[u8]) -> Option<ProducerId> {
     Some(ProducerId(u128::from_be_bytes(id)))
 }
 
+pub(super) fn job_key(stream: StreamId, job: JobId) -> Vec<u8> {
+    [JOBS, &stream.0.to_be_bytes(), &job.0.to_be_bytes()].concat()
+}
+
+/// The stream and the job of a key.
+pub(super) fn parse_job_key(key: &[u8]) -> Option<(StreamId, JobId)> {
+    let (stream, job) = key.strip_prefix(JOBS)?.split_first_chunk::<8>()?;
+    let job = job.try_into().ok()?;
+    Some((StreamId(u64::from_be_bytes(*stream)), JobId(u64::from_be_bytes(job))))
+}
+
 /// JSON of what is kept. These types always serialise; an error would be a defect, and shows when
 /// the empty bytes are read again.
 pub(super) fn to_json(value: &impl Serialize) -> Vec<u8> {
@@ -85,5 +100,7 @@ mod tests {
         assert_eq!(parse_key(CONSUMERS, &key), Some((StreamId(8), "worker")));
         assert_eq!(parse_key(CONSUMERS, b"c/short"), None);
         assert_eq!(parse_producer_key(&producer_key(ProducerId(9))), Some(ProducerId(9)));
+        let job = (StreamId(7), JobId(3));
+        assert_eq!(parse_job_key(&job_key(job.0, job.1)), Some(job));
     }
 }

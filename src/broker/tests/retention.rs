@@ -245,6 +245,76 @@ fn a_work_queue_deletes_what_is_acknowledged() {
     assert_eq!(bench.consumer("S", other).unwrap_err().err_code, 10084);
 }
 
+/// What a crash leaves when everything up to the last commit is durable, but no read was answered.
+fn crashed_before_reads(bench: &mut Bench, from: SessionId, request: Request) -> Bench {
+    bench.broker.log_mut().slow_reads(true);
+    bench.handle(from, request);
+    bench.broker.commit();
+    bench.restarted(BrokerOptions::default())
+}
+
+#[test]
+fn what_was_acknowledged_goes_even_if_a_crash_comes_before_its_deletion() {
+    let mut bench = stream(|c| c.retention = Retention::WorkQueue);
+    bench.consumer("S", durable("c")).unwrap();
+    bench.publish(1, 1, &["s.a", "s.a", "s.a", "s.a"]);
+    bench.pull("S", "c", 4);
+    let mut bench = bench.restarted(BrokerOptions::default());
+    let ack = Ack {
+        stream: "S".into(),
+        consumer: "c".into(),
+        sequences: vec![(1, 2), (4, 4)],
+        kind: AckKind::Ack,
+        confirm: None,
+    };
+    let mut bench = crashed_before_reads(&mut bench, A, Request::Ack(ack));
+    assert_eq!(bench.seqs("S"), [3]);
+    bench.pull("S", "c", 1);
+    bench.ack("S", "c", (3, 3), AckKind::Ack);
+    assert_eq!(bench.seqs("S"), Vec::<u64>::new());
+    assert!(bench.broker.log().states(crate::broker::state::JOBS).is_empty());
+}
+
+#[test]
+fn what_a_rollup_replaced_goes_even_if_a_crash_comes_first() {
+    let mut bench = stream(|c| c.allow_rollup_hdrs = true);
+    bench.publish(1, 1, &["s.a", "s.b", "s.a"]);
+    let mut block = Block::default();
+    block.add("Nats-Rollup", "sub");
+    let batch = MessageBatch::of_one("s.a", "", &block.finish(), b"");
+    let mut bench = crashed_before_reads(&mut bench, A, Request::Send { batch, echo: true });
+    assert_eq!(bench.seqs("S"), [2, 4]);
+    // A message that came later is not replaced.
+    bench.publish(1, 4, &["s.a"]);
+    assert_eq!(bench.restarted(BrokerOptions::default()).seqs("S"), [2, 4, 5]);
+}
+
+#[test]
+fn what_nobody_wants_goes_even_if_a_crash_comes_first() {
+    let mut bench = stream(|c| c.retention = Retention::Interest);
+    bench.consumer("S", durable("c")).unwrap();
+    bench.publish(1, 1, &["s.a", "s.b"]);
+    let delete = ApiRequest::ConsumerDelete { stream: "S".into(), consumer: "c".into() };
+    let request = Request::Api { token: Token(9), request: delete };
+    let bench = crashed_before_reads(&mut bench, A, request);
+    assert_eq!(bench.seqs("S"), Vec::<u64>::new());
+}
+
+#[test]
+fn jobs_of_a_deleted_stream_are_forgotten() {
+    let mut bench = stream(|c| c.retention = Retention::Interest);
+    bench.consumer("S", durable("c")).unwrap();
+    bench.publish(1, 1, &["s.a"]);
+    bench.broker.log_mut().slow_reads(true);
+    let delete = ApiRequest::ConsumerDelete { stream: "S".into(), consumer: "c".into() };
+    bench.handle(A, Request::Api { token: Token(9), request: delete });
+    assert_eq!(bench.broker.log().states(crate::broker::state::JOBS).len(), 1);
+    let delete = ApiRequest::StreamDelete { stream: "S".into() };
+    let bench =
+        crashed_before_reads(&mut bench, A, Request::Api { token: Token(10), request: delete });
+    assert!(bench.broker.log().states(crate::broker::state::JOBS).is_empty());
+}
+
 #[test]
 fn interest_keeps_a_message_until_all_who_want_it_are_done() {
     let mut bench = stream(|c| c.retention = Retention::Interest);
