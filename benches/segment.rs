@@ -68,6 +68,10 @@ impl DiskFile for Bytes {
         Ok(())
     }
 
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        self.set_len(len)
+    }
+
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         let mut file = self.0.lock().unwrap();
         let end = offset as usize + bytes.len();

@@ -180,7 +180,7 @@ impl<L: Log> Broker<L> {
             let size = stream.storage().size(subject.len(), headers.len(), payload.len());
             self.check_room(stream, &subject, size).is_ok()
         });
-        room && self.log.pressure() != Pressure::Full
+        room && self.log.pressure() < Pressure::Full
             && self.append_own(target, &subject, &headers, &payload)
     }
 
@@ -503,6 +503,9 @@ impl<L: Log> Broker<L> {
         let stream = self.catalog.get(target).ok_or_else(ApiError::stream_not_found)?;
         if stream.config.sealed {
             return Err(ApiError::stream_sealed());
+        }
+        if self.is_out_of_space(stream) {
+            return Err(ApiError::storage_exceeded());
         }
         let size = stream.storage().size(subject.len(), headers.len(), record.payload().len());
         self.check_room(stream, &subject, size)?;

@@ -6,12 +6,13 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use claudebus_storage::{Log, NewRecord, StreamId};
+use claudebus_storage::{Log, NewRecord, Pressure, StreamId};
 
 use crate::model::batch::{MessageBatch, MessageView};
 use crate::model::error::ApiError;
 use crate::model::event::Event;
 use crate::model::request::{ProducerId, SessionId};
+use crate::model::stream::Storage;
 
 use super::Broker;
 use super::producers::{Producer, Seen, Stored};
@@ -32,6 +33,8 @@ pub(super) struct Run<'a> {
     per_subject: bool,
     /// Whether publishers get answers.
     answers: bool,
+    /// The stream is on a disk that is full.
+    no_space: bool,
     time: u64,
     /// Messages stored by the run.
     stored: u64,
@@ -196,6 +199,7 @@ impl<L: Log> Broker<L> {
             max_message: stream.map_or(usize::MAX, Stream::max_message),
             per_subject: stream.is_some_and(|stream| stream.max_per_subject().is_some()),
             answers: stream.is_some_and(|stream| !stream.config.no_ack),
+            no_space: stream.is_some_and(|stream| self.is_out_of_space(stream)),
             time: last_time.max(self.now.wall),
             stored: 0,
             told: 0,
@@ -262,6 +266,9 @@ impl<L: Log> Broker<L> {
         }
         if size > run.max_message {
             return Err(ApiError::message_too_large());
+        }
+        if run.no_space {
+            return Err(ApiError::storage_exceeded());
         }
         let record = NewRecord {
             subject: run.subject,
@@ -399,9 +406,17 @@ impl<L: Log> Broker<L> {
         if size > run.max_message {
             return Err(ApiError::message_too_large());
         }
+        if run.no_space {
+            return Err(ApiError::storage_exceeded());
+        }
         let size =
             stream.storage().size(run.subject.len(), message.headers.len(), message.payload.len());
         self.check_room(stream, run.subject, size)
+    }
+
+    /// Whether the stream is on a disk that is full.
+    pub(super) fn is_out_of_space(&self, stream: &Stream) -> bool {
+        self.log.pressure() == Pressure::NoSpace && stream.config.storage == Storage::File
     }
 
     /// Whether a stream that discards new messages has room for one more of `size` bytes.

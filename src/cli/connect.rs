@@ -79,6 +79,11 @@ fn with_hint(failure: Failure, error: &ApiError) -> Failure {
         )
     } else if is(ApiError::subjects_overlap()) {
         failure.hint("`claudebus stream ls --subject SUBJECT` shows which one has them")
+    } else if is(ApiError::storage_exceeded()) {
+        failure.hint(
+            "the server's disk is full; free some of it, or let go of messages: \
+             claudebus purge STREAM --keep N",
+        )
     } else {
         failure
     }

@@ -115,10 +115,15 @@ async fn illness(shared: &Shared) -> Option<&'static str> {
         answered.await.ok()
     };
     match tokio::time::timeout(PROBE, probe).await {
-        Ok(Some(())) if *shared.broker.pressure.borrow() == Pressure::Full => {
-            Some("storage is behind: publishers are held back until it has caught up")
-        }
-        Ok(Some(())) => None,
+        Ok(Some(())) => match *shared.broker.pressure.borrow() {
+            Pressure::Full => {
+                Some("storage is behind: publishers are held back until it has caught up")
+            }
+            Pressure::NoSpace => {
+                Some("the disk is full: publishing is refused until there is room again")
+            }
+            Pressure::Normal | Pressure::High => None,
+        },
         Ok(None) => Some("the broker has stopped"),
         Err(_) => Some("the broker does not answer"),
     }

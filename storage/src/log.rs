@@ -247,7 +247,7 @@ pub struct LogFailure {
     pub reason: String,
 }
 
-/// How much of the memory for records not yet in segments is used.
+/// How much of the memory for records not yet in segments is used, and whether the disk is full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Pressure {
     /// Below 1.5 times the tail budget.
@@ -255,8 +255,10 @@ pub enum Pressure {
     Normal,
     /// Between 1.5 and 2 times: publishers should be slowed.
     High,
-    /// At 2 times: nothing that adds records should be accepted.
+    /// At 2 times: nothing that adds records should be accepted. It passes with the next checkpoint.
     Full,
+    /// The disk is full: what would add records should be refused, all else goes on.
+    NoSpace,
 }
 
 /// The message-id budget is used up; see [`Log::append`].

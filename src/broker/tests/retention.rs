@@ -2,8 +2,10 @@
 //! interest.
 
 use super::*;
+use claudebus_storage::Pressure;
+
 use crate::model::api::PurgeOptions;
-use crate::model::stream::{Discard, Retention};
+use crate::model::stream::{Discard, Retention, Storage};
 
 fn stream(change: impl FnOnce(&mut StreamConfig)) -> Bench {
     let mut bench = Bench::new();
@@ -51,6 +53,41 @@ fn a_full_stream_refuses_new_messages() {
     assert_eq!(bench.request("s.a", &[], "body")["seq"], 1);
     assert_eq!(bench.request("s.a", &[], "body")["seq"], 2);
     assert_eq!(bench.request("s.a", &[], "")["error"]["description"], "maximum bytes exceeded");
+}
+
+#[test]
+fn a_full_disk_refuses_what_adds_records_and_nothing_else() {
+    let mut bench = stream(|_| {});
+    bench.consumer("S", ConsumerConfig { max_deliver: 1, ..durable("c") }).unwrap();
+    let memory = |c| StreamConfig { storage: Storage::Memory, ..c };
+    bench.create(memory(named("M", &["m.>"]))).unwrap();
+    assert_eq!(bench.request("s.a", &[("Nats-Msg-Id", "1")], "")["seq"], 1);
+    assert_eq!(bench.request("s.b", &[], "")["seq"], 2);
+    bench.broker.log_mut().set_pressure(Pressure::NoSpace);
+    assert_eq!(code(&bench.request("s.a", &[], "")), 10047);
+    assert_eq!(code(&bench.request("s.a", &[("Nats-Msg-Id", "2")], "")), 10047);
+    assert_eq!(bench.request("s.a", &[("Nats-Msg-Id", "1")], "")["duplicate"], true);
+    assert_eq!(bench.request("m.a", &[], "")["seq"], 1);
+    let refused = bench.publish(1, 1, &["s.a", "m.a"]);
+    let [Event::Refused { counter: 1, error }, Event::Published { first: 2, .. }] = &*refused
+    else {
+        panic!("{refused:?}")
+    };
+    assert_eq!(error.err_code, 10047);
+    // A message that is given up stays pending until its dead letter has room.
+    assert_eq!(bench.pull("S", "c", 2).len(), 2);
+    bench.ack("S", "c", (1, 1), AckKind::Ack);
+    bench.ack("S", "c", (2, 2), AckKind::Nak { delay: Duration::ZERO });
+    bench.pass(Duration::from_secs(60));
+    assert_eq!(bench.consumer_info("S", "c").num_ack_pending, 1);
+    assert!(bench.broker.catalog.id_of("DLQ_S").is_none_or(|_| bench.seqs("DLQ_S").is_empty()));
+    let delete = ApiRequest::MessageDelete { stream: "S".into(), seq: 1, no_erase: true };
+    bench.api(delete).unwrap();
+    bench.broker.log_mut().set_pressure(Pressure::Normal);
+    bench.pass(Duration::from_secs(60));
+    assert_eq!(bench.consumer_info("S", "c").num_ack_pending, 0);
+    assert_eq!(bench.seqs("DLQ_S"), [1]);
+    assert_eq!(bench.request("s.a", &[], "")["seq"], 3);
 }
 
 #[test]

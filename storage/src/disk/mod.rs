@@ -18,6 +18,12 @@ use std::sync::Arc;
 pub use real::{RealDisk, RealDiskError};
 pub use simulated::{SimulatedCounts, SimulatedDisk};
 
+/// Whether an operation failed for want of room, which may come back.
+#[must_use]
+pub fn is_out_of_space(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// A directory tree that belongs to one engine.
 pub trait Disk: Send + Sync + 'static {
     /// The directory as the operating system knows it, for what keeps files of its own there. `None`
@@ -94,6 +100,13 @@ pub trait DiskFile: Send + Sync {
     /// # Errors
     /// What the operating system says.
     fn set_len(&self, len: u64) -> io::Result<()>;
+
+    /// Takes up room for a file of `len` bytes, so that writing to it cannot meet a full disk. What
+    /// is new reads as zeros; it is not durable before the next [`DiskFile::sync`].
+    ///
+    /// # Errors
+    /// What the operating system says; see [`is_out_of_space`].
+    fn allocate(&self, len: u64) -> io::Result<()>;
 
     /// Its length in bytes.
     ///

@@ -11,6 +11,8 @@ use super::{Disk, DiskFile};
 
 /// The file whose lock says that a process uses the directory.
 const LOCK: &str = "LOCK";
+/// Bytes written at a time where room is taken up by writing.
+const ZEROS: usize = 1 << 20;
 
 /// Why a data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -172,9 +174,40 @@ impl DiskFile for RealFile {
         self.file.set_len(len).map_err(naming(&self.path))
     }
 
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        allocate(&self.file, len).map_err(naming(&self.path))
+    }
+
     fn len(&self) -> io::Result<u64> {
         self.file.metadata().map(|m| m.len()).map_err(naming(&self.path))
     }
+}
+
+/// Reserves blocks without writing them, where the file system can.
+#[cfg(target_os = "linux")]
+fn allocate(file: &File, len: u64) -> io::Result<()> {
+    use rustix::fs::{FallocateFlags, fallocate};
+    match fallocate(file, FallocateFlags::empty(), 0, len).map_err(io::Error::from) {
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => append_zeros(file, len),
+        result => result,
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn allocate(file: &File, len: u64) -> io::Result<()> {
+    append_zeros(file, len)
+}
+
+/// The way that works everywhere: only blocks that were written are certain.
+fn append_zeros(file: &File, len: u64) -> io::Result<()> {
+    let zeros = vec![0; ZEROS];
+    let mut at = file.metadata()?.len();
+    while at < len {
+        let step = (len - at).min(ZEROS as u64);
+        write_all_at(file, zeros.get(..step as usize).unwrap_or(&zeros), at)?;
+        at += step;
+    }
+    Ok(())
 }
 
 #[cfg(unix)]

@@ -60,8 +60,8 @@ struct Contents {
     life: u64,
     /// The change, counted by [`SimulatedCounts::changes`], at which power is lost.
     power_off_at: Option<u64>,
-    /// The change that fails once.
-    fail_at: Option<u64>,
+    /// The change that fails once, and how.
+    fail_at: Option<(u64, io::ErrorKind)>,
     /// Bytes of all files together, at most.
     capacity: Option<u64>,
 }
@@ -123,8 +123,17 @@ impl SimulatedDisk {
 
     /// Fails the `n`-th change from now (1 is the next), once.
     pub fn fail_after(&self, n: u64) {
+        self.fail_with(n, io::ErrorKind::Other);
+    }
+
+    /// Fails the `n`-th change from now (1 is the next), once, for want of space.
+    pub fn run_out_after(&self, n: u64) {
+        self.fail_with(n, io::ErrorKind::StorageFull);
+    }
+
+    fn fail_with(&self, n: u64, kind: io::ErrorKind) {
         let mut contents = self.lock();
-        contents.fail_at = Some(contents.counts.changes() + n);
+        contents.fail_at = Some((contents.counts.changes() + n, kind));
     }
 
     /// From now on files may not grow beyond this many bytes together.
@@ -177,10 +186,10 @@ impl Contents {
         if self.power_off_at.is_some_and(|at| now >= at) {
             return Err(io::Error::other("simulated loss of power"));
         }
-        if self.fail_at == Some(now) {
-            return Err(io::Error::other("simulated failure"));
+        match self.fail_at {
+            Some((at, kind)) if at == now => Err(io::Error::new(kind, "simulated failure")),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     fn size(&self) -> u64 {
@@ -518,6 +527,10 @@ impl DiskFile for SimulatedFile {
                 Ok(())
             },
         )
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        if self.len()? < len { self.set_len(len) } else { Ok(()) }
     }
 
     fn len(&self) -> io::Result<u64> {

@@ -77,6 +77,7 @@ impl Engine {
             || !self.contents.erased.is_empty()
             || self.contents.tail_bytes() >= self.options.tail_budget / BEGIN_PART
             || self.journal_bytes >= self.options.journal_limit
+            || (self.is_disk_full() && self.holds_stale_journal())
         {
             return true;
         }
@@ -85,7 +86,24 @@ impl Engine {
             return false;
         }
         self.progress.calls_to_space = SPACE_EVERY;
-        self.contents.segments.dead_bytes() >= self.options.tail_budget as u64
+        // When there is no room, any file that a checkpoint lets go of is worth one.
+        let worthwhile = if self.is_disk_full() {
+            self.contents.recount();
+            1
+        } else {
+            self.options.tail_budget as u64
+        };
+        self.contents.segments.dead_bytes() >= worthwhile
+    }
+
+    pub(super) fn is_disk_full(&self) -> bool {
+        self.journal.is_disk_full.load(Ordering::Relaxed)
+    }
+
+    /// Whether checkpoints would free a journal file. It takes two until no manifest needs one.
+    fn holds_stale_journal(&self) -> bool {
+        let files = self.journal.files();
+        files.active.get(1).is_some_and(|next| next.first_group > files.recycle_through + 1)
     }
 
     pub(super) fn begin_checkpoint(&mut self) {
@@ -156,11 +174,8 @@ impl Engine {
 
     /// Takes segments in which nothing can be read any more out of the list.
     fn retire_dead(&mut self) {
+        self.contents.recount();
         let contents = &mut self.contents;
-        for stream in contents.streams.values_mut().filter(|stream| stream.sealed_is_dirty) {
-            contents.segments.recount(stream);
-            stream.sealed_is_dirty = false;
-        }
         let held = contents.segments.held.iter();
         let dead: Vec<u64> = held.filter(|(_, held)| held.live == 0).map(|(id, _)| *id).collect();
         for id in dead {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::pacer::Pacer;
 use super::stats::WorkCounters;
 use crate::crash::CrashPoints;
-use crate::disk::Disk;
+use crate::disk::{Disk, is_out_of_space};
 use crate::ids::StreamId;
 use crate::ids_file;
 use crate::journal::shared::JournalShared;
@@ -96,8 +96,9 @@ pub(super) struct Checkpointer {
 }
 
 impl Checkpointer {
-    /// Writes a checkpoint. After an error everything is as before, and the next job writes what
-    /// this one should have.
+    /// Writes a checkpoint. If there is no room, everything is as before, and the next job writes
+    /// what this one should have. Any other error ends the engine: after a failed sync the
+    /// kernel may have dropped what was written, and a disk that fails will fail again.
     pub(super) fn run(&mut self, job: CheckpointJob) -> Result<CheckpointDone, String> {
         let job = self.with_carried(job);
         match self.try_run(&job) {
@@ -109,6 +110,12 @@ impl Checkpointer {
                 }
                 let (tails, chunks) = (Vec::new(), SharedChunks::default());
                 self.carried = CheckpointJob { tails, chunks, ..job };
+                if is_out_of_space(&error) {
+                    self.journal.is_space_wanted.store(true, Ordering::Release);
+                    self.journal.files_changed();
+                } else {
+                    self.journal.fail(format!("cannot write a checkpoint: {error}"));
+                }
                 Err(error.to_string())
             }
         }
@@ -277,6 +284,10 @@ impl Checkpointer {
             let mut pace = self.pacer.pace();
             match state::merge::merge(self.disk.as_ref(), &files, id, &mut pace) {
                 Ok(base) => {
+                    // What this checkpoint wrote and merged at once is on no list.
+                    for file in files.iter().filter(|file| !self.current.states.contains(file)) {
+                        self.let_go(&file.path());
+                    }
                     files = vec![base];
                     self.counters.base_rewrites.fetch_add(1, Ordering::Relaxed);
                 }
@@ -284,6 +295,11 @@ impl Checkpointer {
                 Err(MergeError::Read(error)) => {
                     tracing::error!(%error, "state files cannot be merged; they grow in number");
                     let _ = self.disk.remove(&state::file::path(id));
+                }
+                // The files that were to be merged say the same; a checkpoint must not fail for it.
+                Err(MergeError::Write(error)) if is_out_of_space(&error) => {
+                    tracing::warn!(%error, "no room to merge state files; they grow in number");
+                    self.disk.remove(&state::file::path(id))?;
                 }
                 Err(MergeError::Write(error)) => return Err(error),
             }
@@ -301,6 +317,7 @@ impl Checkpointer {
         let oldest = self.previous.replace(std::mem::replace(&mut self.current, next));
         let previous_through = self.previous.as_ref().map_or(0, |previous| previous.through);
         self.journal.files().recycle_through = previous_through;
+        self.journal.is_space_wanted.store(false, Ordering::Release);
         self.journal.files_changed();
         let mut unlisted = removed.to_vec();
         if let Some(oldest) = oldest {
@@ -330,10 +347,14 @@ impl Checkpointer {
         let ids = oldest.ids.iter().filter(|file| !self.kept().any(|m| m.ids.contains(file)));
         paths.extend(ids.map(|file| ids_file::path(file.id)));
         for path in paths {
-            // A file that stays is swept at the next start.
-            if let Err(error) = self.disk.remove(&path) {
-                tracing::warn!(%path, %error, "an old file could not be removed");
-            }
+            self.let_go(&path);
+        }
+    }
+
+    /// Removes a file that no manifest lists; one that stays is swept at the next start.
+    fn let_go(&self, path: &str) {
+        if let Err(error) = self.disk.remove(path) {
+            tracing::warn!(%path, %error, "an old file could not be removed");
         }
     }
 }

@@ -37,6 +37,14 @@ impl Contents {
         self.chunks.bytes() + self.tail_records * PLACE_BYTES
     }
 
+    /// Counts anew what segments hold of streams from which records went.
+    pub(super) fn recount(&mut self) {
+        for stream in self.streams.values_mut().filter(|stream| stream.sealed_is_dirty) {
+            self.segments.recount(stream);
+            stream.sealed_is_dirty = false;
+        }
+    }
+
     pub(super) fn drop_stream(&mut self, id: StreamId) {
         if let Some(stream) = self.streams.remove(&id) {
             self.tail_records -= stream.tail.len();

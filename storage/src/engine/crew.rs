@@ -15,8 +15,8 @@ use crate::journal::files::Filler;
 use crate::journal::shared::JournalShared;
 use crate::journal::writer::{JournalWriter, Predecessor};
 
-/// The ballast is this part of the tail budget: 16 MiB.
-const BALLAST_PART: u64 = 4;
+/// The ballast is this many times the tail budget, as much as the tail may ever hold: 128 MiB.
+const BALLAST_BUDGETS: u64 = 2;
 
 /// What all workers share.
 pub(super) struct CrewPlace<'a> {
@@ -54,7 +54,7 @@ impl CrewPlace<'_> {
                 disk: Arc::clone(disk),
                 shared: Arc::clone(journal),
                 file_size,
-                ballast: options.tail_budget as u64 / BALLAST_PART,
+                ballast: options.tail_budget as u64 * BALLAST_BUDGETS,
                 crash,
             },
             checkpointer: Checkpointer {

@@ -288,7 +288,9 @@ impl Log for Engine {
     fn pressure(&self) -> Pressure {
         let used = self.contents.tail_bytes();
         let budget = self.options.tail_budget;
-        if used >= budget * 2 || self.journal.is_disk_full.load(Ordering::Relaxed) {
+        if self.is_disk_full() {
+            Pressure::NoSpace
+        } else if used >= budget * 2 {
             Pressure::Full
         } else if used >= budget + budget / 2 {
             Pressure::High

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::shared::JournalShared;
 use super::{DIR, path};
 use crate::crash::CrashPoints;
-use crate::disk::{Disk, DiskFile};
+use crate::disk::{Disk, DiskFile, is_out_of_space};
 
 /// Files kept ready: one for the next rotation, one while that is refilled.
 const SPARES: usize = 2;
@@ -21,15 +21,16 @@ const FILL_STEP: usize = 1 << 20;
 /// How long to wait before trying again when the disk is full.
 const RETRY: Duration = Duration::from_millis(500);
 
-/// Taken up in good times and given back when the disk is full, so that a checkpoint can be written
-/// that makes room.
+/// Room taken up in good times and given back when the disk is full, so that a checkpoint can be
+/// written: it empties journal files, and lets segments go whose records were deleted. Publishing
+/// goes on only while the ballast is there and spares are, so what was accepted always finds a place.
 const BALLAST: &str = "journal/ballast";
 
 pub(crate) struct Filler {
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) shared: Arc<JournalShared>,
     pub(crate) file_size: u64,
-    /// Size of the ballast, in bytes.
+    /// Size of the ballast, in bytes: at least what one checkpoint may have to write.
     pub(crate) ballast: u64,
     pub(crate) crash: CrashPoints,
 }
@@ -50,18 +51,22 @@ impl Filler {
         match self.try_step() {
             Ok(()) => {
                 if self.shared.is_disk_full.swap(false, Ordering::Relaxed) {
-                    tracing::info!("the disk has room again");
+                    tracing::info!("the disk has room again; publishing goes on");
                     self.shared.wake_owner();
                 }
             }
-            Err(error) => {
-                // The journal itself goes on: in the file it has and in the spares that are left.
-                let _ = self.disk.remove(BALLAST);
+            // The journal itself goes on: in the file it has and in the spares that are left.
+            Err(error) if is_out_of_space(&error) => {
                 if !self.shared.is_disk_full.swap(true, Ordering::Relaxed) {
-                    tracing::error!(%error, "cannot prepare journal files; publishing is held back");
+                    tracing::error!(
+                        %error,
+                        "the disk is full; publishing is refused until there is room for {} MiB",
+                        (self.ballast + SPARES as u64 * self.file_size) >> 20
+                    );
                     self.shared.wake_owner();
                 }
             }
+            Err(error) => self.shared.fail(format!("cannot prepare journal files: {error}")),
         }
         if self.shared.is_retry_wanted.swap(false, Ordering::Relaxed) {
             self.shared.wake_owner();
@@ -82,6 +87,10 @@ impl Filler {
     fn try_step(&self) -> io::Result<()> {
         self.scrub_spares()?;
         while self.recycle_one()? {}
+        if self.shared.is_space_wanted.load(Ordering::Acquire) {
+            self.give_ballast()?;
+            return Err(io::Error::new(io::ErrorKind::StorageFull, "a checkpoint found no room"));
+        }
         self.take_ballast()?;
         while self.shared.files().spares.len() < SPARES {
             self.add_spare(FILL_STEP)?;
@@ -118,7 +127,19 @@ impl Filler {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
-        self.fill(BALLAST, self.ballast, FILL_STEP)
+        let taken = self.disk.create(BALLAST).and_then(|file| file.allocate(self.ballast));
+        if taken.is_err() {
+            // All or nothing: what little there is may be what a checkpoint needs.
+            self.give_ballast()?;
+        }
+        taken
+    }
+
+    fn give_ballast(&self) -> io::Result<()> {
+        match self.disk.remove(BALLAST) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
     }
 
     fn next_spare(&self) -> String {
@@ -156,7 +177,8 @@ impl Filler {
         };
         let from = path(old.number);
         self.crash.at("recycle.before");
-        if spares >= SPARES_KEPT {
+        let is_disk_full = self.shared.is_disk_full.load(Ordering::Relaxed);
+        if spares >= if is_disk_full { SPARES } else { SPARES_KEPT } {
             if must_scrub {
                 self.overwrite(&from)?;
             }
@@ -174,8 +196,11 @@ impl Filler {
         let len = file.len()?;
         if len > self.file_size {
             file.set_len(self.file_size)?;
-        } else if len < self.file_size {
-            zeros(file.as_ref(), len, self.file_size, FILL_STEP)?;
+        } else if len < self.file_size
+            && let Err(error) = zeros(file.as_ref(), len, self.file_size, FILL_STEP)
+        {
+            self.disk.remove(&target)?;
+            return Err(error);
         }
         self.disk.sync_dir(DIR)?;
         self.crash.at("recycle.after");

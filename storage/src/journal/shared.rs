@@ -92,8 +92,10 @@ pub(crate) struct JournalShared {
     failure: OnceLock<String>,
     files: Mutex<FileTable>,
     files_changed: Condvar,
-    /// No room for another spare: publishing should stop until there is.
+    /// No room for ballast or for another spare: publishing should stop until there is.
     pub(crate) is_disk_full: AtomicBool,
+    /// A checkpoint found no room; until one succeeds nothing else should take any.
+    pub(crate) is_space_wanted: AtomicBool,
     /// A checkpoint failed and is to be tried again at the filler's next round, which may have made
     /// room.
     pub(crate) is_retry_wanted: AtomicBool,
@@ -118,6 +120,7 @@ impl JournalShared {
             files: Mutex::default(),
             files_changed: Condvar::new(),
             is_disk_full: AtomicBool::new(false),
+            is_space_wanted: AtomicBool::new(false),
             is_retry_wanted: AtomicBool::new(false),
             counters: JournalCounters::default(),
             waker,

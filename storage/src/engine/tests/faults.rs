@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::operations::{Run, all_of, open, options, read_all};
+use super::operations::{Chance, Run, all_of, open, options, read_all};
 use crate::disk::{Disk, SimulatedDisk};
 use crate::ids::{Fingerprint, StreamId};
 use crate::log::{Filter, Log, StreamOptions, WindowFull};
@@ -48,12 +48,21 @@ fn seqs(engine: &mut Engine) -> Vec<u64> {
 /// says so for ever, or it goes on as if nothing had been.
 #[test]
 fn one_failure_anywhere_is_survived_or_fatal() {
+    let (survived, fatal) = fail_everywhere(SimulatedDisk::fail_after);
+    assert!(survived > 5 && fatal > 100, "{survived} {fatal}");
+    // Only the journal itself cannot do without room.
+    let (survived, fatal) = fail_everywhere(SimulatedDisk::run_out_after);
+    assert!(survived > 40 && fatal > 40, "{survived} {fatal}");
+}
+
+/// How often the log survived, and how often it ended.
+fn fail_everywhere(fail_after: impl Fn(&SimulatedDisk, u64)) -> (u64, u64) {
     let (mut survived, mut fatal) = (0, 0);
     for n in 1..160 {
         let disk = SimulatedDisk::new();
         let mut run = Run::new(7, false);
         let mut engine = open(&disk, 1);
-        disk.fail_after(n);
+        fail_after(&disk, n);
         let mut is_dead = false;
         for _ in 0..900 {
             run.step(&mut engine);
@@ -90,7 +99,7 @@ fn one_failure_anywhere_is_survived_or_fatal() {
         run.rewind(report.last_group);
         run.compare(&mut engine);
     }
-    assert!(survived > 20 && fatal > 20, "{survived} {fatal}");
+    (survived, fatal)
 }
 
 /// A log with some sealed records, several checkpoints old.
@@ -297,35 +306,84 @@ fn pressure_rises_with_the_tail_and_falls_with_a_checkpoint() {
     assert_eq!(seqs(&mut engine).len(), 40);
 }
 
-#[test]
-fn a_full_disk_holds_publishing_back_and_nothing_else() {
-    let disk = SimulatedDisk::new();
-    let mut engine = open(&disk, 1);
-    engine.create_stream(S, StreamOptions::default());
-    settle(&mut engine);
-    disk.set_capacity(Some(disk.size() + 4_000));
-    let mut refused = false;
-    for _ in 0..100 {
-        if engine.pressure() == Pressure::Full {
-            refused = true;
-            break;
+/// Publishes until the disk is full for good. Returns how much is held.
+fn fill_disk(engine: &mut Engine) -> usize {
+    let mut chance = Chance(7);
+    for _ in 0..4_000 {
+        if (0..20).all(|_| {
+            settle(engine);
+            engine.pressure() == Pressure::NoSpace
+        }) {
+            return seqs(engine).len();
         }
-        engine.append(S, &record("a", &[3; 900])).unwrap();
-        settle(&mut engine);
+        let payload: Vec<u8> = (0..900).map(|_| chance.below(256) as u8).collect();
+        engine.append(S, &record("a", &payload)).unwrap();
+        settle(engine);
     }
-    assert!(refused, "{:?}", engine.info());
-    let held = seqs(&mut engine).len();
-    assert!(held > 0);
-    disk.set_capacity(None);
+    panic!("the disk never became full: {:?}", engine.info());
+}
+
+/// Works until publishing may go on.
+fn wait_for_room(engine: &mut Engine) {
     for _ in 0..3_000 {
         engine.poll().unwrap();
         engine.run_background();
-        if engine.pressure() != Pressure::Full {
-            break;
+        if engine.pressure() < Pressure::Full {
+            return;
         }
     }
-    assert_ne!(engine.pressure(), Pressure::Full, "{:?}", engine.info());
-    engine.append(S, &record("a", b"again")).unwrap();
-    settle(&mut engine);
-    assert_eq!(seqs(&mut engine).len(), held + 1);
+    panic!("there is no room: {:?}", engine.info());
+}
+
+#[test]
+fn a_full_disk_refuses_publishing_and_nothing_else() {
+    for room in [0, 4_000, 40_000, 100_000] {
+        let disk = SimulatedDisk::new();
+        let mut engine = open(&disk, 1);
+        engine.create_stream(S, StreamOptions::default());
+        settle(&mut engine);
+        disk.set_capacity(Some(disk.size() + room));
+        let held = fill_disk(&mut engine);
+        // State and deletions are still taken, and checkpointed.
+        let checkpoints = engine.info().checkpoints;
+        for seq in 1..=held as u64 / 2 {
+            let summary = engine.subject(S, "a").unwrap();
+            assert!(engine.delete(S, seq, summary.id, 900));
+            engine.put(b"c/worker", &seq.to_le_bytes());
+            settle(&mut engine);
+        }
+        for round in 0..3_000_u64 {
+            engine.put(b"c/worker", &round.to_le_bytes().repeat(50));
+            settle(&mut engine);
+        }
+        assert!(engine.info().checkpoints > checkpoints + 3, "{room}: {:?}", engine.info());
+        // Nothing of it is lost.
+        drop(engine);
+        disk.crash(room);
+        let mut engine = open(&disk, 2);
+        assert_eq!(seqs(&mut engine).len(), held - held / 2);
+        // Room that comes from elsewhere ends it.
+        disk.set_capacity(None);
+        wait_for_room(&mut engine);
+        engine.append(S, &record("a", b"again")).unwrap();
+        settle(&mut engine);
+        assert_eq!(seqs(&mut engine).len(), held - held / 2 + 1);
+    }
+}
+
+#[test]
+fn deleting_records_makes_room_on_a_full_disk() {
+    for room in [4_000, 40_000, 100_000, 300_000] {
+        let disk = SimulatedDisk::new();
+        let mut engine = open(&disk, 1);
+        engine.create_stream(S, StreamOptions::default());
+        settle(&mut engine);
+        disk.set_capacity(Some(disk.size() + room));
+        let full = fill_disk(&mut engine);
+        engine.clear(S);
+        engine.commit();
+        wait_for_room(&mut engine);
+        let again = fill_disk(&mut engine);
+        assert!(again * 10 > full * 9, "{room}: {full}, {again}; {:?}", engine.info());
+    }
 }
