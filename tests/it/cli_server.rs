@@ -521,6 +521,16 @@ fn benches_measure_and_read_everything_back() {
         assert_eq!(report["verified"], true);
     }
     serving.json(&["bench", "consume", "--no-ack", "--count", "3000", "--rounds", "1"]);
+    let json = ["bench", "publish", "--content", "json", "--count", "3000", "--verify"];
+    assert_eq!(serving.json(&json)["verified"], true);
+    let (code, talk) = serving.fails(&[&json[..], &["--size", "10"]].concat());
+    assert!(code == 2 && talk.contains("--size 96 or more"), "{code} {talk}");
+    let mixed = ["bench", "mixed", "--count", "200", "--rate", "2000", "--replay", "100ms"];
+    let report = serving.json(&mixed);
+    let results = report["results"].as_array().unwrap();
+    let measures: Vec<_> = results.iter().map(|result| result["measure"].as_str()).collect();
+    assert_eq!(measures, [Some("publish"), Some("delivery"), Some("replay")]);
+    assert!(results[1]["median_latency_ns"]["p99"].as_u64().unwrap() > 0, "{report}");
     let table = serving.ok(&["bench", "publish", "--duration", "100ms", "--rounds", "1"]);
     assert!(table.contains("Durability") && table.contains("claudebus"), "{table}");
     assert_eq!(serving.ok(&["stream", "ls", "--output", "json"]).matches("BENCH").count(), 0);

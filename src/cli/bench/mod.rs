@@ -7,8 +7,10 @@
 
 mod nats;
 mod ours;
+mod payload;
 mod report;
 mod sample;
+mod steady;
 mod work;
 
 use std::time::Duration;
@@ -21,8 +23,10 @@ use super::output::Output;
 use crate::config::text;
 use nats::Nats;
 use ours::Ours;
+use payload::Content;
 use report::{Group, Report};
 use sample::Sample;
+use steady::{Steady, SteadySample};
 use work::Work;
 
 /// `claudebus bench`.
@@ -31,7 +35,8 @@ use work::Work;
     claudebus bench publish --size 128 --count 1000000\n  \
     claudebus bench publish --size 128,1024 --against nats://localhost:4333 --rounds 5\n  \
     claudebus bench consume --count 500000 --no-ack --verify\n  \
-    claudebus bench latency --count 2000 --output json")]
+    claudebus bench latency --count 2000 --output json\n  \
+    claudebus bench mixed --rate 10000 --duration 60s --replay 30s")]
 pub(super) struct Bench {
     /// What to measure.
     #[command(subcommand)]
@@ -52,6 +57,17 @@ enum Kind {
     },
     /// Publish one message at a time, each waiting for its acknowledgement
     Latency(Common),
+    /// Publish at a steady rate, and consume and acknowledge the same messages: latencies of both
+    Mixed {
+        #[command(flatten)]
+        common: Common,
+        /// Messages a second
+        #[arg(long, value_name = "MESSAGES", default_value = "10000", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+        rate: u32,
+        /// Publish at full speed for so long first, and read all of that again meanwhile
+        #[arg(long, value_name = "DURATION", value_parser = text::positive_duration)]
+        replay: Option<Duration>,
+    },
 }
 
 /// Options of all measurements.
@@ -60,7 +76,10 @@ struct Common {
     /// Bytes of each payload; several sizes are measured one after the other
     #[arg(long, value_name = "BYTES", default_value = "128", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=64 << 20))]
     size: Vec<u32>,
-    /// Messages per round: 500,000, or 2,000 one at a time, unless given
+    /// What payloads consist of
+    #[arg(long, value_enum, default_value_t)]
+    content: Content,
+    /// Messages per round: 500,000, or 2,000 one at a time, or 100,000 at a steady rate, unless given
     #[arg(short = 'n', long, value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
     /// Work for so long instead of on a number of messages; consuming is fed by publishing for half
@@ -96,7 +115,10 @@ struct Common {
 impl Kind {
     fn common(&self) -> &Common {
         match self {
-            Self::Publish(common) | Self::Latency(common) | Self::Consume { common, .. } => common,
+            Self::Publish(common)
+            | Self::Latency(common)
+            | Self::Consume { common, .. }
+            | Self::Mixed { common, .. } => common,
         }
     }
 
@@ -106,15 +128,41 @@ impl Kind {
             Self::Consume { no_ack: false, .. } => "consume",
             Self::Consume { no_ack: true, .. } => "consume without acks",
             Self::Latency(_) => "latency",
+            Self::Mixed { .. } => "mixed",
         }
+    }
+
+    fn default_count(&self) -> u64 {
+        match self {
+            Self::Publish(_) | Self::Consume { .. } => 500_000,
+            Self::Latency(_) => 2_000,
+            Self::Mixed { .. } => 100_000,
+        }
+    }
+
+    /// Refuses options that would mean nothing.
+    fn check(&self) -> Result<(), Failure> {
+        let common = self.common();
+        let smallest = common.content.smallest();
+        if common.size.iter().any(|size| (*size as usize) < smallest) {
+            let wrong = format_args!("--content json needs --size {smallest} or more");
+            return Err(Failure::usage(wrong));
+        }
+        if matches!(self, Self::Mixed { .. }) && (common.verify || common.clients != 1) {
+            return Err(Failure::usage(
+                "`bench mixed` has one publisher whose messages hold the time; leave out --verify \
+                 and --clients",
+            ));
+        }
+        Ok(())
     }
 
     fn work(&self, size: u32) -> Work {
         let common = self.common();
-        let default_count = if matches!(self, Self::Latency(_)) { 2_000 } else { 500_000 };
         Work {
             size: size as usize,
-            count: common.count.unwrap_or(default_count),
+            content: common.content,
+            count: common.count.unwrap_or_else(|| self.default_count()),
             duration: common.duration,
             clients: common.clients.into(),
             seed: common.seed,
@@ -173,6 +221,13 @@ impl Side {
         }
     }
 
+    async fn steady(&self, work: &Work, steady: Steady) -> Result<SteadySample, Failure> {
+        match self {
+            Self::Ours(ours) => ours.steady(work, steady).await,
+            Self::Nats(nats) => nats.steady(work, steady).await,
+        }
+    }
+
     /// Reads everything back and compares it with what was published.
     async fn verify(&self, work: &Work, published: &[u64]) -> Result<(), Failure> {
         let digests = match self {
@@ -204,6 +259,7 @@ pub(super) fn run(args: &Bench, global: &Global, output: &mut Output) -> Result<
 }
 
 async fn measure(kind: &Kind, global: &Global, talk: &dyn Fn(String)) -> Result<Report, Failure> {
+    kind.check()?;
     let common = kind.common();
     let mut sides = vec![Side::Ours(Ours::connect(global).await?)];
     if let Some(url) = &common.against {
@@ -219,12 +275,15 @@ async fn measure(kind: &Kind, global: &Global, talk: &dyn Fn(String)) -> Result<
             side.clean_up().await?;
         }
         for (side, samples) in sides.iter().zip(samples?) {
-            groups.push(Group {
-                side: side.name(),
-                durability: side.durability(),
-                size: *size,
-                samples,
-            });
+            for (measure, samples) in samples {
+                groups.push(Group {
+                    side: side.name(),
+                    measure,
+                    durability: side.durability(),
+                    size: *size,
+                    samples,
+                });
+            }
         }
     }
     Ok(Report {
@@ -236,14 +295,24 @@ async fn measure(kind: &Kind, global: &Global, talk: &dyn Fn(String)) -> Result<
     })
 }
 
+/// What was measured, by name, in all rounds of one side.
+type Measured = Vec<(&'static str, Vec<Sample>)>;
+
+fn add(measured: &mut Measured, name: &'static str, sample: Sample) {
+    match measured.iter_mut().find(|(known, _)| *known == name) {
+        Some((_, samples)) => samples.push(sample),
+        None => measured.push((name, vec![sample])),
+    }
+}
+
 /// All rounds of one size, the sides taking turns.
 async fn rounds(
     kind: &Kind,
     work: &Work,
     sides: &[Side],
     talk: &dyn Fn(String),
-) -> Result<Vec<Vec<Sample>>, Failure> {
-    let mut samples: Vec<Vec<Sample>> = sides.iter().map(|_| Vec::new()).collect();
+) -> Result<Vec<Measured>, Failure> {
+    let mut samples: Vec<Measured> = sides.iter().map(|_| Vec::new()).collect();
     let common = kind.common();
     let mut stored = Vec::new();
     // Consuming is faster than publishing; nobody should run out of messages before the time.
@@ -261,33 +330,54 @@ async fn rounds(
     }
     for round in 0..common.rounds {
         for (number, (side, samples)) in sides.iter().zip(&mut samples).enumerate() {
-            let sample = match kind {
-                Kind::Consume { no_ack, .. } => {
-                    let stored = stored.get(number).copied().unwrap_or_default();
-                    side.consume(work, stored, !no_ack).await?
-                }
-                Kind::Publish(_) | Kind::Latency(_) => {
-                    side.prepare().await?;
-                    let sample = match kind {
-                        Kind::Latency(_) => side.latency(work).await?,
-                        _ => side.publish(work).await?,
-                    };
-                    if common.verify {
-                        side.verify(work, &sample.per_client).await?;
-                    }
-                    sample
-                }
-            };
-            talk(format!(
-                "round {} of {}, {} bytes, {}: {}",
-                round + 1,
-                common.rounds,
-                work.size,
-                side.name(),
-                sample.summary()
-            ));
-            samples.push(sample);
+            let stored = stored.get(number).copied().unwrap_or_default();
+            for (name, sample) in one_round(kind, work, side, stored).await? {
+                talk(format!(
+                    "round {} of {}, {} bytes, {}, {name}: {}",
+                    round + 1,
+                    common.rounds,
+                    work.size,
+                    side.name(),
+                    sample.summary()
+                ));
+                add(samples, name, sample);
+            }
         }
     }
     Ok(samples)
+}
+
+/// One round of one side, which holds `stored` messages to be consumed.
+async fn one_round(
+    kind: &Kind,
+    work: &Work,
+    side: &Side,
+    stored: u64,
+) -> Result<Vec<(&'static str, Sample)>, Failure> {
+    let sample = match kind {
+        Kind::Consume { no_ack, .. } => side.consume(work, stored, !no_ack).await?,
+        Kind::Mixed { rate, replay, .. } => {
+            side.prepare().await?;
+            if let Some(duration) = replay {
+                side.publish(&Work { duration: Some(*duration), ..work.clone() }).await?;
+            }
+            let steady = Steady { rate: *rate, replay: replay.is_some() };
+            let done = side.steady(work, steady).await?;
+            let mut measured = vec![("publish", done.published), ("delivery", done.delivered)];
+            measured.extend(done.replayed.map(|sample| ("replay", sample)));
+            return Ok(measured);
+        }
+        Kind::Publish(_) | Kind::Latency(_) => {
+            side.prepare().await?;
+            let sample = match kind {
+                Kind::Latency(_) => side.latency(work).await?,
+                _ => side.publish(work).await?,
+            };
+            if kind.common().verify {
+                side.verify(work, &sample.per_client).await?;
+            }
+            sample
+        }
+    };
+    Ok(vec![(kind.name(), sample)])
 }

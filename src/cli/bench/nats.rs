@@ -13,6 +13,9 @@ use tokio::task::JoinSet;
 
 use super::ours::{MAX_ACK_PENDING, defect};
 use super::sample::{Latencies, Sample};
+use super::steady::{
+    LIVE, REPLAY, Replayed, Steady, SteadySample, publish as publish_steadily, receive,
+};
 use super::work::{Digests, STREAM, SUBJECTS, Share, Work};
 use crate::cli::exit::{Exit, Failure};
 
@@ -205,6 +208,50 @@ impl Nats {
         Ok(Sample::new(vec![received], work.size, elapsed))
     }
 
+    /// Publishes at a steady rate and consumes the same messages.
+    pub(super) async fn steady(
+        &self,
+        work: &Work,
+        steady: Steady,
+    ) -> Result<SteadySample, Failure> {
+        let three = Work { clients: 3, ..work.clone() };
+        let contexts = self.contexts(&three).await?;
+        let [publishing, consuming, replaying] = contexts.as_slice() else {
+            return Err(failed("three connections were asked for"));
+        };
+        let live = consumer::pull::Config {
+            durable_name: Some(LIVE.to_owned()),
+            deliver_policy: consumer::DeliverPolicy::New,
+            max_ack_pending: MAX_ACK_PENDING,
+            ..Default::default()
+        };
+        let live = consuming.create_consumer_on_stream(live, STREAM).await.map_err(failed)?;
+        let stream = live.stream().max_messages_per_batch(work.window);
+        let mut messages = stream.messages().await.map_err(failed)?;
+        let replayed = Replayed::default();
+        let replaying = replay(replaying.clone(), work.window, replayed.clone());
+        let replay = steady.replay.then(|| tokio::spawn(replaying));
+        let subject = async_nats::Subject::from(work.share(0).subject);
+        let began = Instant::now();
+        let (published, delivered) = tokio::try_join!(
+            publish_steadily(work, steady, began, |payload| async {
+                let ack = publishing.publish(subject.clone(), payload).await.map_err(failed)?;
+                Ok(async move { ack.into_future().await.map(drop).map_err(failed) })
+            }),
+            receive(work, steady, began, async || {
+                let message = messages.next().await.ok_or_else(|| failed("the consumer ended"))?;
+                let message = message.map_err(failed)?;
+                message.ack().await.map_err(failed)?;
+                Ok(message.message.payload)
+            }),
+        )?;
+        if let Some(replay) = &replay {
+            replay.abort();
+        }
+        let replayed = replay.is_some().then(|| replayed.sample(work, began));
+        Ok(SteadySample { published, delivered, replayed })
+    }
+
     pub(super) async fn digests(&self, work: &Work, published: &[u64]) -> Result<Digests, Failure> {
         let consumer = self.consumer(&self.jetstream, false).await?;
         let stream = consumer.stream().max_messages_per_batch(work.window);
@@ -220,6 +267,31 @@ impl Nats {
         let deleted = self.jetstream.delete_consumer_from_stream(CONSUMER, STREAM).await;
         deleted.map_err(failed)?;
         Ok(digests)
+    }
+}
+
+/// Reads everything stored, and again from the beginning, until it is aborted.
+async fn replay(
+    context: jetstream::Context,
+    window: usize,
+    replayed: Replayed,
+) -> Result<(), Failure> {
+    loop {
+        let config = consumer::pull::Config {
+            durable_name: Some(REPLAY.to_owned()),
+            ack_policy: consumer::AckPolicy::None,
+            ..Default::default()
+        };
+        let consumer = context.create_consumer_on_stream(config, STREAM).await.map_err(failed)?;
+        let mut left = consumer.cached_info().num_pending;
+        let stream = consumer.stream().max_messages_per_batch(window);
+        let mut messages = stream.messages().await.map_err(failed)?;
+        while left > 0 && messages.next().await.transpose().map_err(failed)?.is_some() {
+            replayed.add();
+            left -= 1;
+        }
+        drop(messages);
+        context.delete_consumer_from_stream(REPLAY, STREAM).await.map_err(failed)?;
     }
 }
 

@@ -7,12 +7,16 @@ use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
 use super::sample::{Latencies, Sample};
+use super::steady::{
+    LIVE, REPLAY, Replayed, Steady, SteadySample, publish as publish_steadily, receive,
+};
 use super::work::{Digests, STREAM, SUBJECTS, Share, Work};
 use crate::cli::args::Global;
 use crate::cli::connect::connect;
 use crate::cli::exit::{Exit, Failure};
 use crate::client::{
-    AckPolicy, Client, Consumer, ConsumerConfig, PublishError, RequestError, StreamConfig,
+    AckPolicy, Client, Consumer, ConsumerConfig, DeliverPolicy, PublishError, RequestError,
+    StreamConfig,
 };
 
 /// The consumer that is measured.
@@ -181,6 +185,48 @@ impl Ours {
         Ok(Sample::new(vec![received], work.size, elapsed))
     }
 
+    /// Publishes at a steady rate and consumes the same messages.
+    pub(super) async fn steady(
+        &self,
+        work: &Work,
+        steady: Steady,
+    ) -> Result<SteadySample, Failure> {
+        let [publishing, consuming, replaying] = [
+            connect(&self.global).await?,
+            connect(&self.global).await?,
+            connect(&self.global).await?,
+        ];
+        let live = ConsumerConfig {
+            durable_name: Some(LIVE.to_owned()),
+            deliver_policy: DeliverPolicy::New,
+            max_ack_pending: MAX_ACK_PENDING,
+            ..ConsumerConfig::default()
+        };
+        let mut messages = consuming.create_consumer(STREAM, live).await?.messages();
+        let replayed = Replayed::default();
+        let replay = steady.replay.then(|| tokio::spawn(replay(replaying, replayed.clone())));
+        let publisher = publishing.publisher();
+        let subject = work.share(0).subject;
+        let began = Instant::now();
+        let (published, delivered) = tokio::try_join!(
+            publish_steadily(work, steady, began, |payload| async {
+                let ticket = publisher.publish(&subject, payload).await?;
+                Ok(async move { ticket.await.map(drop).map_err(Failure::from) })
+            }),
+            receive(work, steady, began, async || {
+                let delivery = messages.next().await.ok_or_else(|| failed("the consumer ended"))?;
+                let delivery = delivery.map_err(failed)?;
+                delivery.ack().await.map_err(failed)?;
+                Ok(delivery.payload())
+            }),
+        )?;
+        if let Some(replay) = &replay {
+            replay.abort();
+        }
+        let replayed = replay.is_some().then(|| replayed.sample(work, began));
+        Ok(SteadySample { published, delivered, replayed })
+    }
+
     pub(super) async fn digests(&self, work: &Work, published: &[u64]) -> Result<Digests, Failure> {
         let consumer = self.consumer(&self.client, false).await?;
         let mut digests = Digests::default();
@@ -195,6 +241,26 @@ impl Ours {
         self.client.delete_consumer(STREAM, CONSUMER).await?;
         tracing::debug!(size = work.size, "read back");
         Ok(digests)
+    }
+}
+
+/// Reads everything stored, and again from the beginning, until it is aborted.
+async fn replay(client: Client, replayed: Replayed) -> Result<(), Failure> {
+    loop {
+        let config = ConsumerConfig {
+            durable_name: Some(REPLAY.to_owned()),
+            ack_policy: AckPolicy::None,
+            ..ConsumerConfig::default()
+        };
+        let consumer = client.create_consumer(STREAM, config).await?;
+        let mut left = consumer.info().await?.num_pending;
+        let mut messages = consumer.messages();
+        while left > 0 && messages.next().await.transpose().map_err(failed)?.is_some() {
+            replayed.add();
+            left -= 1;
+        }
+        drop(messages);
+        client.delete_consumer(STREAM, REPLAY).await?;
     }
 }
 

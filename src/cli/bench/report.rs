@@ -10,6 +10,8 @@ use crate::cli::output::Output;
 #[derive(Debug)]
 pub(super) struct Group {
     pub(super) side: String,
+    /// What was measured, where one kind measures several things.
+    pub(super) measure: &'static str,
     pub(super) durability: String,
     pub(super) size: u32,
     pub(super) samples: Vec<Sample>,
@@ -61,9 +63,10 @@ impl Group {
 }
 
 impl Report {
-    /// The other side with the same size.
+    /// The same of the other side.
     fn peer(&self, group: &Group) -> Option<&Group> {
-        self.groups.iter().find(|other| other.size == group.size && other.side != group.side)
+        let same = |other: &Group| (other.size, other.measure) == (group.size, group.measure);
+        self.groups.iter().find(|other| same(other) && other.side != group.side)
     }
 
     /// Whether the group is of the side that was asked about, which stands first.
@@ -82,7 +85,16 @@ impl Report {
             return output.json(&self.json());
         }
         output.table(
-            ["Size", "Side", "Median", "Payload", "Lowest - highest", "Ratio", "Durability"],
+            [
+                "Size",
+                "Side",
+                "Measure",
+                "Median",
+                "Payload",
+                "Lowest - highest",
+                "Ratio",
+                "Durability",
+            ],
             self.groups.iter().map(|group| self.row(group)),
         )?;
         output.talk(format_args!(
@@ -95,7 +107,7 @@ impl Report {
         Ok(())
     }
 
-    fn row(&self, group: &Group) -> [String; 7] {
+    fn row(&self, group: &Group) -> [String; 8] {
         let (lowest, highest) = group.spread();
         let (middle, spread) = match group.latency() {
             Some((p50, p99)) => (format!("p50 {}", micros(p50)), format!("p99 {}", micros(p99))),
@@ -104,6 +116,7 @@ impl Report {
         [
             group.size.to_string(),
             group.side.clone(),
+            group.measure.to_owned(),
             middle,
             format!("{:.1} MiB/s", group.mebibytes()),
             spread,
@@ -120,6 +133,7 @@ impl Report {
                 let latency = group.latency().map(|(p50, p99)| json!({"p50": p50, "p99": p99}));
                 json!({
                     "side": group.side,
+                    "measure": group.measure,
                     "durability": group.durability,
                     "size": group.size,
                     "median_rate": group.rate(),
@@ -151,6 +165,7 @@ mod tests {
         let sample = |rate: &u64| Sample::new(vec![*rate], 128, Duration::from_secs(1));
         Group {
             side: side.into(),
+            measure: "publish",
             durability: "disk".into(),
             size: 128,
             samples: rates.iter().map(sample).collect(),

@@ -5,15 +5,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use rand::{Rng as _, SeedableRng as _};
 use tokio::sync::Notify;
 use xxhash_rust::xxh3::Xxh3;
 
+use super::payload::{Content, Payloads};
 use crate::cli::exit::{Exit, Failure};
-
-/// Random bytes beyond the size of a payload: payloads begin anywhere in them. 64 KiB: enough that
-/// neighbours differ, small enough for a processor's cache.
-const POOL: usize = 64 << 10;
 
 /// The stream that is made, filled, and deleted again.
 pub(super) const STREAM: &str = "CLAUDEBUS_BENCH";
@@ -26,6 +22,7 @@ pub(super) const SUBJECTS: &str = "claudebus-bench.>";
 pub(super) struct Work {
     /// Bytes of each payload.
     pub(super) size: usize,
+    pub(super) content: Content,
     /// Messages of all clients together.
     pub(super) count: u64,
     /// Work for so long instead.
@@ -52,10 +49,7 @@ impl Work {
     }
 
     fn payloads(&self, client: usize) -> Payloads {
-        let mut pool = vec![0; self.size + POOL];
-        let seed = self.seed.wrapping_add(client as u64);
-        rand::rngs::StdRng::seed_from_u64(seed).fill_bytes(&mut pool);
-        Payloads { pool: pool.into(), size: self.size }
+        Payloads::new(self.content, self.size, self.seed.wrapping_add(client as u64))
     }
 
     /// What all clients together receive, of `stored` messages; the time begins to run.
@@ -166,21 +160,6 @@ impl Intake {
     }
 }
 
-/// Random payloads that can be made again.
-#[derive(Clone, Debug)]
-struct Payloads {
-    pool: Bytes,
-    size: usize,
-}
-
-impl Payloads {
-    fn get(&self, number: u64) -> Bytes {
-        // A step that visits all places before it comes back (odd, and POOL is a power of two).
-        let start = (number.wrapping_mul(40_503) % POOL as u64) as usize;
-        self.pool.slice(start..start + self.size)
-    }
-}
-
 /// How many messages of each client came back, and a digest of them in order.
 #[derive(Default)]
 pub(super) struct Digests(std::collections::BTreeMap<usize, (u64, Xxh3)>);
@@ -206,7 +185,8 @@ mod tests {
     use super::*;
 
     fn work(count: u64, clients: usize) -> Work {
-        Work { size: 100, count, duration: None, clients, seed: 7, window: 10 }
+        let content = Content::Random;
+        Work { size: 100, content, count, duration: None, clients, seed: 7, window: 10 }
     }
 
     fn publish(work: &Work) -> (Vec<u64>, Vec<(String, Bytes)>) {
