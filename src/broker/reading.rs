@@ -15,7 +15,10 @@ impl<L: Log> Broker<L> {
     pub(super) fn read_for(&mut self, name: &Arc<str>, member: &mut Member, read: &ReadRequest) {
         let mut found = Vec::new();
         match self.log.read(read, &mut member.memo, &mut found) {
-            ReadOutcome::Ready { next } => member.consumer.feed(found, next),
+            ReadOutcome::Ready { next } => {
+                member.consumer.read_memory();
+                member.consumer.feed(found, next);
+            }
             ReadOutcome::Waiting(id) => {
                 member.consumer.reading(id);
                 self.reads.insert(id, Awaiting::Records(read.stream, Arc::clone(name)));
@@ -69,6 +72,7 @@ impl<L: Log> Broker<L> {
         }
         match result {
             Ok(batch) => member.consumer.feed(batch.records, batch.next),
+            Err(_) if member.consumer.puts_off_failure() => {}
             Err(ReadError::Damaged { first, last, ref file, .. }) => {
                 let from = member.consumer.cursor().max(first);
                 let why = format!("sequences {from} to {last} are damaged in {file}");

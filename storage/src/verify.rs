@@ -70,6 +70,9 @@ pub struct Verified {
     pub is_torn: bool,
 }
 
+/// So many manifests count, the newest.
+const KEPT_MANIFESTS: usize = 2;
+
 /// Checks everything in `disk`, and calls `found` for each thing that is wrong.
 ///
 /// # Errors
@@ -79,7 +82,10 @@ pub fn verify(disk: &dyn Disk, found: &mut dyn FnMut(Finding)) -> io::Result<Ver
     let mut through: Option<u64> = None;
     // Files that both checkpoints list are read once.
     let mut seen = BTreeSet::new();
-    for generation in list(disk, manifest::DIR, Manifest::generations)? {
+    // Older manifests come back when power is lost before their removal is durable; what they list
+    // is gone, and nobody asks them.
+    let generations = list(disk, manifest::DIR, Manifest::generations)?;
+    for generation in generations.into_iter().take(KEPT_MANIFESTS) {
         match Manifest::read(disk, generation) {
             Ok(manifest) => {
                 verified.checkpoints += 1;

@@ -149,9 +149,6 @@ impl Consumer {
         if let Some(seq) = self.next_redelivery() {
             return Want::Redeliver { seq };
         }
-        if self.reading.is_some() {
-            return Want::Nothing(Idle::Reading);
-        }
         let unacked = self.pending.len() as u64;
         let allowed = match u64::try_from(self.config.max_ack_pending) {
             Ok(most) if most > 0 && self.config.ack_policy != AckPolicy::None => {
@@ -162,6 +159,10 @@ impl Consumer {
         if allowed == 0 {
             return Want::Nothing(Idle::MaxAckPending);
         }
+        let open_room = |most| self.pulls.room(most, open).messages.min(allowed);
+        if let Some(read) = self.wish_to_read_ahead(stream_last, open_room) {
+            return read;
+        }
         if let Some(record) = self.fetched.front() {
             let (seq, time) = (record.seq, record.time);
             return match self.replay_wait(now, seq, time) {
@@ -169,7 +170,23 @@ impl Consumer {
                 None => Want::Deliver,
             };
         }
+        if self.reading.is_some() {
+            return Want::Nothing(Idle::Reading);
+        }
         self.wish_to_read(stream_last, room.messages.min(allowed).min(READ_RECORDS))
+    }
+
+    /// While records come from the disk, the next ones are read when half of what may be at hand is
+    /// delivered, so that neither the disk nor the consumer waits for the other.
+    fn wish_to_read_ahead(&self, stream_last: u64, open_room: impl Fn(u64) -> u64) -> Option<Want> {
+        let at_hand = self.fetched.len() as u64;
+        let is_due = self.reads_disk && self.reading.is_none() && at_hand < READ_RECORDS;
+        let is_more = self.listed.is_empty() && self.cursor <= stream_last;
+        if at_hand == 0 || !is_due || !is_more || self.num_pending <= at_hand {
+            return None;
+        }
+        let room = open_room(at_hand + READ_RECORDS).saturating_sub(at_hand);
+        (room > 0).then(|| self.wish_to_read(stream_last, room.min(READ_RECORDS)))
     }
 
     fn wish_to_read(&self, stream_last: u64, records: u64) -> Want {
@@ -193,6 +210,19 @@ impl Consumer {
     /// The read that was wished for needs the disk.
     pub(crate) fn reading(&mut self, read: ReadId) {
         self.reading = Some(read);
+        self.reads_disk = true;
+    }
+
+    /// The read that was wished for was answered at once.
+    pub(crate) fn read_memory(&mut self) {
+        self.reads_disk = false;
+    }
+
+    /// A read failed. If earlier records are still at hand, they come first: it is tried again
+    /// after them, and this returns true.
+    pub(crate) fn puts_off_failure(&mut self) -> bool {
+        self.reads_disk = false;
+        !self.fetched.is_empty()
     }
 
     /// Whether this is the read the consumer waits for; if so it waits no longer.

@@ -121,6 +121,8 @@ pub(crate) struct Consumer {
     /// Records read ahead, not yet delivered. Bounded by what `Want::New` asked for.
     fetched: VecDeque<Record>,
     reading: Option<ReadId>,
+    /// The last read needed the disk.
+    reads_disk: bool,
     /// Messages that were never delivered and match the filters.
     num_pending: u64,
     notes: Notes,
@@ -182,6 +184,7 @@ impl Consumer {
             pulls: Pulls::default(),
             fetched: VecDeque::new(),
             reading: None,
+            reads_disk: false,
             num_pending: start.num_pending,
             notes: Notes::default(),
             statuses: Vec::new(),

@@ -388,3 +388,39 @@ fn a_huge_range_costs_no_more_than_what_is_pending() {
     bench.run(at(0));
     assert_eq!(bench.ack(at(0), 2, u64::MAX, &AckKind::Ack), [2, 3, 4, 5]);
 }
+
+#[test]
+fn what_comes_from_disk_is_read_ahead() {
+    let mut bench = Bench::new(ConsumerConfig { max_ack_pending: 6, ..config() }, 9);
+    bench.pull(at(0), |pull| pull.batch = 9);
+    let want = |bench: &mut Bench| bench.consumer.want(at(0), 9, &|_| true);
+    let read = |from, records| Want::Read { from, to: 9, records, bytes: 256 << 10 };
+    assert_eq!(want(&mut bench), read(1, 6));
+    bench.consumer.reading(ReadId(1));
+    assert_eq!(want(&mut bench), Want::Nothing(Idle::Reading));
+    assert!(bench.consumer.finish_reading(ReadId(1)));
+    bench.consumer.feed([1, 2].map(record), 3);
+    // Before these are delivered the next ones are asked for, as many as may be pending beside them.
+    assert_eq!(want(&mut bench), read(3, 4));
+    bench.consumer.reading(ReadId(2));
+    for _ in 0..2 {
+        assert_eq!(want(&mut bench), Want::Deliver);
+        assert!(bench.consumer.deliver(at(0), &|_| true, 10, None).is_some());
+    }
+    assert_eq!(want(&mut bench), Want::Nothing(Idle::Reading));
+    assert!(bench.consumer.finish_reading(ReadId(2)));
+    bench.consumer.feed([3].map(record), 4);
+    assert_eq!(want(&mut bench), read(4, 3));
+    // A failure behind what is at hand waits until that is delivered.
+    bench.consumer.reading(ReadId(3));
+    assert!(bench.consumer.finish_reading(ReadId(3)));
+    assert!(bench.consumer.puts_off_failure());
+    assert_eq!(want(&mut bench), Want::Deliver);
+    assert!(bench.consumer.deliver(at(0), &|_| true, 10, None).is_some());
+    assert_eq!(want(&mut bench), read(4, 3));
+    assert!(!bench.consumer.puts_off_failure());
+    // Memory is not read ahead: it answers at once.
+    bench.consumer.read_memory();
+    bench.consumer.feed([4].map(record), 5);
+    assert_eq!(want(&mut bench), Want::Deliver);
+}

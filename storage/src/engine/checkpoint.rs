@@ -35,6 +35,10 @@ pub(super) struct Progress {
     pub(super) generation: u64,
     /// The last group with an erase whose bytes may still lie in journal files.
     pub(super) scrub_through: u64,
+    /// When the last one began, by the records' clock in nanoseconds since the Unix epoch.
+    pub(super) began: u64,
+    /// It began soon after the one before: publishers press.
+    pub(super) is_pressed: bool,
     /// Calls until dead files are looked for again.
     pub(super) calls_to_space: u32,
 }
@@ -53,6 +57,8 @@ pub(super) struct Counters {
 /// A checkpoint begins when the tail holds this part of its budget: what comes while it is written
 /// finds room in the other part, and memory that it frees is used again before more is taken.
 const BEGIN_PART: usize = 2;
+/// Checkpoints that begin within this time after each other, in nanoseconds, show that publishers press.
+const SOON: u64 = 1_000_000_000;
 /// Key and value of a subject in the state, usually at most.
 const SUBJECT_BYTES: usize = 96;
 /// Dead files are looked for once in this many calls.
@@ -109,6 +115,9 @@ impl Engine {
     pub(super) fn begin_checkpoint(&mut self) {
         debug_assert!(self.group.is_empty(), "a checkpoint stands between two groups");
         self.progress.is_wanted = false;
+        let since = self.contents.clock.saturating_sub(self.progress.began);
+        self.progress.is_pressed = since < SOON;
+        self.progress.began = self.contents.clock;
         let through = self.group.number - 1;
         let until = self.contents.chunks.first_after(through);
         let mut entries = Entries::default();

@@ -13,8 +13,10 @@ use super::maintenance::{MergeDone, MergeJob, StreamView};
 use super::segments::SegmentFile;
 use crate::segment::{MergeLimits, SegmentId};
 
-/// As many files of similar size are joined.
+/// As many files of similar size are joined,
 const JOINED: usize = 8;
+/// and as many while publishers press: fewer passes over the same bytes, for more files meanwhile.
+const JOINED_UNDER_PRESSURE: usize = 32;
 /// A merge reads at most this many tail budgets, so that its end is in sight.
 const MERGE_BUDGETS: u64 = 32;
 /// Rounds of adding what stands between, before giving up.
@@ -64,6 +66,7 @@ impl Engine {
             return one(id);
         }
         let budget = self.options.tail_budget as u64;
+        let joined = if self.progress.is_pressed { JOINED_UNDER_PRESSURE } else { JOINED };
         let mut floor = 0;
         for ceiling in [budget / 8, budget, budget * 8] {
             let tier = usable().filter(|(_, segment)| {
@@ -72,10 +75,10 @@ impl Engine {
             let mut tier: Vec<(u64, u64)> =
                 tier.map(|(id, segment)| (segment.generation, *id)).collect();
             tier.sort_unstable();
-            if tier.len() >= JOINED {
-                let oldest: BTreeSet<u64> = tier.iter().take(JOINED).map(|(_, id)| *id).collect();
+            if tier.len() >= joined {
+                let oldest: BTreeSet<u64> = tier.iter().take(joined).map(|(_, id)| *id).collect();
                 let chosen = self.neighbours(oldest);
-                if chosen.len() >= JOINED / 2 {
+                if chosen.len() >= joined / 2 {
                     return chosen;
                 }
             }
