@@ -302,6 +302,17 @@ fn replay_keeps_the_gaps() {
 }
 
 #[test]
+fn what_is_left_says_why_nothing_comes() {
+    let mut bench = Bench::new(config(), 1);
+    bench.pull(at(0), |pull| pull.batch = 9);
+    assert_eq!(bench.run(at(0)), (vec![(1, 1, 1, 0)], Idle::BackingOff));
+    bench.ack(at(0), 1, 1, &AckKind::Ack);
+    assert_eq!(bench.run(at(0)), (vec![], Idle::EndOfStream));
+    bench.last = 4;
+    assert_eq!(bench.run(at(0)), (vec![], Idle::FilterMatchesNothing), "no new message counted");
+}
+
+#[test]
 fn a_pause_ends_by_itself() {
     let pause_until = Some(Timestamp(at(5).wall));
     let mut bench = Bench::new(ConsumerConfig { pause_until, ..config() }, 1);
