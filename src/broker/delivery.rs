@@ -101,6 +101,10 @@ impl<L: Log> Broker<L> {
 
     /// Writes what changed in a consumer to the log's state.
     pub(super) fn keep_progress(&mut self, member: &mut Member) {
+        let is_flowing = matches!(member.idle, Idle::Reading | Idle::SlowSession);
+        if is_flowing && member.consumer.may_note_later() {
+            return;
+        }
         if let Some(notes) = member.consumer.take_notes() {
             let (base, noted) = self.log.note(member.key(), &notes);
             if noted > base.max(state::MAX_NOTES) {

@@ -32,6 +32,10 @@ use timers::Timers;
 
 pub(crate) use delivery::{Sent, Want};
 
+/// Deliveries that need not be noted while they flow: what a consumer without acknowledgements may see
+/// again after a crash.
+const UNNOTED: u64 = 16_384;
+
 /// A message that a consumer no longer holds: what the stream needs to delete it, if its retention
 /// says so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,6 +130,8 @@ pub(crate) struct Consumer {
     /// Messages that were never delivered and match the filters.
     num_pending: u64,
     notes: Notes,
+    /// Deliveries up to this one are in notes that were taken.
+    noted_through: u64,
     statuses: Vec<StatusFor>,
     last_activity: Duration,
     /// Replay at original speed: up to this sequence, and the last delivery's stream time and
@@ -187,6 +193,7 @@ impl Consumer {
             reads_disk: false,
             num_pending: start.num_pending,
             notes: Notes::default(),
+            noted_through: 0,
             statuses: Vec::new(),
             last_activity: now.monotonic,
             replay,
@@ -345,7 +352,15 @@ impl Consumer {
 
     /// Changes since the last call, as bytes to be noted under the consumer's key.
     pub(crate) fn take_notes(&mut self) -> Option<Vec<u8>> {
+        self.noted_through = self.last_consumer_seq;
         self.notes.take()
+    }
+
+    /// Whether its changes may stay unnoted for now. Without acknowledgements a place in the stream
+    /// promises nothing, so that a flow of messages need not write to the disk each turn.
+    pub(crate) fn may_note_later(&self) -> bool {
+        self.config.ack_policy == AckPolicy::None
+            && self.last_consumer_seq.saturating_sub(self.noted_through) < UNNOTED
     }
 
     /// The delivery of `record` as number `consumer_seq`.

@@ -104,6 +104,29 @@ fn a_waiting_pull_gets_what_is_published_later_and_ends_with_its_time() {
 }
 
 #[test]
+fn a_flow_without_acknowledgements_is_noted_when_it_pauses() {
+    let mut bench = stream(&["s.a"; 6]);
+    bench.consumer("S", ConsumerConfig { ack_policy: AckPolicy::None, ..durable("c") }).unwrap();
+    bench.broker.log_mut().slow_reads(true);
+    bench.handle(B, Request::Pull(Pull { batch: 6, ..pull("S", "c", 5) }));
+    let mut delivered = 0;
+    let mut noted = Vec::new();
+    while delivered < 6 {
+        bench.broker.commit();
+        bench.broker.handle_log(now(bench.at)).unwrap();
+        let mut events = Vec::new();
+        while let Some(event) = bench.broker.poll_event() {
+            events.push(event);
+        }
+        delivered += deliveries(&events).len();
+        let after = bench.restarted(BrokerOptions::default()).consumer_info("S", "c");
+        noted.push((delivered, after.delivered.stream_seq));
+    }
+    assert!(noted.contains(&(4, 0)), "{noted:?}");
+    assert_eq!(noted.last(), Some(&(6, 6)));
+}
+
+#[test]
 fn a_slow_session_gets_no_more_until_it_has_sent() {
     let limits = Limits { max_session_deliveries: 150, ..Limits::default() };
     let mut bench = Bench::with(BrokerOptions { limits, ..BrokerOptions::default() });

@@ -23,6 +23,8 @@ pub const DELIVER_OVERHEAD: usize = 8 * 8 + 1;
 const LEAST: usize = 9;
 /// Most entries that memory is reserved for on a frame's word.
 const RESERVE: usize = 4096;
+/// Bytes before a frame's body at most: its length, and its kind.
+const HEAD: usize = 11;
 /// Flag of a delivered message: the payload was left out.
 const HEADERS_ONLY: u8 = 1;
 /// Flags of PULL.
@@ -179,6 +181,8 @@ pub(super) fn put_deliver(token: u64, deliveries: &[Delivery], out: &mut Output)
     }
     let len = varints_len([token, deliveries.len() as u64])
         + deliveries.iter().map(delivery_len).sum::<usize>();
+    let data = || deliveries.iter().map(|delivery| delivery.record.data().len());
+    out.reserve(data(), len - data().sum::<usize>() + HEAD);
     out.head(ServerKind::Deliver as u8, len);
     out.fields().varint(token).len(deliveries.len());
     for delivery in deliveries {

@@ -48,6 +48,13 @@ impl Output {
         self.chunks.push(data.clone());
     }
 
+    /// Makes room for `records` of these sizes and `rest` more bytes, so that a long frame is not moved
+    /// while it grows.
+    pub(super) fn reserve(&mut self, records: impl Iterator<Item = usize>, rest: usize) {
+        let copied: usize = records.filter(|len| *len < COPY_BELOW).sum();
+        self.tail.reserve(copied + rest);
+    }
+
     /// Takes all that waits, as chunks in order. None of them is empty.
     pub fn take(&mut self) -> Vec<Bytes> {
         self.close_tail();
