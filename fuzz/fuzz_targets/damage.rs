@@ -115,7 +115,8 @@ fuzz_target!(|input: (u8, u32, u8, &[u8])| {
     }
     disk.damage(path, damaged);
     let mut findings = Vec::new();
-    let _ = verify::verify(&*disk, &mut |finding| findings.push(finding));
+    let below: Arc<dyn Disk> = disk.clone();
+    let _ = verify::verify(&below, &mut |finding| findings.push(finding));
     if let Ok(mut engine) = Engine::open(options(), disk, Arc::new(|| {})) {
         read_all(&mut engine);
     }

@@ -67,6 +67,7 @@ use schedule::Schedule;
 use sessions::Sessions;
 
 pub use restore::RestoreError;
+pub use state::stream_names;
 
 /// What a broker is told at its start.
 #[derive(Clone, Debug, Default)]

@@ -12,7 +12,9 @@
 //!
 //! Ids are big-endian, so that keys sort as ids do.
 
-use claudebus_storage::StreamId;
+use std::collections::BTreeMap;
+
+use claudebus_storage::{Log, StreamId};
 use serde::{Deserialize, Serialize};
 
 use crate::model::consumer::ConsumerConfig;
@@ -81,6 +83,17 @@ pub(super) fn parse_job_key(key: &[u8]) -> Option<(StreamId, JobId)> {
     let (stream, job) = key.strip_prefix(JOBS)?.split_first_chunk::<8>()?;
     let job = job.try_into().ok()?;
     Some((StreamId(u64::from_be_bytes(*stream)), JobId(u64::from_be_bytes(job))))
+}
+
+/// The names of all streams whose configuration the log holds.
+pub fn stream_names(log: &impl Log) -> BTreeMap<StreamId, String> {
+    let kept = log.states(STREAMS).into_iter();
+    kept.filter_map(|(key, kept)| {
+        let (id, _) = parse_key(STREAMS, &key)?;
+        let stream: KeptStream = serde_json::from_slice(&kept.base).ok()?;
+        Some((id, stream.config.name))
+    })
+    .collect()
 }
 
 /// JSON of what is kept. These types always serialise; an error would be a defect, and shows when

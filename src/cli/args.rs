@@ -8,7 +8,7 @@ use clap::{Arg, ArgMatches, Args, FromArgMatches, Parser, Subcommand, builder::s
 use super::output::OutputFormat;
 use super::{
     bench, completions, config, consumer, dead, messages, publish, request, serve, stats, stream,
-    subscribe,
+    subscribe, verify,
 };
 use crate::config::SETTINGS;
 
@@ -81,6 +81,8 @@ pub(super) enum Command {
     Client(ClientCommand),
     /// Measure a server, alone or beside a NATS server
     Bench(bench::Bench),
+    /// Check a data directory that no server runs on
+    Verify(verify::Verify),
     /// Look at and check the server's configuration
     Config(config::Config),
     /// Print a completion script for a shell

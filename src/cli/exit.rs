@@ -22,6 +22,8 @@ pub enum Exit {
     TimedOut = 5,
     /// The server did not let us in, or not do that.
     Denied = 6,
+    /// Data on disk is damaged.
+    Damaged = 65,
     /// A defect of the program.
     Defect = 70,
     /// The disk failed under the journal.
@@ -41,6 +43,7 @@ pub const EXIT_CODES: &[(Exit, &str)] = &[
     (Exit::NotFound, "the stream, consumer or message does not exist"),
     (Exit::TimedOut, "nothing came in the time allowed"),
     (Exit::Denied, "the server refused the token"),
+    (Exit::Damaged, "data on disk is damaged; `claudebus verify` named it"),
     (Exit::Defect, "a defect of the program; please report it"),
     (
         Exit::JournalFailed,

@@ -1,7 +1,7 @@
 //! The `claudebus` program: each command is its arguments and what it does with them.
 //!
 //! Standard output is data, standard error is talk; exit codes are a table in [`exit`]. Commands
-//! use the SDK as any other program would; only `serve` and `config` know the server.
+//! use the SDK as any other program would; only `serve`, `config` and `verify` know the server.
 
 mod args;
 mod bench;
@@ -22,6 +22,7 @@ mod stats;
 mod stream;
 mod subscribe;
 mod template;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -64,6 +65,7 @@ fn run(cli: Cli, output: &mut Output) -> Result<(), Failure> {
         Command::Bench(args) => bench::run(&args, &global, output),
         Command::Serve(args) => serve::run(&args, output),
         Command::Config(args) => config::run(&args, output),
+        Command::Verify(args) => verify::run(&args, output),
         Command::Completions(args) => completions::completions(&args, output),
         Command::Man(args) => completions::man(&args, output),
         Command::ExitCodes => exit_codes(output),

@@ -20,9 +20,11 @@ mod start;
 mod stream;
 mod tls;
 mod token;
+mod verify;
 
 pub use builder::{Server, ServerBuilder};
 pub use error::{ServerFailure, StartError, TlsError};
 pub use limits::ServerLimits;
 pub use ready::{Ready, ReadyError};
 pub use running::{RunningServer, Stopped};
+pub use verify::{Verification, VerifyError, verify_directory};

@@ -17,3 +17,4 @@ mod readme;
 mod sdk;
 mod sdk_reconnect;
 mod stopping;
+mod verify;

@@ -11,6 +11,7 @@ mod contents;
 mod crew;
 mod effects;
 mod group;
+mod inspect;
 mod load;
 mod mailbox;
 mod maintenance;
@@ -31,6 +32,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 pub use self::options::{EngineOptions, Workers};
+pub(crate) use self::recovery::is_format_file;
+pub(crate) use self::report::LOST;
 pub use self::report::{DamageReport, OpenError, RecoveryReport};
 pub use self::stats::EngineStats;
 pub use crate::journal::shared::Waker;

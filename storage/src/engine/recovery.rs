@@ -137,6 +137,11 @@ fn check_format(disk: &dyn Disk) -> Result<(), OpenError> {
     }
 }
 
+/// Whether a format file says what this version writes.
+pub(crate) fn is_format_file(bytes: &[u8]) -> bool {
+    bytes == format!("{FORMAT_TEXT}{MAJOR}\n").as_bytes()
+}
+
 fn write_format(disk: &dyn Disk) -> io::Result<()> {
     let file = match disk.create(FORMAT) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => disk.open(FORMAT)?,

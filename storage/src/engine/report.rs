@@ -5,7 +5,7 @@ use std::io;
 use crate::disk::Disk;
 
 /// Where bytes go that cannot be explained.
-pub(super) const LOST: &str = "lost+found";
+pub(crate) const LOST: &str = "lost+found";
 
 /// Why a log cannot be opened.
 #[derive(Debug, thiserror::Error)]

@@ -39,6 +39,17 @@ pub(super) fn take(directory: &Path) -> io::Result<bool> {
     Ok(real.is_ok_and(|real| real.as_bytes() == expected))
 }
 
+/// Whether the files are what the mark says, changing nothing. Without a mark nothing is claimed.
+pub(super) fn is_true(directory: &Path) -> io::Result<bool> {
+    let expected = match fs::read(directory.join(NAME)) {
+        Ok(expected) => expected,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+        Err(error) => return Err(error),
+    };
+    let real = files(&directory.join("sled")).and_then(|files| describe(directory, &files));
+    Ok(real.is_ok_and(|real| real.as_bytes() == expected))
+}
+
 /// One line for each file: its path, length, digest.
 fn describe(directory: &Path, files: &[PathBuf]) -> io::Result<String> {
     let mut text = FIRST_LINE.to_owned();

@@ -37,6 +37,8 @@ pub struct Verified {
 pub struct Damage {
     /// What is wrong, and where.
     pub error: SegmentError,
+    /// Where the damaged unit ends, if that is known.
+    pub end: Option<u64>,
     /// Stream, first and last sequence that cannot be read because of it, if any.
     pub lost: Option<(StreamId, u64, u64)>,
 }
@@ -87,10 +89,10 @@ pub fn verify(disk: &dyn Disk, meta: &Arc<SegmentMeta>, found: &mut dyn FnMut(Da
     let mut verified = Verified::default();
     let lose_all = |error: SegmentError, found: &mut dyn FnMut(Damage)| {
         for range in &meta.streams {
-            found(Damage { error: error.clone(), lost: lost(range) });
+            found(Damage { error: error.clone(), end: None, lost: lost(range) });
         }
         if meta.streams.is_empty() {
-            found(Damage { error, lost: None });
+            found(Damage { error, end: None, lost: None });
         }
     };
     let segment = match Segment::open(disk, meta, &Arc::new(BlockCache::new(0))) {
@@ -102,8 +104,13 @@ pub fn verify(disk: &dyn Disk, meta: &Arc<SegmentMeta>, found: &mut dyn FnMut(Da
     };
     verified.bytes = meta.length;
     let file = segment.file();
-    if let Err(error) = header(file).and_then(|()| digest(file)) {
-        found(Damage { error, lost: None });
+    let is_named = std::cell::Cell::new(false);
+    let found = &mut |damage| {
+        is_named.set(true);
+        found(damage);
+    };
+    if let Err(error) = header(file) {
+        found(Damage { error, end: Some(layout::HEADER as u64), lost: None });
     }
     match directory(file) {
         Ok(entries) if entries.iter().map(|entry| &entry.range).eq(&meta.streams) => {
@@ -116,6 +123,12 @@ pub fn verify(disk: &dyn Disk, meta: &Arc<SegmentMeta>, found: &mut dyn FnMut(Da
             lose_all(file.error(offset, "the directory differs from the manifest"), found);
         }
         Err(error) => lose_all(error, found),
+    }
+    // It covers the same bytes as all other checksums, and names no place.
+    if !is_named.get()
+        && let Err(error) = digest(file)
+    {
+        found(Damage { error, end: None, lost: None });
     }
     verified
 }
@@ -181,7 +194,7 @@ impl<'a> Stream<'a> {
         let listed =
             self.segment.blocks(range.stream, &self.stats, &mut |place| blocks.push(place));
         if let Err(error) = listed {
-            found(Damage { error, lost: lost(range) });
+            found(Damage { error, end: None, lost: lost(range) });
             return;
         }
         let mut whole = true;
@@ -191,14 +204,15 @@ impl<'a> Stream<'a> {
                 Err(error) => {
                     whole = false;
                     let lost = Some((range.stream, place.first_seq, place.last_seq));
-                    found(Damage { error, lost });
+                    let end = Some(place.offset + u64::from(place.length));
+                    found(Damage { error, end, lost });
                 }
             }
         }
         verified.records += self.records;
         let tables = if whole { self.compare() } else { self.walk() };
         if let Err(error) = tables {
-            found(Damage { error, lost: None });
+            found(Damage { error, end: None, lost: None });
         }
     }
 

@@ -1,0 +1,175 @@
+//! `claudebus verify`: check a data directory that no server runs on.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use claudebus_storage::verify::{Finding, VerifiedStream};
+use serde_json::{Value, json};
+
+use super::exit::{Exit, Failure};
+use super::output::{Output, thousands};
+use crate::server::{Verification, VerifyError, verify_directory};
+
+/// `claudebus verify`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "The server must not run on the directory. Nothing is changed without --repair, and nothing is \
+    ever deleted.\n\nExit code 0: all is whole. 65: something is damaged, and was named."
+)]
+pub(super) struct Verify {
+    /// The data directory
+    #[arg(value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
+    directory: PathBuf,
+    /// Copy damaged parts to DIR/lost+found, and move there what a start does without
+    #[arg(long)]
+    repair: bool,
+}
+
+impl From<VerifyError> for Failure {
+    fn from(error: VerifyError) -> Self {
+        let failure = Self::new(Exit::Failed, &error);
+        match error {
+            VerifyError::Disk(claudebus_storage::RealDiskError::InUse { .. }) => {
+                failure.hint("a directory is checked while no server runs on it")
+            }
+            VerifyError::NoData { .. } => Self { exit: Exit::NotFound, ..failure }
+                .hint("`claudebus config show` tells where the server keeps its data"),
+            _ => failure,
+        }
+    }
+}
+
+/// Checks the directory and tells what was found.
+pub(super) fn run(args: &Verify, output: &mut Output) -> Result<(), Failure> {
+    let checked = verify_directory(&args.directory, args.repair)?;
+    if output.is_json() {
+        output.json(&as_json(&checked))?;
+    } else {
+        show(&checked, output)?;
+    }
+    let count = checked.findings.len();
+    if count == 0 {
+        return Ok(());
+    }
+    let failure = Failure::new(
+        Exit::Damaged,
+        format_args!("{} is damaged in {}", args.directory.display(), plural(count, "place")),
+    );
+    Err(match (args.repair, checked.set_aside.len()) {
+        (false, _) => {
+            failure.hint("--repair copies what is damaged to lost+found, with a note each")
+        }
+        (true, 0) => failure.hint("lost+found holds all of it already"),
+        (true, set_aside) => failure.hint(format_args!(
+            "{} set aside in lost+found, with a note each",
+            plural(set_aside, "part")
+        )),
+    })
+}
+
+fn plural(count: usize, what: &str) -> String {
+    let many = if count == 1 { "" } else { "s" };
+    format!("{} {what}{many}", thousands(count as u64))
+}
+
+/// For people.
+fn show(checked: &Verification, output: &mut Output) -> Result<(), Failure> {
+    let verified = &checked.verified;
+    output.talk(format_args!(
+        "{}, {}, {}, {} of the journal",
+        plural(verified.checkpoints as usize, "checkpoint"),
+        plural(verified.files as usize, "file"),
+        plural(verified.records as usize, "record"),
+        plural(verified.groups as usize, "group"),
+    ));
+    if verified.is_torn {
+        output.talk("the journal ends in a group that was never acknowledged, which is no damage");
+    }
+    output.table(
+        ["Stream", "First", "Last", "Messages", "Readable"],
+        verified.streams.iter().map(|stream| {
+            [
+                checked.name(stream.id),
+                stream.first.to_string(),
+                stream.last.to_string(),
+                thousands(stream.messages),
+                thousands(stream.readable),
+            ]
+        }),
+    )?;
+    if checked.findings.is_empty() {
+        return output.line("all is whole");
+    }
+    output.line("")?;
+    for finding in &checked.findings {
+        output.line(format_args!("damaged: {}", place(finding)))?;
+        let lost = finding.lost.map(|(stream, first, last)| {
+            format!("sequences {first} to {last} of {}", checked.name(stream))
+        });
+        let groups = finding.groups.map(|(first, last)| format!("{first} to {last}"));
+        output.pairs([
+            ("      what", finding.what.clone()),
+            ("lost", lost.unwrap_or_default()),
+            ("groups", groups.unwrap_or_default()),
+            ("means", finding.harm.meaning().to_owned()),
+        ])?;
+    }
+    for part in &checked.set_aside {
+        let how = if part.moved { "moved" } else { "copied" };
+        output.line(format_args!("{how}: {} to {}", part.from, part.to))?;
+    }
+    Ok(())
+}
+
+/// The file, and where in it.
+fn place(finding: &Finding) -> String {
+    match finding.bytes {
+        Some((start, end)) if end > start => format!("{} bytes {start} to {end}", finding.file),
+        Some((start, _)) => format!("{} from byte {start}", finding.file),
+        None if finding.file == "." => "the directory".to_owned(),
+        None => finding.file.clone(),
+    }
+}
+
+/// For programs.
+fn as_json(checked: &Verification) -> Value {
+    let verified = &checked.verified;
+    let stream = |stream: &VerifiedStream| {
+        json!({
+            "id": stream.id.0,
+            "name": checked.names.get(&stream.id),
+            "first_seq": stream.first,
+            "last_seq": stream.last,
+            "messages": stream.messages,
+            "readable": stream.readable,
+        })
+    };
+    let finding = |finding: &Finding| {
+        let lost = finding.lost.map(|(id, first, last)| {
+            json!({"id": id.0, "stream": checked.names.get(&id), "first_seq": first, "last_seq": last})
+        });
+        json!({
+            "file": finding.file,
+            "start": finding.bytes.map(|(start, _)| start),
+            "end": finding.bytes.map(|(_, end)| end),
+            "what": finding.what,
+            "lost": lost,
+            "groups": finding.groups,
+            "harm": finding.harm.name(),
+            "meaning": finding.harm.meaning(),
+        })
+    };
+    json!({
+        "whole": checked.findings.is_empty(),
+        "checkpoints": verified.checkpoints,
+        "files": verified.files,
+        "records": verified.records,
+        "groups": verified.groups,
+        "torn": verified.is_torn,
+        "streams": verified.streams.iter().map(stream).collect::<Vec<_>>(),
+        "findings": checked.findings.iter().map(finding).collect::<Vec<_>>(),
+        "set_aside": checked.set_aside.iter().map(|part| {
+            json!({"from": part.from, "to": part.to, "moved": part.moved})
+        }).collect::<Vec<_>>(),
+    })
+}

@@ -1,0 +1,97 @@
+//! Journal files: headers in both copies, and every group that no checkpoint covers.
+
+use std::io;
+
+use super::files::{list, read_all};
+use super::{Finding, Harm, Verified};
+use crate::disk::Disk;
+use crate::journal::format::{FILE_HEADER, FileHeader, HeaderError};
+use crate::journal::scan::scan;
+use crate::journal::{self, number_of};
+
+pub(super) fn check(
+    disk: &dyn Disk,
+    through: u64,
+    verified: &mut Verified,
+    found: &mut dyn FnMut(Finding),
+) -> io::Result<()> {
+    let names = list(disk, journal::DIR, |disk| disk.list(journal::DIR))?;
+    let mut numbers: Vec<u64> = names.iter().filter_map(|name| number_of(name)).collect();
+    numbers.sort_unstable();
+    let mut files = Vec::new();
+    for number in numbers {
+        let path = journal::path(number);
+        match check_header(disk, &path, number, found) {
+            Ok(Some(header)) if header.file == number => files.push((path, header)),
+            // It was never begun.
+            Ok(_) => {}
+            Err(error) => found(Finding::new(path, error, Harm::Groups)),
+        }
+    }
+    let mut next = through + 1;
+    for (index, (path, header)) in files.iter().enumerate() {
+        let successor = files.get(index + 1).map(|(_, successor)| successor);
+        let end = successor
+            .filter(|next| next.predecessor == header.file)
+            .map(|next| (next.predecessor_end, next.first_group - 1));
+        if end.is_some_and(|(_, last)| last < next) {
+            continue;
+        }
+        if header.first_group > next {
+            let what = format!("groups {next} to {} before it are missing", header.first_group - 1);
+            let groups = Some((next, header.first_group - 1));
+            found(Finding { groups, ..Finding::new(path, what, Harm::Groups) });
+        }
+        verified.files += 1;
+        let bytes = match read_all(disk, path) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                found(Finding::new(path, error, Harm::Groups));
+                continue;
+            }
+        };
+        let scan = scan(&bytes, header, next, end);
+        for damage in &scan.damage {
+            let what = "durable groups cannot be read completely";
+            let finding = Finding::new(path, what, Harm::Groups)
+                .at(damage.range.start as u64, damage.range.end as u64);
+            found(Finding { groups: Some(damage.groups), ..finding });
+        }
+        verified.groups += scan.groups.len() as u64;
+        verified.is_torn |= scan.is_torn;
+        next = scan.groups.last().map_or(next, |group| group.number + 1);
+        next = end.map_or(next, |(_, last)| next.max(last + 1));
+    }
+    Ok(())
+}
+
+/// Reads a file's header; each copy must be what the header would be written as.
+fn check_header(
+    disk: &dyn Disk,
+    path: &str,
+    number: u64,
+    found: &mut dyn FnMut(Finding),
+) -> io::Result<Option<FileHeader>> {
+    let file = disk.open(path)?;
+    let mut bytes = vec![0; file.len()?.min(FILE_HEADER) as usize];
+    file.read_at(&mut bytes, 0)?;
+    match FileHeader::decode(&bytes) {
+        Ok(header) if header.file == number => {
+            let written = header.encode();
+            let differs = |(one, other): (&u8, &u8)| one != other;
+            if let Some(at) = bytes.iter().zip(&written).position(differs) {
+                let what = "one copy of the header is damaged, the other is good";
+                found(Finding::new(path, what, Harm::Nothing).at(at as u64, at as u64 + 1));
+            }
+            Ok(Some(header))
+        }
+        Ok(_) => Ok(None),
+        Err(HeaderError::Newer(major)) => {
+            Err(io::Error::other(format!("format {major} is newer than this version")))
+        }
+        Err(HeaderError::Invalid) if bytes.iter().any(|byte| *byte != 0) => {
+            Err(io::Error::other("the header is damaged in both copies"))
+        }
+        Err(HeaderError::Invalid) => Ok(None),
+    }
+}

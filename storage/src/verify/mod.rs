@@ -1,0 +1,223 @@
+//! Checking a whole data directory from end to end, without changing anything: both manifests and all
+//! they list, the journal, the index, and then what a start would make of it all.
+//!
+//! The directory must not be in use. [`quarantine`] is the only part that writes, and only when it
+//! is asked to; nothing is ever deleted.
+
+mod files;
+mod journal;
+mod quarantine;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::disk::Disk;
+use crate::disk::overlay::Overlay;
+use crate::engine::{Engine, EngineOptions, Workers};
+use crate::ids::StreamId;
+use crate::index;
+
+pub use quarantine::{QuarantineError, Quarantined, quarantine};
+
+/// What damage means for whoever uses the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Harm {
+    /// Records are lost.
+    Records,
+    /// Durable groups of the journal are lost; what was in them is not known.
+    Groups,
+    /// One checkpoint cannot be used. If there is no other, a start fails, which is a finding of its own.
+    Checkpoint,
+    /// Only what finds records faster is damaged.
+    Search,
+    /// A second copy, or what stands around it, is good.
+    Nothing,
+    /// The directory cannot be used at all.
+    Start,
+}
+
+impl Harm {
+    /// The same in words.
+    #[must_use]
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Self::Records => "these records are lost; everything else can be read",
+            Self::Groups => {
+                "changes that were acknowledged are lost; the next start leaves their sequences out"
+            }
+            Self::Checkpoint => {
+                "nothing is lost if the server starts: the checkpoint before it and the journal take its place"
+            }
+            Self::Search => "no record is lost; finding some takes longer",
+            Self::Nothing => "nothing is lost",
+            Self::Start => "the server does not start; restore the data directory from a backup",
+        }
+    }
+
+    /// A word for programs.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Records => "records",
+            Self::Groups => "groups",
+            Self::Checkpoint => "checkpoint",
+            Self::Search => "search",
+            Self::Nothing => "nothing",
+            Self::Start => "start",
+        }
+    }
+}
+
+/// Something that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// The file, below the data directory.
+    pub file: String,
+    /// First byte concerned, and the one after the last; nothing if it is the whole file.
+    pub bytes: Option<(u64, u64)>,
+    /// Stream, first and last sequence that cannot be read because of it.
+    pub lost: Option<(StreamId, u64, u64)>,
+    /// First and last group of the journal concerned.
+    pub groups: Option<(u64, u64)>,
+    /// What is wrong.
+    pub what: String,
+    /// What it means.
+    pub harm: Harm,
+}
+
+impl Finding {
+    fn new(file: impl Into<String>, what: impl fmt::Display, harm: Harm) -> Self {
+        let (file, what) = (file.into(), what.to_string());
+        Self { file, bytes: None, lost: None, groups: None, what, harm }
+    }
+
+    fn at(self, start: u64, end: u64) -> Self {
+        Self { bytes: Some((start, end)), ..self }
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.file)?;
+        if let Some((start, end)) = self.bytes {
+            write!(f, ", bytes {start} to {end}")?;
+        }
+        write!(f, ": {}", self.what)?;
+        if let Some((first, last)) = self.groups {
+            write!(f, "; groups {first} to {last}")?;
+        }
+        if let Some((stream, first, last)) = self.lost {
+            write!(f, "; sequences {first} to {last} of {stream}")?;
+        }
+        Ok(())
+    }
+}
+
+/// A stream as a start would find it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VerifiedStream {
+    /// Its number.
+    pub id: StreamId,
+    /// The lowest sequence that should be readable.
+    pub first: u64,
+    /// The highest sequence ever given out.
+    pub last: u64,
+    /// Records that it should hold.
+    pub messages: u64,
+    /// Records that were read.
+    pub readable: u64,
+}
+
+/// What was gone through.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verified {
+    /// Checkpoints whose manifests are good.
+    pub checkpoints: u64,
+    /// Files that were read.
+    pub files: u64,
+    /// Records in segments.
+    pub records: u64,
+    /// Groups in the journal that no checkpoint covers.
+    pub groups: u64,
+    /// Whether groups were found that were written and never acknowledged; that is no damage.
+    pub is_torn: bool,
+    /// The streams, ascending.
+    pub streams: Vec<VerifiedStream>,
+    /// How many findings there were.
+    pub findings: u64,
+}
+
+/// Checks everything in `disk`, and calls `found` for each thing that is wrong. With the result
+/// comes the log as a start would make it, if one would: nothing that is done to it reaches the disk.
+///
+/// # Errors
+/// What the operating system says when it lists a directory; everything else is a [`Finding`].
+pub fn verify(
+    disk: &Arc<dyn Disk>,
+    found: &mut dyn FnMut(Finding),
+) -> io::Result<(Verified, Option<Engine>)> {
+    let mut verified = Verified::default();
+    let mut findings = 0;
+    let mut found = |finding| {
+        findings += 1;
+        found(finding);
+    };
+    files::check_format(disk.as_ref(), &mut found);
+    let through = files::check_checkpoints(disk.as_ref(), &mut verified, &mut found)?;
+    journal::check(disk.as_ref(), through, &mut verified, &mut found)?;
+    if let Some(root) = disk.root() {
+        check_index(root, &mut found);
+    }
+    let engine = recover(disk, &mut verified, &mut found);
+    verified.findings = findings;
+    Ok((verified, engine))
+}
+
+/// The index is compared with its own mark; it is never the only copy of anything.
+fn check_index(root: &Path, found: &mut dyn FnMut(Finding)) {
+    match index::is_vouched_for(&root.join(index::DIR)) {
+        Ok(false) => found(Finding::new(
+            index::DIR,
+            "its files are not what its last close left; it is built again at the next start",
+            Harm::Search,
+        )),
+        Ok(true) => {}
+        Err(error) => found(Finding::new(index::DIR, error, Harm::Search)),
+    }
+}
+
+/// Opens the log above the directory, as a start would, and compares its parts with each other.
+fn recover(
+    disk: &Arc<dyn Disk>,
+    verified: &mut Verified,
+    found: &mut dyn FnMut(Finding),
+) -> Option<Engine> {
+    let options = EngineOptions {
+        workers: Workers::Inline,
+        index: false,
+        // Only spares have this size, and they stay in memory.
+        journal_file_size: 1 << 16,
+        ..EngineOptions::default()
+    };
+    let overlay: Arc<dyn Disk> = Arc::new(Overlay::new(Arc::clone(disk)));
+    let mut engine = match Engine::open(options, overlay, Arc::new(|| {})) {
+        Ok(engine) => engine,
+        Err(error) => {
+            found(Finding::new(".", error, Harm::Start));
+            return None;
+        }
+    };
+    let mut streams = BTreeMap::new();
+    for id in engine.stream_ids() {
+        let stream = engine.inspect(id, &mut |inspected| {
+            let (file, what, lost) = inspected;
+            found(Finding { lost, ..Finding::new(file, what, Harm::Records) });
+        });
+        streams.extend(stream.map(|stream| (id, stream)));
+    }
+    verified.streams = streams.into_values().collect();
+    Some(engine)
+}
