@@ -31,7 +31,8 @@ impl Output {
     /// Data to stdout, talk to stderr.
     #[must_use]
     pub fn standard(format: OutputFormat, quiet: bool) -> Self {
-        let data = BufWriter::with_capacity(64 << 10, anstream::stdout());
+        // As they are: a stream that drops escape sequences for pipes would alter payloads.
+        let data = BufWriter::with_capacity(64 << 10, std::io::stdout());
         Self { format, quiet, data: Box::new(data) }
     }
 

@@ -22,6 +22,9 @@ const NETWORK_MTU: u16 = 1452;
 /// hundred datagrams, and drops are invisible. The kernel may give less.
 const SOCKET_BUFFER: usize = 4 << 20;
 
+/// Bytes of a connection id: too many to be guessed, as few as quinn's own.
+const ID_BYTES: usize = 8;
+
 /// Bytes of one connection that is not accepted yet. 64 KiB: a client's first flight.
 const INCOMING_BUFFER: u64 = 64 << 10;
 
@@ -32,7 +35,7 @@ pub(super) fn bind(
     limits: &ServerLimits,
 ) -> Result<quinn::Endpoint, StartError> {
     let config = server_config(address, identity, limits)?;
-    bind_socket(address, config).map_err(|source| StartError::Bind {
+    bind_socket(address, config, identity).map_err(|source| StartError::Bind {
         what: "QUIC",
         address,
         source,
@@ -56,7 +59,11 @@ pub(super) fn server_config(
     Ok(config)
 }
 
-fn bind_socket(address: SocketAddr, config: quinn::ServerConfig) -> io::Result<quinn::Endpoint> {
+fn bind_socket(
+    address: SocketAddr,
+    config: quinn::ServerConfig,
+    identity: &Identity,
+) -> io::Result<quinn::Endpoint> {
     let socket = socket2::Socket::new(
         socket2::Domain::for_address(address),
         socket2::Type::DGRAM,
@@ -65,10 +72,29 @@ fn bind_socket(address: SocketAddr, config: quinn::ServerConfig) -> io::Result<q
     size_buffers(&socket);
     socket.bind(&address.into())?;
     socket.set_nonblocking(true)?;
-    let mut endpoint = EndpointConfig::default();
+    let mut endpoint = EndpointConfig::new(Arc::new(identity.reset_key()));
+    endpoint.cid_generator(|| Box::new(RandomIds));
     let largest = if address.ip().is_loopback() { LOOPBACK_MTU } else { NETWORK_MTU + 20 };
     endpoint.max_udp_payload_size(largest).map_err(io::Error::other)?;
     quinn::Endpoint::new(endpoint, Some(config), socket.into(), Arc::new(quinn::TokioRuntime))
+}
+
+/// Connection ids that say nothing. Those of an earlier run are not refused out of hand: whoever uses
+/// one is told that the connection is gone, and need not wait until it times out.
+struct RandomIds;
+
+impl quinn::ConnectionIdGenerator for RandomIds {
+    fn generate_cid(&mut self) -> quinn::ConnectionId {
+        quinn::ConnectionId::new(&rand::random::<[u8; ID_BYTES]>())
+    }
+
+    fn cid_len(&self) -> usize {
+        ID_BYTES
+    }
+
+    fn cid_lifetime(&self) -> Option<Duration> {
+        None
+    }
 }
 
 /// Asks for large buffers and tells what the kernel gave.

@@ -112,6 +112,14 @@ impl Identity {
         Ok(Self { authority_pem, certificate, key })
     }
 
+    /// A secret that stays the same from run to run, by which a client believes that its connection
+    /// is gone (stateless reset, RFC 9000 section 10.3).
+    pub(super) fn reset_key(&self) -> ring::hmac::Key {
+        let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, self.key.secret_der());
+        let derived = ring::hmac::sign(&key, b"claudebus stateless reset");
+        ring::hmac::Key::new(ring::hmac::HMAC_SHA256, derived.as_ref())
+    }
+
     /// SHA-256 of the certificate, for clients that trust it alone.
     pub(super) fn fingerprint(&self) -> Option<Fingerprint> {
         Fingerprint::of(&self.certificate)

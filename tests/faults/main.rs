@@ -11,6 +11,7 @@ mod failing_calls;
 mod full_disk;
 #[path = "../process/mod.rs"]
 mod process;
+mod restart;
 mod slow_disk;
 
 use std::time::{Duration, Instant};
