@@ -58,7 +58,10 @@ pub(super) async fn serve(
     hosts.extend(extra_hosts.into_iter().map(|host| host.to_ascii_lowercase()));
     let mut stopping = shared.stopping.clone();
     let monitor = Monitor { shared, clock, hosts: hosts.into() };
-    let listener = Bounded::new(listener, monitor.shared.server_limits.max_http_connections);
+    // Most open files are for data.
+    let files = claudebus_storage::disk::file_limit();
+    let limit = monitor.shared.server_limits.max_http_connections.min(files / 4).max(1);
+    let listener = Bounded::new(listener, limit);
     let app = Router::new()
         .route("/", get(index))
         .route("/healthz", get(health))

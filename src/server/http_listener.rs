@@ -1,15 +1,21 @@
-//! A TCP listener that holds so many connections at once and no more.
+//! A TCP listener that holds so many connections at once and no more, and none that says nothing.
 
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use axum::serve::Listener;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, Sleep};
+
+/// A connection ends when it is not answered for so long: it asks for nothing, or too slowly. 15 s:
+/// longer than anyone takes to send a request, shorter than a supervisor waits for a restart.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// The listener.
 #[derive(Debug)]
@@ -33,7 +39,8 @@ impl Listener for Bounded {
         let permit = Arc::clone(&self.room).acquire_owned().await.ok();
         // As axum does it: tries again after errors that pass, such as too many open files.
         let (stream, from) = Listener::accept(&mut self.listener).await;
-        (Held { stream, _permit: permit }, from)
+        let silence = Box::pin(tokio::time::sleep(PATIENCE));
+        (Held { stream, silence, _permit: permit }, from)
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -45,6 +52,8 @@ impl Listener for Bounded {
 #[derive(Debug)]
 pub(super) struct Held {
     stream: TcpStream,
+    /// Over when nothing was answered for too long.
+    silence: Pin<Box<Sleep>>,
     _permit: Option<OwnedSemaphorePermit>,
 }
 
@@ -54,7 +63,11 @@ impl AsyncRead for Held {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+        let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        if read.is_pending() && self.silence.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        read
     }
 }
 
@@ -64,7 +77,11 @@ impl AsyncWrite for Held {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        if written.is_ready() {
+            self.silence.as_mut().reset(Instant::now() + PATIENCE);
+        }
+        written
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -79,6 +96,20 @@ impl AsyncWrite for Held {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_says_nothing_ends() {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let mut listener = Bounded::new(listener, 1);
+        let _silent = TcpStream::connect(address).await.expect("connected");
+        let (mut held, _) = listener.accept().await;
+        held.write_all(b"hello").await.expect("written");
+        let began = Instant::now();
+        let error = held.read_u8().await.expect_err("it has waited long enough");
+        assert_eq!((error.kind(), began.elapsed() >= PATIENCE), (io::ErrorKind::TimedOut, true));
+    }
 
     #[tokio::test]
     async fn one_more_than_allowed_waits_for_room() {

@@ -8,6 +8,7 @@
 #![allow(unreachable_pub, clippy::print_stdout, clippy::print_stderr)]
 
 mod failing_calls;
+mod few_files;
 mod full_disk;
 #[path = "../process/mod.rs"]
 mod process;

@@ -17,6 +17,10 @@ use crate::server::{RunningServer, Server, ServerBuilder, ServerFailure, StartEr
 /// Largest token file. A token is some dozen bytes; whatever is larger is another file.
 const MAX_TOKEN_FILE: u64 = 64 << 10;
 
+/// With fewer open files than this, segments are closed and opened again and again, and connections
+/// find no room: 256 segments, and as many connections.
+const FEW_FILES: usize = 512;
+
 /// `claudebus serve`.
 #[derive(Debug, Args)]
 #[command(
@@ -36,6 +40,13 @@ pub(super) fn run(serve: &Serve, output: &mut Output) -> Result<(), Failure> {
     let (file, resolved) = load(&serve.source)?;
     file.require("event_bus.streams")?;
     logging::start(&resolved.settings)?;
+    let files = claudebus_storage::disk::raise_file_limit();
+    if files < FEW_FILES {
+        tracing::warn!(
+            files,
+            "few files may be open at a time; more is slow or fails. Raise it: ulimit -n {FEW_FILES}"
+        );
+    }
     let builder = describe(&resolved, &file)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let result = runtime.block_on(serve_until_stopped(builder, &resolved.settings, &file, output));

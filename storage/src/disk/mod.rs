@@ -16,13 +16,20 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-pub use real::{RealDisk, RealDiskError};
+pub use real::{RealDisk, RealDiskError, file_limit, raise_file_limit};
 pub use simulated::{SimulatedCounts, SimulatedDisk};
 
 /// Whether an operation failed for want of room, which may come back.
 #[must_use]
 pub fn is_out_of_space(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// Whether an operation failed because too many files are open, in the process or on the machine.
+#[must_use]
+pub fn is_out_of_handles(error: &io::Error) -> bool {
+    // ENFILE and EMFILE on every Unix; they have no kind of their own.
+    matches!(real::os_code(error), Some(23 | 24))
 }
 
 /// A directory tree that belongs to one engine.

@@ -82,9 +82,53 @@ fn create_private_dir(path: &Path) -> io::Result<()> {
     fs::create_dir_all(path)
 }
 
+/// How many files the process may have open at a time.
+#[cfg(target_os = "linux")]
+#[must_use]
+pub fn file_limit() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    limit.current.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
+}
+
+/// How many files the process may have open at a time, as far as it matters.
+#[cfg(not(target_os = "linux"))]
+#[must_use]
+pub fn file_limit() -> usize {
+    usize::MAX
+}
+
+/// Lets the process open as many files as its user may; systems begin with fewer, for programs that
+/// are no servers. Returns how many.
+pub fn raise_file_limit() -> usize {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+        let limit = getrlimit(Resource::Nofile);
+        let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+        if let Err(error) = setrlimit(Resource::Nofile, raised) {
+            tracing::debug!(%error, "the limit of open files stays as it is");
+        }
+    }
+    file_limit()
+}
+
+/// An error, and which file it was about.
+#[derive(Debug, thiserror::Error)]
+#[error("{path}: {source}")]
+struct Named {
+    path: String,
+    source: io::Error,
+}
+
 /// Adds to an error which file it was about.
 fn naming(path: &str) -> impl Fn(io::Error) -> io::Error + '_ {
-    move |error| io::Error::new(error.kind(), format!("{path}: {error}"))
+    move |source| io::Error::new(source.kind(), Named { path: path.to_owned(), source })
+}
+
+/// The operating system's number of an error, also if a file was added to it.
+pub(super) fn os_code(error: &io::Error) -> Option<i32> {
+    let named = error.get_ref().and_then(|inner| inner.downcast_ref::<Named>());
+    named.map_or(error, |named| &named.source).raw_os_error()
 }
 
 impl Disk for RealDisk {

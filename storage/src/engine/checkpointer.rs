@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::pacer::Pacer;
 use super::stats::WorkCounters;
 use crate::crash::CrashPoints;
-use crate::disk::{Disk, is_out_of_space};
+use crate::disk::{Disk, is_out_of_handles, is_out_of_space};
 use crate::ids::StreamId;
 use crate::ids_file;
 use crate::journal::shared::JournalShared;
@@ -96,7 +96,7 @@ pub(super) struct Checkpointer {
 }
 
 impl Checkpointer {
-    /// Writes a checkpoint. If there is no room, everything is as before, and the next job writes
+    /// Writes a checkpoint. If there is no room or no file may be opened, everything is as before, and the next job writes
     /// what this one should have. Any other error ends the engine: after a failed sync the
     /// kernel may have dropped what was written, and a disk that fails will fail again.
     pub(super) fn run(&mut self, job: CheckpointJob) -> Result<CheckpointDone, String> {
@@ -113,7 +113,7 @@ impl Checkpointer {
                 if is_out_of_space(&error) {
                     self.journal.is_space_wanted.store(true, Ordering::Release);
                     self.journal.files_changed();
-                } else {
+                } else if !is_out_of_handles(&error) {
                     self.journal.fail(format!("cannot write a checkpoint: {error}"));
                 }
                 Err(error.to_string())

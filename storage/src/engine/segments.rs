@@ -10,13 +10,14 @@ use hashbrown::HashMap;
 use super::background::Maintenance;
 use super::mailbox::Mailbox;
 use super::stats::WorkCounters;
-use crate::disk::Disk;
+use crate::disk::{Disk, file_limit};
 use crate::ids::StreamId;
 use crate::index::Index;
 use crate::segment::{BlockCache, BlockLocator, Segment, SegmentError, SegmentId, SegmentMeta};
 use crate::stream::{SealedRange, Stream};
 
-/// Segment files held open at once: well below the usual limit of 1,024 files for a process.
+/// Segment files held open at once: well below the usual limit of 1,024 files for a process, and a
+/// quarter of a lower one.
 const OPEN_FILES: usize = 256;
 
 /// A file to be removed, and whether its bytes must be overwritten first.
@@ -35,6 +36,7 @@ pub(super) struct Library {
     pub(super) maintenance: Mailbox<Maintenance>,
     pub(super) counters: Arc<WorkCounters>,
     open: Mutex<VecDeque<Weak<SegmentFile>>>,
+    most_open: usize,
 }
 
 impl Library {
@@ -46,6 +48,7 @@ impl Library {
             maintenance: Mailbox::default(),
             counters: Arc::default(),
             open: Mutex::default(),
+            most_open: OPEN_FILES.min(file_limit() / 4).max(1),
         }
     }
 }
@@ -88,7 +91,7 @@ impl SegmentFile {
         drop(place);
         let mut open = lock(&library.open);
         open.push_back(Arc::downgrade(self));
-        let oldest = if open.len() > OPEN_FILES { open.pop_front() } else { None };
+        let oldest = if open.len() > library.most_open { open.pop_front() } else { None };
         drop(open);
         if let Some(oldest) = oldest.and_then(|weak| weak.upgrade()) {
             lock(&oldest.open).take();

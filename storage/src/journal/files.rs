@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::shared::JournalShared;
 use super::{DIR, path};
 use crate::crash::CrashPoints;
-use crate::disk::{Disk, DiskFile, is_out_of_space};
+use crate::disk::{Disk, DiskFile, is_out_of_handles, is_out_of_space};
 
 /// Files kept ready: one for the next rotation, one while that is refilled.
 const SPARES: usize = 2;
@@ -65,6 +65,9 @@ impl Filler {
                     );
                     self.shared.wake_owner();
                 }
+            }
+            Err(error) if is_out_of_handles(&error) => {
+                tracing::warn!(%error, "too many files are open; journal files are prepared later");
             }
             Err(error) => self.shared.fail(format!("cannot prepare journal files: {error}")),
         }

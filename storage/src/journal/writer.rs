@@ -15,7 +15,7 @@ use super::format::{
 use super::shared::{ActiveFile, Group, JournalShared};
 use super::{DIR, path};
 use crate::crash::CrashPoints;
-use crate::disk::{Disk, DiskFile};
+use crate::disk::{Disk, DiskFile, is_out_of_handles};
 
 /// How much is gathered before it is handed to the operating system, in bytes.
 const SCRATCH: usize = 1 << 20;
@@ -23,6 +23,9 @@ const SCRATCH: usize = 1 << 20;
 pub(crate) const IDLE: Duration = Duration::from_millis(20);
 /// The 99th percentile of sync times is taken over this many.
 const LATENCIES: usize = 256;
+/// How long to wait for a file to be opened while too many are open, and how long between attempts.
+const HANDLE_PATIENCE: Duration = Duration::from_secs(10);
+const HANDLE_PAUSE: Duration = Duration::from_millis(20);
 /// How often it is taken, in syncs.
 const LATENCY_EVERY: u64 = 32;
 
@@ -224,7 +227,7 @@ impl JournalWriter {
         let spare = self.shared.files().spares.pop_front();
         let file = if let Some(spare) = spare {
             self.disk.rename(&spare, &target)?;
-            self.disk.open(&target)?
+            self.open_patiently(&target)?
         } else {
             // No spare is ready: a growing file is slower to sync, but as safe.
             tracing::debug!(file = %target, "no spare journal file was ready");
@@ -250,6 +253,19 @@ impl JournalWriter {
         self.current =
             Some(OpenFile { file, number: group.file, salt: group.salt, offset: FILE_HEADER });
         Ok(())
+    }
+
+    /// Opens a file, waiting for a while if too many are open: connections come and go.
+    fn open_patiently(&self, target: &str) -> io::Result<Arc<dyn DiskFile>> {
+        let end = Instant::now() + HANDLE_PATIENCE;
+        loop {
+            match self.disk.open(target) {
+                Err(error) if is_out_of_handles(&error) && Instant::now() < end => {
+                    std::thread::sleep(HANDLE_PAUSE);
+                }
+                result => return result,
+            }
+        }
     }
 
     /// Says on disk that the last group was synced, unless that stands there already.
