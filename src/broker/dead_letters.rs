@@ -29,6 +29,8 @@ use super::{Awaiting, Broker, Deadline};
 const RETRY: Duration = Duration::from_secs(5);
 /// What the names of dead-letter streams begin with.
 const PREFIX: &str = "DLQ_";
+/// Names that are tried for a dead-letter stream.
+const NAMES: u32 = 9;
 /// Headers about a death, which a second death replaces and a return to life removes.
 const DEATH: [&str; 8] = [
     names::DEAD_REASON,
@@ -41,9 +43,13 @@ const DEATH: [&str; 8] = [
     names::DEAD_LAST,
 ];
 
-/// The name of the dead-letter stream of `stream`.
-fn dead_stream(stream: &str) -> String {
-    format!("{PREFIX}{stream}")
+/// What the dead-letter stream of `stream` may be named: `DLQ_<stream>`, or that with a number where
+/// somebody made a stream of that name for other messages.
+fn dead_streams(stream: &str) -> impl Iterator<Item = String> {
+    (1..=NAMES).map(move |number| match number {
+        1 => format!("{PREFIX}{stream}"),
+        _ => format!("{PREFIX}{stream}_{number}"),
+    })
 }
 
 /// Whether a stream of that name captures what consumers of `stream` give up.
@@ -254,36 +260,29 @@ impl<L: Log> Broker<L> {
         self.schedule.set(Deadline::Burial(id, Arc::clone(name)), Some(retry));
     }
 
-    /// Whether a stream's dead letters are kept: if its configuration says so, it is no dead-letter
-    /// stream itself, and the name is not taken by a stream that somebody made for other messages.
+    /// Whether a stream's dead letters are kept: if its configuration says so, and it holds no dead
+    /// letters itself.
     fn keeps_dead_letters(&self, id: StreamId) -> bool {
         self.catalog.get(id).is_some_and(|stream| {
-            stream.config.dead_letters.enabled
-                && !stream.name.starts_with(PREFIX)
-                && self
-                    .catalog
-                    .find(&dead_stream(&stream.name))
-                    .is_none_or(|target| is_dead_stream_of(target, &stream.name))
+            let is_dead = |subject: &String| subject.starts_with("$DLQ.");
+            stream.config.dead_letters.enabled && !stream.config.subjects.iter().all(is_dead)
         })
     }
 
-    /// Says that a stream's dead letters have nowhere to go, because `taking` has their name.
-    pub(super) fn warn_of_taken_name(&self, taking: &Stream) {
-        let source = taking.name.strip_prefix(PREFIX).and_then(|name| self.catalog.find(name));
-        if let Some(source) = source.filter(|source| !is_dead_stream_of(taking, &source.name)) {
-            tracing::warn!(stream = %source.name, taken = %taking.name,
-                "the name of its dead-letter stream is taken by a stream for other subjects; what \
-                 its consumers give up stays in the stream");
-        }
+    /// The dead-letter stream of the stream of this name, if it is there.
+    fn find_dead_stream(&self, stream: &str) -> Option<&Stream> {
+        dead_streams(stream)
+            .filter_map(|name| self.catalog.find(&name))
+            .find(|target| is_dead_stream_of(target, stream))
     }
 
     /// The dead-letter stream of a stream, made if it is not there.
     fn dead_stream_of(&mut self, id: StreamId) -> Option<StreamId> {
         let stream = self.catalog.get(id)?;
-        let name = dead_stream(&stream.name);
-        if let Some(target) = self.catalog.id_of(&name) {
-            return Some(target);
+        if let Some(target) = self.find_dead_stream(&stream.name) {
+            return Some(target.id);
         }
+        let name = dead_streams(&stream.name).find(|name| self.catalog.id_of(name).is_none())?;
         let DeadLetters { max_msgs, max_bytes, max_age, .. } = stream.config.dead_letters;
         let config = StreamConfig {
             subjects: vec![format!("$DLQ.{}.>", stream.name)],
@@ -403,8 +402,7 @@ impl<L: Log> Broker<L> {
             ApiRequest::DeadDrop { stream, options } => (stream, options, Deed::Drop),
             _ => return Err(ApiError::bad_request()),
         };
-        let letters = self.catalog.find(&dead_stream(name));
-        let Some(id) = letters.filter(|it| is_dead_stream_of(it, name)).map(|it| it.id) else {
+        let Some(id) = self.find_dead_stream(name).map(|letters| letters.id) else {
             return self.answer_without_letters(answer, name, options, &deed);
         };
         let held = self.log.stream(id).unwrap_or_default();

@@ -134,7 +134,6 @@ impl<L: Log> Broker<L> {
         for subject in &stream.config.subjects {
             self.router.add_stream(subject, id);
         }
-        self.warn_of_taken_name(&stream);
         self.catalog.insert(stream);
         self.keep_stream(id);
         Ok(id)

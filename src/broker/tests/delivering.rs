@@ -545,7 +545,7 @@ fn dead_letters_have_none_of_their_own_and_may_be_off() {
 }
 
 #[test]
-fn a_stream_that_only_has_the_name_gets_no_dead_letters() {
+fn a_stream_that_only_has_the_name_is_left_alone() {
     let mut bench = stream(&["s.a"]);
     bench.create(named("DLQ_S", &["own.>"])).unwrap();
     bench.publish(2, 1, &["own.x"]);
@@ -553,10 +553,15 @@ fn a_stream_that_only_has_the_name_gets_no_dead_letters() {
     bench.pull("S", "c", 1);
     bench.pass(Duration::from_secs(30));
     assert_eq!(bench.consumer_info("S", "c").num_ack_pending, 0);
-    assert_eq!((bench.seqs("S"), bench.seqs("DLQ_S")), (vec![1], vec![1]));
+    assert_eq!((bench.seqs("DLQ_S"), bench.seqs("DLQ_S_2")), (vec![1], vec![1]));
+    // Messages of that stream may die as well.
+    bench.consumer("DLQ_S", ConsumerConfig { max_deliver: 1, ..durable("d") }).unwrap();
+    assert_eq!(bench.pull("DLQ_S", "d", 1).len(), 1);
+    bench.pass(Duration::from_secs(30));
+    assert_eq!(bench.seqs("DLQ_DLQ_S"), [1]);
     let drop = ApiRequest::DeadDrop { stream: "S".into(), options: DeadOptions::default() };
-    assert_eq!(bench.api(drop), Ok(ApiResponse::Settled { settled: 0 }));
-    assert_eq!(bench.seqs("DLQ_S"), [1], "it holds its owner's messages");
+    assert_eq!(bench.api(drop), Ok(ApiResponse::Settled { settled: 1 }));
+    assert_eq!((bench.seqs("DLQ_S"), bench.seqs("DLQ_S_2")), (vec![1], vec![]));
 }
 
 #[test]
