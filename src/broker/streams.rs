@@ -199,6 +199,16 @@ impl<L: Log> Broker<L> {
         }
     }
 
+    /// Makes the default streams whose subjects overlap with `pattern`, unless others have them.
+    pub(super) fn make_defaults_for(&mut self, pattern: &str) {
+        let overlaps =
+            |config: &&StreamConfig| config.subjects.iter().any(|own| overlap(own, pattern));
+        let wanted: Vec<_> = self.defaults.iter().filter(overlaps).cloned().collect();
+        for config in wanted {
+            self.make_default(config);
+        }
+    }
+
     /// The stream of that name, which is made if it is a default stream.
     pub(super) fn use_stream(&mut self, name: &str) -> Result<StreamId, ApiError> {
         if let Some(id) = self.catalog.id_of(name) {

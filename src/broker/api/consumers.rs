@@ -100,8 +100,8 @@ impl<L: Log> Broker<L> {
         Ok(Reply::Now(ApiResponse::Consumer(Box::new(info))))
     }
 
-    pub(super) fn consumer_get(&self, stream: &str, name: &str) -> Result<Reply, ApiError> {
-        let id = self.catalog.id_of(stream).ok_or_else(ApiError::stream_not_found)?;
+    pub(super) fn consumer_get(&mut self, stream: &str, name: &str) -> Result<Reply, ApiError> {
+        let id = self.use_stream(stream)?;
         self.consumer_answer(id, name)
     }
 

@@ -111,7 +111,13 @@ impl<L: Log> Broker<L> {
                 }
                 self.stream_answer(id, options, false)
             }
-            ApiRequest::StreamNames(options) => Ok(Reply::Now(self.stream_names(options))),
+            ApiRequest::StreamNames(options) => {
+                // Whoever looks for the stream of a subject is about to use it.
+                if let Some(subject) = options.subject.as_deref().filter(|s| !s.is_empty()) {
+                    self.make_defaults_for(subject);
+                }
+                Ok(Reply::Now(self.stream_names(options)))
+            }
             ApiRequest::StreamList(options) => self.stream_list(options, last_round),
             ApiRequest::StreamDelete { stream } => self.stream_delete(stream),
             ApiRequest::StreamPurge { stream, options } => {

@@ -1,6 +1,7 @@
 //! Publishing: answers, checks, counters, and that nothing leaves early.
 
 use super::*;
+use crate::model::api::ListOptions;
 
 fn stream(change: impl FnOnce(&mut StreamConfig)) -> Bench {
     let mut bench = Bench::new();
@@ -206,6 +207,18 @@ fn a_default_stream_is_made_at_first_use_and_yields_while_empty() {
     bench.api(request).unwrap();
     bench.create(other).unwrap();
     assert_eq!(names(&mut bench), ["MINE"]);
+
+    // Looking for the stream of a subject, or for a consumer, is a use as well.
+    let mut bench = Bench::with(options.clone());
+    let wanted = ListOptions { subject: Some("events.a".into()), ..ListOptions::default() };
+    match bench.api(ApiRequest::StreamNames(wanted)) {
+        Ok(ApiResponse::StreamNames { streams, .. }) => assert_eq!(streams, ["EVENTS"]),
+        other => panic!("{other:?}"),
+    }
+    let mut bench = Bench::with(options.clone());
+    let info = ApiRequest::ConsumerInfo { stream: "EVENTS".into(), consumer: "c".into() };
+    assert_eq!(bench.api(info).unwrap_err().err_code, 10014);
+    assert_eq!(names(&mut bench), ["EVENTS"]);
 
     let mut bench = Bench::with(options);
     assert_eq!(bench.request("events.x", &[], "")["stream"], "EVENTS");
