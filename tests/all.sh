@@ -27,7 +27,7 @@ cargo deny --all-features check --hide-inclusion-graph bans licenses sources
 step "unit, property and end-to-end tests"
 export CLAUDEBUS_TEST_PYTHON="$PWD/.venv/bin/python"
 cargo test --workspace --locked --lib --bins \
-    --test architecture --test journey --test golden --test it
+    --test architecture --test journey --test golden --test it --test bit_rot
 cargo test --workspace --locked --doc
 
 step "system calls, failing disks, and the crash test with $CRASH_ROUNDS rounds"

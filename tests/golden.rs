@@ -8,11 +8,12 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use claudebus::model::error::ApiError;
-use claudebus::model::event::{CoreMessage, Delivery, PullStatus};
+use claudebus::model::event::{CoreMessage, Delivery, Gap, PullStatus};
 use claudebus::model::request::{AckKind, ProducerId};
 use claudebus::wire::native::{
     ClientFrame, Decoder, DirectMessage, Frame, Hello, MessagesWriter, Output, PullFrame,
@@ -210,6 +211,17 @@ fn server_frames() -> Vec<(&'static str, ServerFrame)> {
         ("ACK_CONFIRMED", ServerFrame::AckConfirmed { token: 3, error: None }),
         ("ACK_CONFIRMED error", {
             ServerFrame::AckConfirmed { token: 3, error: Some(ApiError::consumer_not_found()) }
+        }),
+        ("GAP", {
+            let gap = Gap {
+                stream: "ORDERS".into(),
+                first: 5,
+                last: 9,
+                file: "segments/0000000000000001.seg".into(),
+                offset: 96,
+                is_certain: true,
+            };
+            ServerFrame::Gap { token: 1, gap: Arc::new(gap) }
         }),
         ("MESSAGES_READY", ServerFrame::MessagesReady),
         (

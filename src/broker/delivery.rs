@@ -74,7 +74,9 @@ impl<L: Log> Broker<L> {
         for (id, name) in std::mem::take(&mut self.stirred) {
             let taken = self.catalog.get_mut(id).and_then(|s| s.consumers.remove(&name));
             let Some(mut member) = taken else { continue };
+            let listeners = self.hear_of_gaps(id, &member);
             let mail = self.deliver(id, &name, &mut member);
+            self.tell_gaps(id, &mut member, &listeners);
             let statuses = member.consumer.take_statuses();
             self.keep_progress(&mut member);
             let deadline = member.consumer.poll_timeout(self.now);

@@ -86,7 +86,7 @@ impl<L: Log> Broker<L> {
     }
 
     /// Who gets the next message to `subject`, counted.
-    fn listeners(&mut self, subject: &str) -> Vec<(SessionId, Token)> {
+    pub(super) fn listeners(&mut self, subject: &str) -> Vec<(SessionId, Token)> {
         let route = self.router.find(subject);
         let mut chosen = Vec::new();
         self.router.receivers(&route, SERVER, true, &mut self.rng, &mut chosen);

@@ -8,6 +8,7 @@ use claudebus_storage::{Record, StreamId};
 use crate::model::consumer::Idle;
 
 use super::consumer::Consumer;
+use super::gaps::GapsToTell;
 use super::state;
 use super::stream::Stream;
 
@@ -30,6 +31,8 @@ pub(super) struct Member {
     key: Vec<u8>,
     /// Why it delivered nothing more when it was last asked.
     pub(super) idle: Idle,
+    /// What it is still to be told of lost sequences.
+    pub(super) gaps: GapsToTell,
     /// The last damage it passed over.
     pub(super) damage: Option<String>,
     /// Whether the dead letters could not take a message of it.
@@ -40,6 +43,7 @@ impl Member {
     pub(super) fn new(stream: StreamId, consumer: Consumer) -> Self {
         let filter = Filter::any_of(consumer.config().filters());
         let key = state::consumer_key(state::CONSUMERS, stream, &consumer.path().consumer);
+        let gaps = GapsToTell::new(consumer.cursor());
         Self {
             consumer,
             memo: FilterMemo::new(filter),
@@ -50,6 +54,7 @@ impl Member {
             checked: 0,
             key,
             idle: Idle::NoPullWaiting,
+            gaps,
             damage: None,
             dead_letters_full: false,
         }

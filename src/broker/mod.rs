@@ -17,6 +17,7 @@ mod dead_letters;
 mod delivery;
 mod expiry;
 mod fingerprint;
+mod gaps;
 mod info;
 mod jobs;
 mod listening;
@@ -153,6 +154,7 @@ pub struct Broker<L: Log> {
     /// API requests answered so far, and those of them with an error.
     api_total: u64,
     api_errors: u64,
+    damage: gaps::DamageCounts,
 }
 
 impl<L: Log> Broker<L> {
@@ -310,7 +312,11 @@ impl<L: Log> Broker<L> {
     }
 
     fn read_answered(&mut self, id: ReadId, result: Result<ReadBatch, ReadError>) {
-        match self.reads.remove(&id) {
+        let awaiting = self.reads.remove(&id);
+        if let (Err(error @ ReadError::Damaged { stream, .. }), Some(_)) = (&result, &awaiting) {
+            self.note_damaged_read(*stream, error);
+        }
+        match awaiting {
             None => {}
             Some(Awaiting::Records(stream, name)) => self.feed(stream, &name, id, result),
             Some(Awaiting::Redelivery(stream, name, seq)) => {

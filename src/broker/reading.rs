@@ -6,6 +6,8 @@ use claudebus_storage::log::{FilterMemo, ReadBatch, ReadError, ReadOutcome, Read
 use claudebus_storage::record::StorageKind;
 use claudebus_storage::{Log, ReadId, Record, StreamId, SubjectId};
 
+use crate::model::event::Gap;
+
 use super::consumer::{DeadReason, Meta};
 use super::member::Member;
 use super::{Awaiting, Broker};
@@ -73,15 +75,17 @@ impl<L: Log> Broker<L> {
         match result {
             Ok(batch) => member.consumer.feed(batch.records, batch.next),
             Err(_) if member.consumer.puts_off_failure() => {}
-            Err(ReadError::Damaged { first, last, ref file, .. }) => {
-                let from = member.consumer.cursor().max(first);
-                let why = format!("sequences {from} to {last} are damaged in {file}");
-                tracing::error!(stream = %member.consumer.path().stream, consumer = %name, "{why}; \
-                    the consumer passes over them; run `claudebus verify` on the data directory");
+            Err(ReadError::Damaged { first, last, ref file, offset, .. }) => {
+                let (from, to) = member.consumer.passes(first, last);
+                let why = format!("sequences {from} to {to} are damaged in {file}");
+                let stream = member.consumer.path().stream.clone();
+                let file = file.clone();
+                let gap = Gap { stream, first: from, last: to, file, offset, is_certain: true };
                 member.consumer.damaged(last, why.clone());
                 // Reading goes on behind the damage; what was passed over is told in other ways.
                 let _ = member.consumer.take_damage();
                 member.damage = Some(why.clone());
+                self.catalog.add_gap(id, name, gap);
                 self.bury_damage(id, name, from, &why);
                 self.recount(id, name);
             }
@@ -112,8 +116,19 @@ impl<L: Log> Broker<L> {
         match result {
             Ok(mut batch) => member.reread = Some((seq, batch.records.pop())),
             Err(error) => {
-                tracing::error!(%error, "a message to be delivered again cannot be read");
-                member.consumer.give_up(seq, DeadReason::Unreadable(error.to_string()));
+                if let ReadError::Damaged { file, offset, .. } = &error {
+                    let (stream, file) = (member.consumer.path().stream.clone(), file.clone());
+                    let (first, last, offset) = (seq, seq, *offset);
+                    let gap = Gap { stream, first, last, file, offset, is_certain: true };
+                    self.catalog.add_gap(id, name, gap);
+                }
+                let why = self.explain(id, &error);
+                tracing::error!(consumer = %name, seq, "a message to be delivered again cannot be read: {why}");
+                let Some((_, member)) = self.catalog.get_mut(id).and_then(|s| s.member_mut(name))
+                else {
+                    return;
+                };
+                member.consumer.give_up(seq, DeadReason::Unreadable(why));
                 self.mourning.insert((id, Arc::clone(name)));
             }
         }

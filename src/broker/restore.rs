@@ -16,6 +16,7 @@ use super::catalog::Catalog;
 use super::consumer::Consumer;
 use super::expiry::Horizon;
 use super::fingerprint::Key;
+use super::gaps::DamageCounts;
 use super::member::Member;
 use super::outbox::Outbox;
 use super::producers::{Producer, Producers};
@@ -97,9 +98,11 @@ impl<L: Log> Broker<L> {
             horizon: Horizon::new(now),
             api_total: 0,
             api_errors: 0,
+            damage: DamageCounts::default(),
         };
         broker.restore_secrets()?;
         broker.restore_streams()?;
+        broker.restore_gaps();
         broker.restore_consumers()?;
         broker.restore_producers()?;
         broker.restore_jobs()?;
@@ -143,6 +146,7 @@ impl<L: Log> Broker<L> {
             if self.log.stream(id).is_none() {
                 // A stream in memory ended with the last process; it goes on empty.
                 self.log.create_stream(id, stream.options());
+                self.recreate_lost(id, &stream.name, stream.storage());
             }
             stream.durable_seq = self.log.stream(id).map_or(0, |held| held.last_seq);
             for subject in &stream.config.subjects {

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `m/next` | the next stream id |
 //! | `m/ids` | the secret key of message-id fingerprints |
+//! | `g/` id | sequences of a stream that the log lost |
 //! | `s/` id | a stream's configuration |
 //! | `k/` stream id, name | a consumer's configuration |
 //! | `c/` stream id, name | a consumer's progress |
@@ -26,6 +27,7 @@ use super::jobs::JobId;
 
 pub(super) const NEXT_STREAM: &[u8] = b"m/next";
 pub(super) const ID_KEY: &[u8] = b"m/ids";
+pub(super) const GAPS: &[u8] = b"g/";
 pub(super) const STREAMS: &[u8] = b"s/";
 pub(super) const CONSUMER_CONFIGS: &[u8] = b"k/";
 pub(super) const CONSUMERS: &[u8] = b"c/";
@@ -48,6 +50,11 @@ pub(super) struct KeptStream {
 pub(super) struct KeptConsumer {
     pub(super) config: ConsumerConfig,
     pub(super) created: Timestamp,
+}
+
+/// The key of what is lost of a stream.
+pub(super) fn gaps_key(id: StreamId) -> Vec<u8> {
+    [GAPS, &id.0.to_be_bytes()].concat()
 }
 
 pub(super) fn stream_key(id: StreamId) -> Vec<u8> {

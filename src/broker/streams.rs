@@ -186,6 +186,9 @@ impl<L: Log> Broker<L> {
         self.schedule.set(Deadline::Expiry(id), None);
         self.end_jobs_of(id);
         self.log.forget(&state::stream_key(id));
+        if !stream.gaps.is_empty() {
+            self.log.forget(&state::gaps_key(id));
+        }
         self.log.drop_stream(id);
     }
 

@@ -7,6 +7,8 @@ use std::time::Duration;
 use futures_util::Stream;
 use tokio::sync::broadcast;
 
+use crate::model::event::Gap;
+
 /// Events that wait for a slow observer before the oldest are dropped. 64: connections change a few
 /// times a minute at most.
 pub(super) const EVENT_BACKLOG: usize = 64;
@@ -47,6 +49,8 @@ pub enum ConnectionEvent {
         /// Messages dropped so far.
         dropped: u64,
     },
+    /// A consumer passed over messages that the server's disk lost.
+    Gap(Gap),
     /// The client is closed for good.
     Closed {
         /// Why.
@@ -68,6 +72,7 @@ impl std::fmt::Display for ConnectionEvent {
             Self::SlowSubscriber { subject, dropped } => {
                 write!(f, "subscription {subject} is too slow: {dropped} messages dropped")
             }
+            Self::Gap(gap) => write!(f, "{gap}"),
             Self::Closed { reason } => write!(f, "closed: {reason}"),
         }
     }

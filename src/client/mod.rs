@@ -42,7 +42,7 @@ use tokio::sync::{mpsc, oneshot};
 
 pub use self::core::{CoreMessage, Subscription};
 pub use address::{Address, AddressError, DEFAULT_PORT};
-pub use consume::{Consumer, Credit, Delivery, Fetch, Messages};
+pub use consume::{Consumer, Credit, Delivery, Fetch, Fetched, Messages, Received};
 pub use error::{AckError, ConnectError, ConsumeError, PublishError, RequestError, SendError};
 pub use event::{ConnectionEvent, Events};
 pub use local::{CONTEXT_VARIABLE, LocalError, LocalServer};
@@ -59,6 +59,7 @@ pub use crate::model::consumer::{
     AckPolicy, ConsumerConfig, ConsumerInfo, DeliverPolicy, Idle, ReplayPolicy,
 };
 pub use crate::model::error::ApiError;
+pub use crate::model::event::Gap;
 pub use crate::model::stream::{
     BlockCompression, DeadLetters, Discard, Retention, Storage, StreamConfig, StreamInfo,
     StreamState,

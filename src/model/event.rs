@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use claudebus_storage::Record;
+use serde::{Deserialize, Serialize};
 
 use super::api::ApiResponse;
 use super::error::ApiError;
@@ -55,6 +56,13 @@ pub enum Event {
         token: Token,
         /// What.
         status: PullStatus,
+    },
+    /// The consumer of a pull passes over sequences that are lost.
+    Gap {
+        /// The pull.
+        token: Token,
+        /// What is lost.
+        gap: Arc<Gap>,
     },
     /// Acknowledgements are durable.
     AckConfirmed {
@@ -131,6 +139,35 @@ impl Delivery {
     #[must_use]
     pub fn pull_bytes(record: &Record) -> u64 {
         (record.subject_len() + record.headers_len() + record.payload().len()) as u64
+    }
+}
+
+/// Sequences of a stream that cannot be delivered, because the disk lost them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gap {
+    /// The stream's name.
+    pub stream: String,
+    /// First sequence concerned.
+    pub first: u64,
+    /// Last sequence concerned.
+    pub last: u64,
+    /// The damaged file, below the data directory.
+    pub file: String,
+    /// Where the damage starts in it.
+    pub offset: u64,
+    /// Whether messages with these sequences are lost for certain. Otherwise there may have been some,
+    /// and the sequences were left out for that.
+    pub is_certain: bool,
+}
+
+impl std::fmt::Display for Gap {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { stream, first, last, file, offset, is_certain } = self;
+        let are = if *is_certain { "are lost" } else { "may be lost" };
+        write!(
+            f,
+            "sequences {first} to {last} of {stream} {are}: {file} is damaged at byte {offset}"
+        )
     }
 }
 

@@ -227,6 +227,36 @@ pub enum ReadError {
     },
 }
 
+/// Sequences of a stream that opening the log could not account for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LostRange {
+    /// The stream.
+    pub stream: StreamId,
+    /// First sequence concerned.
+    pub first: u64,
+    /// Last sequence concerned.
+    pub last: u64,
+    /// The damaged file.
+    pub file: String,
+    /// Where the damage starts in it.
+    pub offset: u64,
+    /// Whether these sequences were given out for certain. Otherwise they are those that may have been:
+    /// they are left out, so that none that was acknowledged is given out again.
+    pub is_certain: bool,
+}
+
+/// What opening the log found to be lost.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Losses {
+    /// The sequences, by stream as far as it is known.
+    pub ranges: Vec<LostRange>,
+    /// How many records may have been lost without a trace of their stream, at most.
+    pub missing: u64,
+}
+
+/// Nothing is lost.
+static NO_LOSSES: Losses = Losses { ranges: Vec::new(), missing: 0 };
+
 /// News from the log.
 #[derive(Debug)]
 pub enum LogEvent {
@@ -375,6 +405,11 @@ pub trait Log {
     /// # Errors
     /// [`LogFailure`] if the log cannot go on.
     fn poll(&mut self) -> Result<Option<LogEvent>, LogFailure>;
+
+    /// What opening the log found to be lost. Reads do not meet it: it is in no file any more.
+    fn losses(&self) -> &Losses {
+        &NO_LOSSES
+    }
 
     /// How full the memory for records not yet in segments is.
     fn pressure(&self) -> Pressure;

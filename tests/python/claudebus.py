@@ -31,7 +31,7 @@ HELLO, REQUEST, OPEN_PUBLISHER, PUBLISH = 0x01, 0x02, 0x10, 0x11
 WELCOME, REFUSED, RESPONSE, RESPONSE_MESSAGE = 0x81, 0x82, 0x83, 0x84
 PUBLISHER_READY, PUBLISHED, STREAM_NAME, REFUSED_MESSAGE = 0x90, 0x91, 0x92, 0x93
 OPEN_CONSUMER, PULL, RAISE, CANCEL, ACK = 0x20, 0x21, 0x22, 0x23, 0x24
-CONSUMER_READY, DELIVER, STATUS, ACK_CONFIRMED = 0xA0, 0xA1, 0xA2, 0xA3
+CONSUMER_READY, DELIVER, STATUS, ACK_CONFIRMED, GAP = 0xA0, 0xA1, 0xA2, 0xA3, 0xA4
 
 DONE, AGAIN, WORKING, NEVER = 1, 2, 3, 4  # what an ACK says of deliveries
 FRAME_BYTES = 64 * 1024  # of messages in a PUBLISH frame, unless one message is larger
@@ -323,7 +323,7 @@ class Consumer(Stream):
     """Messages of a consumer, by pulls, and their acknowledgements."""
 
     def __init__(self, connection, stream, name):
-        self.stream, self.pulls = stream, {}
+        self.stream, self.pulls, self.gaps = stream, {}, []
         super().__init__(connection, OPEN_CONSUMER, stream, name)
 
     async def pull(self, batch, expires=30.0, no_wait=False, renew=False):
@@ -343,8 +343,7 @@ class Consumer(Stream):
                 raise item
         finally:
             del self.pulls[token]
-            if not self.reason:
-                self.send(CANCEL, token)  # it may have ended already
+            self.reason or self.send(CANCEL, token)  # it may have ended already
 
     def ack(self, sequences, kind=DONE, delay=0.0, reason="", confirm=0):
         """Acknowledges messages by their sequences in the stream."""
@@ -353,8 +352,7 @@ class Consumer(Stream):
 
     async def ack_durably(self, sequences, **how):
         """Acknowledges messages; returns when that is durable, or raises Refused."""
-        token = next(self.tokens)
-        confirmed = self.expect(token)
+        confirmed = self.expect(token := next(self.tokens))
         self.ack(sequences, confirm=token, **how)
         await confirmed
 
@@ -364,12 +362,14 @@ class Consumer(Stream):
             for _ in range(count):
                 numbers, flags = body.varints(5), body.u8()
                 subject, headers, payload = body.message_parts()
-                self.arrived(token, Message(subject.decode(), payload, headers, self.stream,
-                                            *numbers, flags == 1))
+                message = (subject.decode(), payload, headers, self.stream, *numbers, flags == 1)
+                self.arrived(token, Message(*message))
         elif kind == STATUS:
             token, code, text, _, flags = *body.varints(2), body.text(), body.varints(4), body.u8()
             if flags & 1:  # 100 is no end; after 404 and 408 nothing is wrong
                 self.arrived(token, None if code in (404, 408) else Refused(code, 0, text))
+        elif kind == GAP:  # the pull, first and last sequence that the server's disk lost, and where
+            self.gaps.append((*body.varints(3), body.u8(), body.varint(), body.text(), body.text()))
         elif kind == ACK_CONFIRMED:
             self.settle(body.varint(), None if body.u8() else body.error())
         else:

@@ -144,7 +144,13 @@ impl<L: Log> Broker<L> {
         let Some(waiting) = self.parked.get_mut(&parked) else { return };
         let Some((mut read, memo)) = waiting.read.take() else { return };
         match result {
-            Err(error) => self.answer_message(parked, Err(ApiError::damaged(error))),
+            Err(error) => {
+                let why = match &error {
+                    ReadError::Damaged { stream, .. } => self.explain(*stream, &error),
+                    error => error.to_string(),
+                };
+                self.answer_message(parked, Err(ApiError::damaged(why)));
+            }
             Ok(mut batch) => {
                 let found = batch.records.pop();
                 read.from =

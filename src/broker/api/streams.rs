@@ -44,6 +44,12 @@ impl<L: Log> Broker<L> {
             "version": env!("CARGO_PKG_VERSION"),
             "streams": self.catalog.len(),
             "jobs": self.jobs.len(),
+            "damage": {
+                "lost_ranges": self.damage.lost_ranges,
+                "lost_sequences": self.damage.lost_sequences,
+                "damaged_reads": self.damage.damaged_reads,
+                "gaps_told": self.damage.gaps_told,
+            },
             "api": { "total": self.api_total, "errors": self.api_errors },
         }))
     }

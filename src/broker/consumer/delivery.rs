@@ -260,6 +260,26 @@ impl Consumer {
         self.damage = Some(why);
     }
 
+    /// Who waits for messages, or did until now.
+    pub(crate) fn waiting_pulls(&self) -> Vec<(SessionId, ReplyTo)> {
+        let mut waiting = self.pulls.waiting();
+        for (session, reply, _) in &self.statuses {
+            let ended = (*session, reply.clone());
+            if !waiting.contains(&ended) {
+                waiting.push(ended);
+            }
+        }
+        waiting
+    }
+
+    /// Which of the damaged sequences from `first` to `last` are passed over.
+    pub(crate) fn passes(&self, first: u64, last: u64) -> (u64, u64) {
+        match self.listed.front() {
+            Some(seq) => (*seq, *seq),
+            None => (self.cursor.max(first).min(last), last),
+        }
+    }
+
     /// What damage was met, once; reading goes on behind it.
     pub(crate) fn take_damage(&mut self) -> Option<String> {
         self.damage.take()

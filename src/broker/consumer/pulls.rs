@@ -78,6 +78,11 @@ impl Pulls {
         self.queue.len()
     }
 
+    /// Who waits.
+    pub(super) fn waiting(&self) -> Vec<(SessionId, ReplyTo)> {
+        self.queue.iter().map(|waiting| (waiting.session, waiting.reply.clone())).collect()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.queue.is_empty()
     }

@@ -12,6 +12,7 @@ use claudebus_storage::StreamId;
 use claudebus_storage::log::{Compression, StreamOptions};
 use claudebus_storage::record::StorageKind;
 
+use crate::model::event::Gap;
 use crate::model::stream::{BlockCompression, Discard, Retention, Storage, StreamConfig};
 use crate::model::time::Timestamp;
 
@@ -45,6 +46,8 @@ pub(super) struct Stream {
     pub(super) age_cursor: u64,
     /// When something expires next, on the monotonic clock.
     pub(super) expiry_at: Option<Duration>,
+    /// Sequences that the log lost, ascending.
+    pub(super) gaps: Vec<Arc<Gap>>,
     /// Kinds of jobs at work on the stream, of which there is one at a time.
     pub(super) busy: BTreeSet<Chore>,
 }
@@ -78,6 +81,7 @@ impl Stream {
             overflow_from: (Box::from(""), 0),
             age_cursor: 0,
             expiry_at: None,
+            gaps: Vec::new(),
             busy: BTreeSet::new(),
         }
     }

@@ -12,8 +12,10 @@ use super::connect::connect;
 use super::consumer::{Start, set_filters, start};
 use super::exit::{Exit, Failure};
 use super::message::{Look, MessageFormat, Show, Shown, Stored};
-use super::output::{Output, thousands};
-use crate::client::{AckPolicy, Client, Consumer, ConsumerConfig, Credit, Delivery};
+use super::output::{Output, say, thousands};
+use crate::client::{
+    AckPolicy, Client, Consumer, ConsumerConfig, Credit, Delivery, Fetched, Gap, Received,
+};
 use crate::config::text;
 use crate::model::subject::overlap;
 pub(super) use core::shown as shown_core;
@@ -122,7 +124,8 @@ pub(super) async fn next(next: &Next, client: &Client, output: &mut Output) -> R
         let wait = end.saturating_duration_since(tokio::time::Instant::now());
         let fetch = consumer.fetch(batch);
         let fetch = if wait.is_zero() { fetch.no_wait() } else { fetch.expires(wait) };
-        let deliveries = fetch.await?;
+        let Fetched { deliveries, gaps } = fetch.with_gaps().await?;
+        gaps.iter().for_each(|gap| tell_gap(gap));
         for delivery in &deliveries {
             show.print(&shown(delivery, &delivery.payload()), output)?;
         }
@@ -257,8 +260,12 @@ async fn receive(
     let mut messages = consumer.messages_with(credit);
     let mut interrupt = std::pin::pin!(interrupted());
     loop {
-        match wake(messages.next(), settler.is_dirty(), args.wait, interrupt.as_mut()).await {
-            Woken::Next(Some(delivery)) => settler.take(delivery?, show, output).await?,
+        match wake(messages.next_or_gap(), settler.is_dirty(), args.wait, interrupt.as_mut()).await
+        {
+            Woken::Next(Some(received)) => match received? {
+                Received::Delivery(delivery) => settler.take(delivery, show, output).await?,
+                Received::Gap(gap) => tell_gap(&gap),
+            },
             Woken::Idle => settler.hand_on(output).await?,
             Woken::TimedOut | Woken::Interrupted => return settler.finish(output).await,
             Woken::Next(None) => {
@@ -286,20 +293,21 @@ async fn receive_some(
         // What is there comes at once, what is not yet one by one, as it comes.
         let patience = args.wait.map_or(PATIENCE, |wait| (wait - waited).min(PATIENCE));
         let fetch = async {
-            let there = consumer.fetch(batch).no_wait().await?;
-            if !there.is_empty() {
+            let there = consumer.fetch(batch).no_wait().with_gaps().await?;
+            if !there.deliveries.is_empty() || !there.gaps.is_empty() {
                 return Ok(there);
             }
-            consumer.fetch(1).expires(patience).await
+            consumer.fetch(1).expires(patience).with_gaps().await
         };
-        let deliveries = tokio::select! {
+        let Fetched { deliveries, gaps } = tokio::select! {
             biased;
             () = &mut interrupt => {
                 settler.finish(output).await?;
                 return ended(seen, Some(count), Exit::Interrupted);
             }
-            deliveries = fetch => deliveries?,
+            fetched = fetch => fetched?,
         };
+        gaps.iter().for_each(|gap| tell_gap(gap));
         if deliveries.is_empty() {
             waited += patience;
             if args.wait.is_some_and(|wait| waited >= wait) {
@@ -316,6 +324,11 @@ async fn receive_some(
         settler.hand_on(output).await?;
     }
     settler.finish(output).await
+}
+
+/// Messages that were lost are told even to who wants quiet: they are no talk.
+fn tell_gap(gap: &Gap) {
+    say(format_args!("gap: {gap}"));
 }
 
 /// Opens the consumer that `args` ask for, or makes it.

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::pull::{Item, PullOptions, PullReceiver};
 use super::{Delivery, Handle};
 use crate::client::error::ConsumeError;
-use crate::model::event::PullStatus;
+use crate::model::event::{Gap, PullStatus};
 
 /// How long a fetch waits for messages unless told otherwise.
 const DEFAULT_EXPIRES: Duration = Duration::from_secs(5);
@@ -32,6 +32,15 @@ pub struct Fetch {
     max_bytes: u64,
     expires: Duration,
     no_wait: bool,
+}
+
+/// What a fetch brought.
+#[derive(Debug, Default)]
+pub struct Fetched {
+    /// The messages.
+    pub deliveries: Vec<Delivery>,
+    /// Messages between or behind them that are lost.
+    pub gaps: Vec<Arc<Gap>>,
 }
 
 impl Fetch {
@@ -57,7 +66,18 @@ impl Fetch {
         self
     }
 
-    async fn run(self) -> Result<Vec<Delivery>, ConsumeError> {
+    /// Fetches, and tells of messages that do not come because the server's disk lost them. Without
+    /// this, only the client's events tell of them.
+    ///
+    /// # Errors
+    /// As awaiting the fetch itself.
+    pub async fn with_gaps(self) -> Result<Fetched, ConsumeError> {
+        let mut gaps = Vec::new();
+        let deliveries = self.run(&mut gaps).await?;
+        Ok(Fetched { deliveries, gaps })
+    }
+
+    async fn run(self, gaps: &mut Vec<Arc<Gap>>) -> Result<Vec<Delivery>, ConsumeError> {
         let mut deliveries = Vec::new();
         if self.batch == 0 {
             return Ok(deliveries);
@@ -91,6 +111,7 @@ impl Fetch {
                         return Ok(deliveries);
                     }
                 }
+                Some(Item::Gap(gap)) => gaps.push(gap),
                 Some(Item::Ended(status)) => return self.ended(deliveries, status),
                 Some(Item::Failed(error)) if deliveries.is_empty() => return Err(error),
                 Some(Item::Failed(_)) | None => return Ok(deliveries),
@@ -117,6 +138,6 @@ impl IntoFuture for Fetch {
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.run())
+        Box::pin(async move { self.run(&mut Vec::new()).await })
     }
 }

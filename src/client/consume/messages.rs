@@ -9,7 +9,7 @@ use futures_util::Stream;
 use super::pull::{Item, PullOptions, PullReceiver};
 use super::{Delivery, Handle};
 use crate::client::error::ConsumeError;
-use crate::model::event::Delivery as Delivered;
+use crate::model::event::{Delivery as Delivered, Gap};
 
 /// What a [`Messages`] stream may have in memory or on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +46,15 @@ impl Used {
         }
         Some((std::mem::take(&mut self.messages), std::mem::take(&mut self.bytes)))
     }
+}
+
+/// What comes from a consumer.
+#[derive(Debug)]
+pub enum Received {
+    /// A message.
+    Delivery(Delivery),
+    /// Messages that do not come: the server's disk lost them.
+    Gap(Arc<Gap>),
 }
 
 /// The messages of a consumer, for ever. It asks for more by itself as they are taken, goes on
@@ -99,6 +108,12 @@ impl Messages {
         }
     }
 
+    /// The next message or gap, in their order; none once the client is closed. [`Self::next`] leaves
+    /// gaps to the client's events.
+    pub async fn next_or_gap(&mut self) -> Option<Result<Received, ConsumeError>> {
+        std::future::poll_fn(|cx| self.poll_received(cx)).await
+    }
+
     /// The next message; none once the client is closed.
     pub async fn next(&mut self) -> Option<Result<Delivery, ConsumeError>> {
         std::future::poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
@@ -129,14 +144,32 @@ impl Stream for Messages {
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let messages = self.get_mut();
         loop {
+            match std::task::ready!(messages.poll_received(cx)) {
+                Some(Ok(Received::Delivery(delivery))) => return Poll::Ready(Some(Ok(delivery))),
+                Some(Ok(Received::Gap(_))) => {}
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => return Poll::Ready(None),
+            }
+        }
+    }
+}
+
+impl Messages {
+    fn poll_received(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Received, ConsumeError>>> {
+        let messages = self;
+        loop {
             if let Some(delivered) = messages.current.next() {
-                return Poll::Ready(Some(Ok(messages.hand_out(delivered))));
+                return Poll::Ready(Some(Ok(Received::Delivery(messages.hand_out(delivered)))));
             }
             if messages.ended {
                 return Poll::Ready(None);
             }
             match std::task::ready!(messages.pull.poll_receive(cx)) {
                 Some(Item::Deliveries(batch)) => messages.current = batch.into_iter(),
+                Some(Item::Gap(gap)) => return Poll::Ready(Some(Ok(Received::Gap(gap)))),
                 // The server bounds how long a pull waits; the stream goes on.
                 Some(Item::Ended(status)) if status.code == 408 => {
                     let handle = Arc::clone(messages.pull.handle());

@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-pub use fetch::Fetch;
-pub use messages::{Credit, Messages};
+pub use fetch::{Fetch, Fetched};
+pub use messages::{Credit, Messages, Received};
 
 use super::error::{AckError, RequestError};
 use super::{Client, manage::StreamMessage};

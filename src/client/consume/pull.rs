@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::Handle;
 use super::task::{Shared, State};
 use crate::client::error::ConsumeError;
-use crate::model::event::{Delivery as Delivered, PullStatus};
+use crate::model::event::{Delivery as Delivered, Gap, PullStatus};
 use crate::wire::native::{ClientFrame, PullFrame};
 
 /// JetStream's word for a server that stops.
@@ -33,6 +33,7 @@ pub(super) struct PullOptions {
 #[derive(Debug)]
 pub(super) enum Item {
     Deliveries(Vec<Delivered>),
+    Gap(Arc<Gap>),
     Ended(PullStatus),
     Failed(ConsumeError),
 }
@@ -191,6 +192,14 @@ pub(super) fn end_pull(state: &mut State, token: u64, status: PullStatus) {
     } else if let Some(pull) = state.pulls.remove(&token) {
         // Whoever no longer listens does not care.
         let _ = pull.sender.send(Item::Ended(status));
+    }
+}
+
+/// Tells a pull of a gap. One that is over no longer hears of it; the client's events tell of all.
+pub(super) fn tell_gap(state: &State, token: u64, gap: Arc<Gap>) {
+    if let Some(pull) = state.pulls.get(&token) {
+        // The receiver withdraws the pull before it goes.
+        let _ = pull.sender.send(Item::Gap(gap));
     }
 }
 

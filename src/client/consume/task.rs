@@ -8,8 +8,9 @@ use hashbrown::HashMap;
 use tokio::sync::{Notify, oneshot};
 
 use super::acks::Acks;
-use super::pull::{Item, Pull, ask_again, deliver, end_pull};
+use super::pull::{Item, Pull, ask_again, deliver, end_pull, tell_gap};
 use crate::client::error::{AckError, ConsumeError};
+use crate::client::event::ConnectionEvent;
 use crate::client::frames::{FrameReader, FrameWriter, StreamError, open};
 use crate::client::link::{Busy, Link, Up};
 use crate::model::event::{Delivery as Delivered, PullStatus};
@@ -295,6 +296,11 @@ async fn read(shared: &Shared, reader: &mut FrameReader) -> End {
                 end_pull(&mut shared.lock(), token, status);
             }
             ServerFrame::Status(_) => {}
+            ServerFrame::Gap { token, gap } => {
+                tracing::error!(consumer = shared.consumer, %gap, "messages are lost");
+                shared.link.tell(ConnectionEvent::Gap((*gap).clone()));
+                tell_gap(&shared.lock(), token, gap);
+            }
             ServerFrame::AckConfirmed { token, error } => {
                 let result = error.map_or(Ok(()), |error| Err(AckError::Refused(error)));
                 // Woken, the writer ends if that was the last thing it waited for.

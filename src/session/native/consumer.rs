@@ -94,6 +94,9 @@ impl Consumer {
             Event::PullStatus { token, status } => {
                 ServerFrame::Status(StatusFrame { token: token.0, status }).encode(out);
             }
+            Event::Gap { token, gap } => {
+                ServerFrame::Gap { token: token.0, gap }.encode(out);
+            }
             Event::AckConfirmed { token, result } => {
                 ServerFrame::AckConfirmed { token: token.0, error: result.err() }.encode(out);
             }

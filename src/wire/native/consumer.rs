@@ -1,5 +1,6 @@
 //! Frames of a consumer's stream: pulls, deliveries, statuses and acknowledgements.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,7 +13,7 @@ use super::frame::{ClientKind, ServerKind};
 use super::output::{Output, varints_len};
 use super::reader::Reader;
 use super::server_frame::ServerFrame;
-use crate::model::event::{Delivery, PullStatus};
+use crate::model::event::{Delivery, Gap, PullStatus};
 use crate::model::headers::{Block, names};
 use crate::model::request::AckKind;
 
@@ -32,6 +33,8 @@ const NO_WAIT: u8 = 1;
 const RENEWABLE: u8 = 2;
 /// Flag of STATUS.
 const ENDED: u8 = 1;
+/// Flag of GAP: messages are lost for certain.
+const CERTAIN: u8 = 1;
 
 /// PULL: asks for messages.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -253,6 +256,30 @@ pub(super) fn put_status(frame: &StatusFrame, out: &mut Output) {
             .varint(status.last.1)
             .u8(if status.ended { ENDED } else { 0 });
     });
+}
+
+pub(super) fn put_gap(token: u64, gap: &Gap, out: &mut Output) {
+    out.frame(ServerKind::Gap as u8, &[], |fields| {
+        fields
+            .varint(token)
+            .varint(gap.first)
+            .varint(gap.last)
+            .u8(if gap.is_certain { CERTAIN } else { 0 })
+            .varint(gap.offset)
+            .field(gap.stream.as_bytes())
+            .field(gap.file.as_bytes());
+    });
+}
+
+pub(super) fn take_gap(mut reader: Reader) -> Result<ServerFrame, FrameError> {
+    let token = reader.varint()?;
+    let (first, last) = (reader.varint()?, reader.varint()?);
+    let is_certain = reader.flags(CERTAIN)? == CERTAIN;
+    let offset = reader.varint()?;
+    let (stream, file) = (reader.text()?, reader.text()?);
+    reader.end()?;
+    let gap = Arc::new(Gap { stream, first, last, file, offset, is_certain });
+    Ok(ServerFrame::Gap { token, gap })
 }
 
 pub(super) fn take_status(mut reader: Reader) -> Result<ServerFrame, FrameError> {

@@ -46,6 +46,7 @@ pub enum ServerKind {
     Deliver = 0xa1,
     Status = 0xa2,
     AckConfirmed = 0xa3,
+    Gap = 0xa4,
     MessagesReady = 0xb0,
     Message = 0xb1,
     BarrierReached = 0xb2,

@@ -1,8 +1,12 @@
 //! What the server sends.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
-use super::consumer::{StatusFrame, put_deliver, put_status, take_deliver, take_status};
+use super::consumer::{
+    StatusFrame, put_deliver, put_gap, put_status, take_deliver, take_gap, take_status,
+};
 use super::control::{DirectMessage, Welcome, json, put_record, record_len, take_record, to_json};
 use super::error::FrameError;
 use super::frame::{Frame, ServerKind};
@@ -10,7 +14,7 @@ use super::output::{Output, varints_len};
 use super::publisher::{DUPLICATE, take_published, take_refused_message, take_stream_name};
 use super::reader::Reader;
 use crate::model::error::ApiError;
-use crate::model::event::{CoreMessage, Delivery};
+use crate::model::event::{CoreMessage, Delivery, Gap};
 
 /// Flag of RESPONSE: the request was done.
 const OK: u8 = 1;
@@ -78,6 +82,13 @@ pub enum ServerFrame {
     },
     /// Something else about a pull.
     Status(StatusFrame),
+    /// The consumer passes over sequences that are lost.
+    Gap {
+        /// The pull.
+        token: u64,
+        /// What is lost.
+        gap: Arc<Gap>,
+    },
     /// Acknowledgements are durable, or were refused.
     AckConfirmed {
         /// What ACK gave to confirm.
@@ -117,6 +128,7 @@ impl ServerFrame {
             Self::ConsumerReady => "CONSUMER_READY",
             Self::Deliver { .. } => "DELIVER",
             Self::Status(_) => "STATUS",
+            Self::Gap { .. } => "GAP",
             Self::AckConfirmed { .. } => "ACK_CONFIRMED",
             Self::MessagesReady => "MESSAGES_READY",
             Self::Message { .. } => "MESSAGE",
@@ -149,6 +161,7 @@ impl ServerFrame {
             }
             k if k == ServerKind::Deliver as u8 => take_deliver(reader("DELIVER")),
             k if k == ServerKind::Status as u8 => take_status(reader("STATUS")),
+            k if k == ServerKind::Gap as u8 => take_gap(reader("GAP")),
             k if k == ServerKind::AckConfirmed as u8 => take_ack_confirmed(reader("ACK_CONFIRMED")),
             k if k == ServerKind::MessagesReady as u8 => {
                 reader("MESSAGES_READY").end().map(|()| Self::MessagesReady)
@@ -195,6 +208,7 @@ impl ServerFrame {
             Self::ConsumerReady => out.frame(ServerKind::ConsumerReady as u8, &[], |_| {}),
             Self::Deliver { token, deliveries } => put_deliver(*token, deliveries, out),
             Self::Status(status) => put_status(status, out),
+            Self::Gap { token, gap } => put_gap(*token, gap, out),
             Self::AckConfirmed { token, error } => {
                 out.frame(ServerKind::AckConfirmed as u8, &[], |fields| {
                     fields.varint(*token).u8(u8::from(error.is_none()));

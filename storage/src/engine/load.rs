@@ -46,8 +46,6 @@ enum LoadError {
     Missing(String),
     #[error("cannot read message ids: {0}")]
     Ids(std::io::Error),
-    #[error("{0}")]
-    Segment(String),
 }
 
 impl LoadError {
@@ -216,7 +214,7 @@ fn load_segments(
             .filter(|meta| (meta.length, meta.digest) == (listed.length, listed.digest))
             .ok_or_else(|| LoadError::Nonsense(format!("nothing about {path}")))?;
         let file = SegmentFile::new(Arc::new(meta), library);
-        load_expiries(contents, &file)?;
+        load_expiries(contents, &file);
         contents.segments.add(file, listed.id.0, &mut contents.streams);
     }
     for id in &manifest.rewrite {
@@ -228,17 +226,24 @@ fn load_segments(
 }
 
 /// Reads the expiry tables of a segment; only they are needed before the first delivery.
-fn load_expiries(contents: &mut Contents, file: &Arc<SegmentFile>) -> Result<(), LoadError> {
+fn load_expiries(contents: &mut Contents, file: &Arc<SegmentFile>) {
     let stats = ReadStats::default();
     for range in file.meta.streams.iter().filter(|range| range.next_expiry.is_some()) {
         let Some(stream) = contents.streams.get_mut(&range.stream) else { continue };
-        let failed = |error: &dyn std::fmt::Display| LoadError::Segment(error.to_string());
-        let segment = file.segment().map_err(|error| failed(&error))?;
-        let expiries = segment.expiries(range.stream, &stats).map_err(|error| failed(&error))?;
+        let expiries = match file.segment() {
+            // Without the table, the records themselves tell, as far as they can be read.
+            Ok(segment) => segment.expiries(range.stream, &stats).unwrap_or_else(|error| {
+                tracing::error!(%error, "an expiry table is damaged; the records are read");
+                segment.expiries_of_records(range.stream, &stats)
+            }),
+            Err(error) => {
+                tracing::error!(%error, "the records of a segment cannot be read and do not expire");
+                Vec::new()
+            }
+        };
         let live: Vec<_> = expiries.into_iter().filter(|(_, seq)| stream.contains(*seq)).collect();
         stream.expiries.extend(live);
     }
-    Ok(())
 }
 
 /// Finds files that no manifest lists, and the numbers that must not be used again.

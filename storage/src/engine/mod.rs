@@ -13,6 +13,7 @@ mod effects;
 mod group;
 mod inspect;
 mod load;
+mod losses;
 mod mailbox;
 mod maintenance;
 mod merging;
@@ -47,8 +48,8 @@ use crate::disk::Disk;
 use crate::ids::{Fingerprint, Position, StreamId, SubjectId};
 use crate::journal::shared::JournalShared;
 use crate::log::{
-    Filter, FilterMemo, Log, LogEvent, LogFailure, Pressure, ReadOutcome, ReadRequest, State,
-    StreamOptions, StreamSummary, SubjectSummary, WindowFull,
+    Filter, FilterMemo, Log, LogEvent, LogFailure, Losses, Pressure, ReadOutcome, ReadRequest,
+    State, StreamOptions, StreamSummary, SubjectSummary, WindowFull,
 };
 use crate::record::{NewRecord, Record};
 
@@ -286,6 +287,10 @@ impl Log for Engine {
             self.checkpoint_if_due();
         }
         Ok(event)
+    }
+
+    fn losses(&self) -> &Losses {
+        &self.report.losses
     }
 
     fn pressure(&self) -> Pressure {

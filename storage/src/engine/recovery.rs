@@ -15,6 +15,7 @@ use super::contents::Contents;
 use super::crew::CrewPlace;
 use super::group::OpenGroup;
 use super::load::{Loaded, load};
+use super::losses::Losses;
 use super::report::{DamageReport, LOST, OpenError, RecoveryReport, lose};
 use super::segments::{Library, Trash};
 use super::{Engine, EngineOptions, Waker};
@@ -24,7 +25,7 @@ use crate::index::Index;
 use crate::journal::effect::decode;
 use crate::journal::files::spare_number;
 use crate::journal::format::{FILE_HEADER, FileHeader, HeaderError, MAJOR};
-use crate::journal::scan::{Damage, Scan, scan};
+use crate::journal::scan::{Damage, Doubt, LEAST_RECORD, Scan, scan};
 use crate::journal::shared::{ActiveFile, JournalShared};
 use crate::journal::writer::Predecessor;
 use crate::journal::{self, number_of};
@@ -56,6 +57,9 @@ struct Recovery {
     last_file: u64,
     last_spare: u64,
     journal_bytes: u64,
+    losses: Losses,
+    /// Files with groups that nothing can be read of, and their lengths.
+    headless: Vec<(String, u64)>,
 }
 
 pub(super) fn open(
@@ -91,6 +95,8 @@ pub(super) fn open(
         last_file: 0,
         last_spare: 0,
         journal_bytes: 0,
+        losses: Losses::default(),
+        headless: Vec::new(),
     };
     recovery.replay(&options)?;
     recovery.start(options, disk, waker, library, loaded)
@@ -152,6 +158,18 @@ fn write_format(disk: &dyn Disk) -> io::Result<()> {
     disk.sync_dir("")
 }
 
+/// Whether a file whose header cannot be read holds a group that no checkpoint covers. An older
+/// file that was to be used again holds older groups.
+fn begins_with_group_after(file: &dyn crate::disk::DiskFile, len: u64, last_group: u64) -> bool {
+    let mut start = [0; 16];
+    if len < FILE_HEADER + 16 || file.read_at(&mut start, FILE_HEADER).is_err() {
+        return false;
+    }
+    let (magic, number) = start.split_at(8);
+    let number = number.try_into().map_or(0, u64::from_le_bytes);
+    magic.starts_with(b"CBGR") && number > last_group
+}
+
 impl Recovery {
     fn replay(&mut self, options: &EngineOptions) -> Result<(), OpenError> {
         options.crash_points.at("replay.before");
@@ -161,6 +179,16 @@ impl Recovery {
             self.replay_file(file, successor.map(|next| &next.header))?;
         }
         self.report.last_group = self.last_group;
+        // Nothing after them was read, or a file would have been found missing.
+        for (path, len) in std::mem::take(&mut self.headless) {
+            self.losses.met(&path, 0);
+            self.losses.count(len / LEAST_RECORD as u64);
+            let groups = (self.last_group + 1, self.last_group + 1);
+            self.report.damage.push(DamageReport { groups, file: path, bytes: (0, len) });
+        }
+        let losses = std::mem::take(&mut self.losses);
+        self.report.losses.missing = losses.missing();
+        self.report.losses.ranges = losses.finish(&self.contents);
         options.crash_points.at("replay.after");
         Ok(())
     }
@@ -205,6 +233,9 @@ impl Recovery {
             }
             Err(HeaderError::Invalid) if bytes.iter().any(|byte| *byte != 0) => {
                 tracing::error!(file = %path, "a journal file without a readable header was moved to lost+found");
+                if begins_with_group_after(file.as_ref(), len, self.last_group) {
+                    self.headless.push((path.clone(), len));
+                }
                 lose(self.disk.as_ref(), &path)?;
                 Ok(None)
             }
@@ -247,36 +278,91 @@ impl Recovery {
         self.predecessor = Predecessor { file: header.file, end: found.end as u64 };
         self.journal_bytes += found.end as u64;
         self.report.was_torn |= found.is_torn;
+        if let Some(doubt) = &found.doubt {
+            self.report_doubt(file, doubt, &bytes)?;
+        }
         bytes.truncate(found.end);
         bytes.shrink_to_fit();
-        self.apply(&found, bytes);
+        self.apply(file, &found, bytes);
+        if let Some(doubt) = &found.doubt {
+            self.losses.met(&file.path, doubt.range.start as u64);
+            self.losses.count(doubt.missing);
+        }
         Ok(())
     }
 
-    fn apply(&mut self, found: &Scan, bytes: Vec<u8>) {
-        let (Some(last), false) = (found.groups.last(), found.groups.is_empty()) else {
-            return self.pass_damage(found);
+    /// Groups that were written to their end and are not whole, with nothing after them that says
+    /// whether they were synced: they do not count, and their sequences are not given out again.
+    fn report_doubt(&mut self, file: &Found, doubt: &Doubt, bytes: &[u8]) -> Result<(), OpenError> {
+        self.losses.claim(doubt, bytes);
+        let (start, end) = (doubt.range.start, doubt.range.end);
+        tracing::warn!(
+            file = %file.path, start, end, first = doubt.groups.0, last = doubt.groups.1,
+            "the last groups of the journal are not whole and may have been acknowledged; they are dropped, their sequences are left out, the bytes are kept in lost+found"
+        );
+        self.keep(file, start, end, bytes)?;
+        self.report.in_doubt = Some(DamageReport {
+            groups: doubt.groups,
+            file: file.path.clone(),
+            bytes: (start as u64, end as u64),
+        });
+        Ok(())
+    }
+
+    /// Copies damaged bytes to lost+found.
+    fn keep(&self, file: &Found, start: usize, end: usize, bytes: &[u8]) -> Result<(), OpenError> {
+        let name = format!("{LOST}/{:016x}-{start}-{end}", file.header.file);
+        let kept = bytes.get(start..end.min(bytes.len())).unwrap_or_default();
+        let write = || match self.disk.create(&name) {
+            Ok(copy) => copy.write_at(kept, 0).and_then(|()| copy.sync()),
+            // An earlier start kept them already.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            Err(error) => Err(error),
+        };
+        write()
+            .and_then(|()| self.disk.sync_dir(LOST))
+            .map_err(OpenError::io(format!("keep damaged bytes in {name}")))
+    }
+
+    fn apply(&mut self, file: &Found, found: &Scan, bytes: Vec<u8>) {
+        let Some(last) = found.groups.last() else {
+            self.pass_damage(file, &found.damage);
+            return;
         };
         let bytes = Bytes::from(bytes);
         let chunk = self.contents.chunks.adopt(last.number, bytes.clone());
+        let mut damage = found.damage.as_slice();
         for group in &found.groups {
+            let passed = damage.iter().take_while(|gap| gap.groups.1 < group.number).count();
+            let (before, rest) = damage.split_at(passed);
+            self.pass_damage(file, before);
+            damage = rest;
+            if let Some(own) = damage.first().filter(|own| own.groups.0 <= group.number) {
+                self.losses.met(&file.path, own.range.start as u64);
+            }
             for entry in &group.entries {
                 let effect = bytes.get(entry.clone()).and_then(decode);
                 match effect {
-                    Some(effect) => self.contents.apply(&effect, chunk, entry.start as u32 - 4),
+                    Some(effect) => {
+                        self.losses.learn(&effect, &mut self.contents);
+                        self.contents.apply(&effect, chunk, entry.start as u32 - 4);
+                    }
                     None => self.report.unknown_entries += 1,
                 }
             }
             self.last_group = group.number;
             self.report.groups_replayed += 1;
         }
-        self.pass_damage(found);
+        self.pass_damage(file, damage);
     }
 
-    /// Groups that are lost keep their numbers.
-    fn pass_damage(&mut self, found: &Scan) {
-        let last = found.damage.iter().map(|damage| damage.groups.1).max().unwrap_or(0);
-        self.last_group = self.last_group.max(last);
+    /// Groups that are lost keep their numbers, and what was in them is missing from here on.
+    fn pass_damage(&mut self, file: &Found, damage: &[Damage]) {
+        for damage in damage {
+            self.losses.met(&file.path, damage.range.start as u64);
+            self.losses.count(damage.missing);
+            self.last_group = self.last_group.max(damage.groups.1);
+        }
     }
 
     fn report_damage(
@@ -292,17 +378,7 @@ impl Recovery {
                 file = %file.path, start, end, first, last,
                 "durable groups of the journal are damaged; what can be proven is applied, the bytes are kept in lost+found"
             );
-            let name = format!("{LOST}/{:016x}-{start}-{end}", file.header.file);
-            let kept = bytes.get(start..end.min(bytes.len())).unwrap_or_default();
-            let write = || match self.disk.create(&name) {
-                Ok(copy) => copy.write_at(kept, 0).and_then(|()| copy.sync()),
-                // An earlier start kept them already.
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-                Err(error) => Err(error),
-            };
-            write()
-                .and_then(|()| self.disk.sync_dir(LOST))
-                .map_err(OpenError::io(format!("keep damaged bytes in {name}")))?;
+            self.keep(file, start, end, bytes)?;
             self.report.damage.push(DamageReport {
                 groups: damage.groups,
                 file: file.path.clone(),
@@ -379,6 +455,11 @@ impl Recovery {
             next_read: 0,
             counters: Counters::default(),
         };
+        // Journaled with the first group: until then every start finds the same.
+        let lost = engine.report.losses.ranges.iter().filter(|lost| !lost.is_certain);
+        for (stream, last) in lost.map(|lost| (lost.stream, lost.last)).collect::<Vec<_>>() {
+            engine.skip_to(stream, last);
+        }
         engine.background.maintain(Maintenance::Index(engine.listed_files()));
         engine.merge_if_worthwhile();
         Ok(engine)

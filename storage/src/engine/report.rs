@@ -3,6 +3,7 @@
 use std::io;
 
 use crate::disk::Disk;
+use crate::log::Losses;
 
 /// Where bytes go that cannot be explained.
 pub(crate) const LOST: &str = "lost+found";
@@ -73,6 +74,10 @@ pub struct RecoveryReport {
     pub last_group: u64,
     /// Durable groups that cannot be read completely: first, last, file and byte range.
     pub damage: Vec<DamageReport>,
+    /// What that costs: streams and sequences.
+    pub losses: Losses,
+    /// Groups at the end that were dropped although they may have been acknowledged.
+    pub in_doubt: Option<DamageReport>,
     /// Whether groups that were never acknowledged were found and dropped.
     pub was_torn: bool,
     /// Entries of a kind that this version does not know, in groups that were applied.

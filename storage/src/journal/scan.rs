@@ -9,8 +9,8 @@
 use std::ops::Range;
 
 use super::format::{
-    ALIGNMENT, ENTRY_FRAME, FILE_HEADER, FileHeader, GROUP_HEADER, GroupHeader, GroupTrailer,
-    entry_at, entry_seed, fold,
+    ALIGNMENT, ENTRY_FRAME, FILE_HEADER, FileHeader, GROUP_HEADER, GROUP_TRAILER, GroupHeader,
+    GroupTrailer, entry_at, entry_seed, fold,
 };
 
 /// A group whose header was found.
@@ -23,6 +23,10 @@ pub(crate) struct FoundGroup {
     pub(crate) entries: Vec<Range<usize>>,
     /// Whether all that was written can be read.
     pub(crate) is_whole: bool,
+    /// Entries that were written and cannot be read.
+    pub(crate) missing: u64,
+    /// Whether its trailer can be read: the group was written to its end.
+    pub(crate) is_ended: bool,
 }
 
 /// Bytes of durable groups that cannot be read.
@@ -32,6 +36,22 @@ pub(crate) struct Damage {
     pub(crate) groups: (u64, u64),
     /// The bytes in the file.
     pub(crate) range: Range<usize>,
+    /// Entries that may have stood there, at most.
+    pub(crate) missing: u64,
+}
+
+/// Groups that were dropped as torn although all of them had been written: they may have been
+/// synced and acknowledged before the crash, with nothing written later that says so.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Doubt {
+    /// First and last group concerned.
+    pub(crate) groups: (u64, u64),
+    /// The bytes in the file.
+    pub(crate) range: Range<usize>,
+    /// Entries that cannot be read, at most.
+    pub(crate) missing: u64,
+    /// Entries that can: where kind and body lie.
+    pub(crate) entries: Vec<Range<usize>>,
 }
 
 /// What a file holds.
@@ -44,6 +64,18 @@ pub(crate) struct Scan {
     pub(crate) end: usize,
     /// Whether something that was never acknowledged stood after the end.
     pub(crate) is_torn: bool,
+    /// What was dropped and may have been acknowledged.
+    pub(crate) doubt: Option<Doubt>,
+    /// Damaged bytes that cost nothing: headers and trailers around entries that are all good.
+    pub(crate) flaws: Vec<Range<usize>>,
+}
+
+/// The fewest bytes of a record's entry: frame, kind and fixed fields.
+pub(crate) const LEAST_RECORD: usize = ENTRY_FRAME + 1 + 8 + 8 + 8 + 1 + 2 + 4;
+
+/// How many records bytes that cannot be read may have held.
+fn records_in(range: &Range<usize>) -> u64 {
+    (range.len() / LEAST_RECORD) as u64 + 1
 }
 
 /// Reads the groups of a file from `expected` on; earlier ones are passed over. `known_end` is
@@ -63,6 +95,7 @@ pub(crate) fn scan(
         durable: header.first_group.saturating_sub(1),
         groups: Vec::new(),
         damage: Vec::new(),
+        flaws: Vec::new(),
         at: FILE_HEADER as usize,
     };
     walk.run();
@@ -70,7 +103,8 @@ pub(crate) fn scan(
         walk.durable = walk.durable.max(last);
         if walk.next <= last {
             let range = walk.at.min(limit)..limit;
-            walk.damage.push(Damage { groups: (walk.next, last), range });
+            let missing = records_in(&range);
+            walk.damage.push(Damage { groups: (walk.next, last), range, missing });
         }
     }
     walk.finish(expected)
@@ -86,6 +120,7 @@ struct Walk<'a> {
     groups: Vec<FoundGroup>,
     /// Gaps between groups, not yet judged.
     damage: Vec<Damage>,
+    flaws: Vec<Range<usize>>,
     at: usize,
 }
 
@@ -107,22 +142,33 @@ impl Walk<'_> {
         GroupHeader::decode(self.bytes.get(at..)?, self.salt)
     }
 
+    fn trailer_at(&self, at: usize) -> Option<GroupTrailer> {
+        GroupTrailer::decode(self.bytes.get(at..)?, self.salt)
+    }
+
     /// A group must be the next one; a mark names the one before.
     fn is_plausible(&self, header: &GroupHeader) -> bool {
         if header.is_mark { header.number + 1 == self.next } else { header.number == self.next }
     }
 
-    /// Looks for a later group or mark behind bytes that cannot be explained.
+    /// Looks for a later group or mark behind bytes that cannot be explained, or for the trailer of a
+    /// group that only lacks its header.
     fn skip_gap(&mut self) -> bool {
         let mut at = self.at + ALIGNMENT;
         while at + GROUP_HEADER <= self.bytes.len() {
+            if let Some(trailer) = self.trailer_at(at)
+                && self.take_headless(at, &trailer)
+            {
+                return true;
+            }
             if let Some(header) = self.header_at(at) {
                 let first_after = if header.is_mark { header.number + 1 } else { header.number };
                 // The next group itself may stand here, when only a mark was lost before it.
                 if first_after >= self.next {
                     if first_after > self.next {
                         let groups = (self.next, first_after - 1);
-                        self.damage.push(Damage { groups, range: self.at..at });
+                        let missing = records_in(&(self.at..at));
+                        self.damage.push(Damage { groups, range: self.at..at, missing });
                     }
                     self.next = first_after;
                     self.at = at;
@@ -134,50 +180,130 @@ impl Walk<'_> {
         false
     }
 
+    /// Takes a group or mark whose trailer stands at `at` and whose header, where it should be, is
+    /// damaged. False if the trailer is of another one.
+    fn take_headless(&mut self, at: usize, trailer: &GroupTrailer) -> bool {
+        let start = self.at;
+        let body = start + GROUP_HEADER;
+        if at < body {
+            return false;
+        }
+        let is_mark = trailer.number + 1 == self.next && trailer.entries == 0;
+        if !is_mark && trailer.number != self.next {
+            return false;
+        }
+        self.durable = self.durable.max(trailer.durable_through);
+        self.at = at + GROUP_TRAILER;
+        if is_mark {
+            self.durable = self.durable.max(trailer.number);
+            self.flaws.push(start..body);
+            return true;
+        }
+        let (entries, digest) = self.entries(trailer.number, trailer.entries, body..at);
+        let is_whole = entries.len() == trailer.entries as usize && trailer.digest == digest;
+        if is_whole {
+            self.flaws.push(start..body);
+        }
+        self.found(trailer.number, trailer.entries, entries, (is_whole, true), start);
+        true
+    }
+
     fn take(&mut self, header: &GroupHeader) {
         let start = self.at;
-        let trailer = self
-            .bytes
-            .get(start + header.trailer_at()..)
-            .and_then(|bytes| GroupTrailer::decode(bytes, self.salt))
-            .filter(|trailer| trailer.number == header.number);
+        let trailer_at = start + header.trailer_at();
+        let trailer = self.trailer_at(trailer_at).filter(|trailer| trailer.number == header.number);
         if let Some(trailer) = &trailer {
             self.durable = self.durable.max(trailer.durable_through);
         }
         self.at = start + header.total();
+        // What does not even begin as a trailer may never have been written.
+        let is_flawed =
+            trailer.is_none() && self.bytes.get(trailer_at..).is_some_and(has_trailer_magic);
         if header.is_mark {
+            self.durable = self.durable.max(header.number);
+            if is_flawed {
+                self.flaws.push(trailer_at..self.at);
+            }
             return;
         }
         let body = start + GROUP_HEADER;
-        let (entries, digest) = self.entries(header, body);
+        let end = body + header.body as usize;
+        let (entries, digest) = self.entries(header.number, header.entries, body..end);
         let is_complete = entries.len() == header.entries as usize;
         // With all entries good, a bad trailer takes nothing away.
         let is_whole = is_complete && trailer.is_none_or(|trailer| trailer.digest == digest);
+        if is_whole && is_flawed {
+            self.flaws.push(trailer_at..self.at);
+        }
+        self.found(header.number, header.entries, entries, (is_whole, trailer.is_some()), start);
+    }
+
+    /// Notes a group that begins at `start` and ends where the walk is now.
+    fn found(
+        &mut self,
+        number: u64,
+        written: u32,
+        entries: Vec<Range<usize>>,
+        (is_whole, is_ended): (bool, bool),
+        start: usize,
+    ) {
+        let missing = u64::from(written).saturating_sub(entries.len() as u64);
         let range = start..self.at.min(self.bytes.len());
-        self.groups.push(FoundGroup { number: header.number, range, entries, is_whole });
-        self.next = header.number + 1;
+        self.groups.push(FoundGroup { number, range, entries, is_whole, missing, is_ended });
+        self.next = number + 1;
     }
 
     /// The good entries of a group. A bad one is passed over by its length, if that leads on.
-    fn entries(&self, header: &GroupHeader, body: usize) -> (Vec<Range<usize>>, u64) {
-        let end = (body + header.body as usize).min(self.bytes.len());
-        let mut found =
-            Vec::with_capacity((header.entries as usize).min(end.saturating_sub(body) / 8));
+    fn entries(&self, group: u64, count: u32, body: Range<usize>) -> (Vec<Range<usize>>, u64) {
+        let end = body.end.min(self.bytes.len());
+        let mut at = body.start;
+        let mut found = Vec::with_capacity((count as usize).min(end.saturating_sub(at) / 8));
         let mut digest = 0;
-        let mut at = body;
-        for index in 0..header.entries {
+        for index in 0..count {
             let Some(rest) = self.bytes.get(at..end).filter(|rest| !rest.is_empty()) else { break };
-            let seed = entry_seed(self.salt, header.number, index);
+            let seed = entry_seed(self.salt, group, index);
             if let Some((entry, sum, len)) = entry_at(rest, seed) {
                 found.push(at + 4..at + 4 + entry.len());
                 digest = fold(digest, sum);
                 at += len;
             } else {
-                let Some(claimed) = rest.first_chunk::<4>() else { break };
-                at += u32::from_le_bytes(*claimed) as usize + ENTRY_FRAME;
+                let Some(next) = self.next_entry(rest, group, index + 1, count) else { break };
+                at += next;
             }
         }
         (found, digest)
+    }
+
+    /// Where the entry after a bad one stands: where the bad one's length says, or, if that is what is
+    /// bad, where the first good one is found.
+    fn next_entry(&self, rest: &[u8], group: u64, index: u32, count: u32) -> Option<usize> {
+        let seed = entry_seed(self.salt, group, index);
+        let claimed = u32::from_le_bytes(*rest.first_chunk::<4>()?) as usize + ENTRY_FRAME;
+        if index >= count || rest.get(claimed..).is_some_and(|rest| entry_at(rest, seed).is_some())
+        {
+            return Some(claimed);
+        }
+        let least = (1..rest.len().min(SEARCHED))
+            .find(|at| rest.get(*at..).is_some_and(|rest| entry_at(rest, seed).is_some()));
+        Some(least.unwrap_or(claimed))
+    }
+
+    /// What is dropped from group `cut` on, up to the last group that was written to its end.
+    fn doubt(&self, cut: u64) -> Option<Doubt> {
+        let last = self.groups.iter().rfind(|group| group.number >= cut && group.is_ended)?;
+        let dropped = || self.groups.iter().filter(|g| g.number >= cut && g.number <= last.number);
+        let gaps = || self.damage.iter().filter(|d| d.groups.1 >= cut && d.groups.1 < last.number);
+        let start =
+            dropped().map(|group| group.range.start).chain(gaps().map(|gap| gap.range.start));
+        Some(Doubt {
+            groups: (cut, last.number),
+            range: start.min().unwrap_or(last.range.start)..last.range.end,
+            missing: dropped()
+                .map(|group| group.missing)
+                .chain(gaps().map(|gap| gap.missing))
+                .sum(),
+            entries: dropped().flat_map(|group| group.entries.iter().cloned()).collect(),
+        })
     }
 
     /// Judges what is bad: damage up to the last durable group, torn from there on.
@@ -194,11 +320,13 @@ impl Walk<'_> {
         });
         let cut = cut.unwrap_or(u64::MAX);
         let mut scan = Scan { end: FILE_HEADER as usize, ..Scan::default() };
+        scan.doubt = self.doubt(cut);
+        scan.flaws = self.flaws;
         for damage in self.damage {
             if damage.groups.0 < cut && damage.groups.1 >= expected {
                 let groups = (damage.groups.0.max(expected), damage.groups.1.min(cut - 1));
                 scan.end = scan.end.max(damage.range.end);
-                scan.damage.push(Damage { groups, range: damage.range });
+                scan.damage.push(Damage { groups, ..damage });
             }
         }
         for group in self.groups {
@@ -211,13 +339,23 @@ impl Walk<'_> {
             }
             if !group.is_whole {
                 let groups = (group.number, group.number);
-                scan.damage.push(Damage { groups, range: group.range.clone() });
+                let (range, missing) = (group.range.clone(), group.missing.max(1));
+                scan.damage.push(Damage { groups, range, missing });
             }
             scan.groups.push(group);
         }
+        scan.damage.sort_by_key(|damage| damage.groups);
         scan.is_torn = cut != u64::MAX || self.bytes.get(self.at..).is_some_and(has_group_magic);
         scan
     }
+}
+
+/// How far the entry behind one of damaged length is looked for, in bytes. 4 MiB: the largest default
+/// record and more, in milliseconds.
+const SEARCHED: usize = 4 << 20;
+
+fn has_trailer_magic(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"CBGT")
 }
 
 /// Whether a group was begun here, under whichever salt; the fill is zeros.
@@ -255,17 +393,40 @@ mod tests {
         let mut bytes = file(6);
         let fifth = 4096 + 4 * 72;
         bytes[fifth] ^= 1;
+        bytes[fifth + 32] ^= 1;
         let found = scan(&bytes, &HEADER, 1, None);
         // Group 6 says that 4 was synced; nothing says so of 5.
         assert_eq!(numbers(&found), [1, 2, 3, 4]);
         assert!(found.damage.is_empty() && found.is_torn);
         assert_eq!(found.end, fifth);
+        // The sixth was written to its end: both may have been acknowledged.
+        let doubt = found.doubt.unwrap();
+        assert_eq!((doubt.groups, doubt.range), ((5, 6), fifth..bytes.len()));
+    }
+
+    #[test]
+    fn a_group_without_header_is_found_by_its_trailer() {
+        let whole = scan(&file(6), &HEADER, 1, None);
+        for group in 0..6 {
+            for part in [0, 32] {
+                let mut bytes = file(6);
+                let at = 4096 + group * 72 + part;
+                bytes[at] ^= 1;
+                let found = scan(&bytes, &HEADER, 1, None);
+                assert_eq!(numbers(&found), numbers(&whole));
+                assert!(found.damage.is_empty() && found.doubt.is_none());
+                let is_named = found.flaws.iter().any(|flaw| flaw.contains(&at));
+                // A trailer that does not even begin as one may not have been written.
+                assert!(is_named || part == 32, "{group} {part}");
+            }
+        }
     }
 
     #[test]
     fn what_is_proven_durable_is_damage() {
         let mut bytes = file(6);
         bytes[4096 + 2 * 72] ^= 1;
+        bytes[4096 + 2 * 72 + 32] ^= 1;
         let found = scan(&bytes, &HEADER, 1, None);
         assert_eq!(numbers(&found), [1, 2, 4, 5, 6]);
         assert_eq!(found.damage.len(), 1);
@@ -275,6 +436,7 @@ mod tests {
         let mut bytes = file(6);
         let end = bytes.len();
         bytes[4096 + 5 * 72] ^= 1;
+        bytes[4096 + 5 * 72 + 32] ^= 1;
         let found = scan(&bytes, &HEADER, 1, Some((end as u64, 6)));
         assert_eq!((numbers(&found), found.damage[0].groups), (vec![1, 2, 3, 4, 5], (6, 6)));
     }
@@ -283,6 +445,7 @@ mod tests {
     fn damage_before_what_is_needed_is_of_no_interest() {
         let mut bytes = file(6);
         bytes[4096 + 72] ^= 1;
+        bytes[4096 + 72 + 32] ^= 1;
         let found = scan(&bytes, &HEADER, 4, None);
         assert_eq!(numbers(&found), [4, 5, 6]);
         assert!(found.damage.is_empty());

@@ -182,6 +182,8 @@ impl SegmentError {
             Self::Damaged { file, offset, .. } => {
                 ReadError::Damaged { stream, first, last, file, offset }
             }
+            // A file of a newer version is listed by no manifest that this version reads.
+            Self::Newer { file, .. } => ReadError::Damaged { stream, first, last, file, offset: 0 },
             Self::Io { file, reason } => ReadError::Io { file, reason },
             other => ReadError::Io { file: "segments".to_owned(), reason: other.to_string() },
         }

@@ -10,7 +10,7 @@ use super::layout::StreamEntry;
 use super::locate::BlockLocator;
 use super::subjects::{BlockSet, SubjectEntry};
 use super::table::{self, Cursor, Pages};
-use super::{SegmentError, SegmentMeta, StreamRange};
+use super::{BLOCK_BYTES_MAX, SegmentError, SegmentMeta, StreamRange};
 use crate::disk::Disk;
 use crate::ids::StreamId;
 use crate::log::{Filter, ReadError, ReadRequest};
@@ -80,7 +80,11 @@ impl Segment {
         let lost = |error: SegmentError| error.into_read(stream, range.first_seq, range.last_seq);
         let wanted = match filter.is_all() {
             true => None,
-            false => Some(self.blocks_for(&range, filter, stats).map_err(lost)?),
+            // Without the table every block is looked into, which loses nothing.
+            false => self
+                .blocks_for(&range, filter, stats)
+                .inspect_err(|error| tracing::error!(%error, "a subject table cannot be used"))
+                .ok(),
         };
         let mut taking = Taking { request, filter, is_deleted, out, bytes: 0, count: 0 };
         let mut at = request.from;
@@ -176,6 +180,31 @@ impl Segment {
             found.push(((key >> 64) as u64, key as u64));
         }
         Ok(found)
+    }
+
+    /// The same from the records themselves, for when the table is damaged. Those that cannot be read
+    /// are left out.
+    #[must_use]
+    pub fn expiries_of_records(&self, stream: StreamId, stats: &ReadStats) -> Vec<(u64, u64)> {
+        let Some(range) = self.meta.stream(stream) else { return Vec::new() };
+        let mut found = Vec::new();
+        let mut from = range.first_seq;
+        while from <= range.last_seq {
+            let (max_records, max_bytes) = (usize::MAX, BLOCK_BYTES_MAX);
+            let to = range.last_seq;
+            let request = ReadRequest { stream, from, to, since: 0, max_records, max_bytes };
+            let mut records = Vec::new();
+            let next = self.read(&request, &Filter::all(), &|_| false, &mut records, stats);
+            from = match next {
+                Ok(next) => next.max(from + 1),
+                Err(ReadError::Damaged { last, .. }) => last.max(from) + 1,
+                Err(_) => break,
+            };
+            let expiring = |record: &Record| Some((record.expires?, record.seq));
+            found.extend(records.iter().filter_map(expiring));
+        }
+        found.sort_unstable();
+        found
     }
 
     /// How many records of the stream the filter wants, deleted ones included, if `from..=to`

@@ -57,6 +57,17 @@ pub(super) fn check(
                 .at(damage.range.start as u64, damage.range.end as u64);
             found(Finding { groups: Some(damage.groups), ..finding });
         }
+        for flaw in &scan.flaws {
+            let what = "the header or trailer of a group is damaged, all its entries are good";
+            let (start, end) = (flaw.start as u64, flaw.end as u64);
+            found(Finding::new(path, what, Harm::Nothing).at(start, end));
+        }
+        if let Some(doubt) = &scan.doubt {
+            let what = "the last groups are not whole and may have been acknowledged";
+            let (start, end) = (doubt.range.start as u64, doubt.range.end as u64);
+            let finding = Finding::new(path, what, Harm::Groups).at(start, end);
+            found(Finding { groups: Some(doubt.groups), ..finding });
+        }
         verified.groups += scan.groups.len() as u64;
         verified.is_torn |= scan.is_torn;
         next = scan.groups.last().map_or(next, |group| group.number + 1);

@@ -210,6 +210,14 @@ fn recover(
             return None;
         }
     };
+    for lost in &engine.recovery_report().losses.ranges {
+        let what = match lost.is_certain {
+            true => "the journal lost these sequences",
+            false => "the journal may have lost these sequences; they are left out",
+        };
+        let finding = Finding::new(&lost.file, what, Harm::Records).at(lost.offset, lost.offset);
+        found(Finding { lost: Some((lost.stream, lost.first, lost.last)), ..finding });
+    }
     let mut streams = BTreeMap::new();
     for id in engine.stream_ids() {
         let stream = engine.inspect(id, &mut |inspected| {

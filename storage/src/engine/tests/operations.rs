@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::disk::SimulatedDisk;
-use crate::engine::{Engine, EngineOptions, Workers};
+use crate::engine::{Engine, EngineOptions, RecoveryReport, Workers};
 use crate::ids::{Fingerprint, StreamId, SubjectId};
 use crate::log::{
     Compression, Filter, FilterMemo, Log, LogEvent, ReadOutcome, ReadRequest, StreamOptions,
@@ -355,13 +355,20 @@ impl Run {
         self.history.extend(self.open.drain(..).map(|operation| (group, operation)));
     }
 
-    /// After a crash: the model is what the groups up to `last_group` made.
-    pub(super) fn rewind(&mut self, last_group: u64) {
+    /// After a crash: the model is what the groups up to the last one found made, without the
+    /// sequences that may have been in later ones.
+    pub(super) fn rewind(&mut self, report: &RecoveryReport) {
         self.open.clear();
-        self.history.retain(|(group, _)| *group <= last_group);
+        self.history.retain(|(group, _)| *group <= report.last_group);
         self.model = MemoryLog::new();
         for (_, operation) in &self.history {
             apply(&mut self.model, operation, None);
+        }
+        for lost in &report.losses.ranges {
+            assert!(!lost.is_certain, "a crash leaves nothing behind what it tore: {lost:?}");
+            let operation = Operation::Skip(lost.stream, lost.last);
+            apply(&mut self.model, &operation, None);
+            self.open.push(operation);
         }
     }
 
