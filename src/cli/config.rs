@@ -75,8 +75,9 @@ fn show(source: &ConfigSource, output: &mut Output) -> Result<(), Failure> {
 fn check(path: &Path, output: &mut Output) -> Result<(), Failure> {
     let file = ConfigFile::load(path, &environment)?;
     // The file is checked for itself: neither flags nor the environment's settings hide a mistake.
-    Resolved::new(&file, &|_| None, &std::collections::BTreeMap::new())?;
+    let resolved = Resolved::new(&file, &|_| None, &std::collections::BTreeMap::new())?;
     file.require("event_bus.streams")?;
+    super::serve::describe(&resolved, &file)?.check()?;
     let plan = StreamPlan::new(&file.sections.event_bus);
     if output.is_json() {
         let unset: Vec<_> = file.unset.iter().map(|unset| &unset.variable).collect();

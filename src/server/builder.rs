@@ -67,6 +67,18 @@ impl Default for ServerBuilder {
 }
 
 impl ServerBuilder {
+    /// Whether a server may start like this, as far as that shows without starting one.
+    ///
+    /// # Errors
+    /// [`StartError::Unprotected`] if others than this machine could reach it without a token.
+    pub fn check(&self) -> Result<(), StartError> {
+        let open = [self.quic, self.http].into_iter().flatten();
+        match open.into_iter().find(|address| !address.ip().is_loopback()) {
+            Some(address) if self.tokens.is_empty() => Err(StartError::Unprotected(address)),
+            _ => Ok(()),
+        }
+    }
+
     /// The server's name, for people. `claudebus` by default.
     #[must_use]
     pub fn name(mut self, name: impl Into<String>) -> Self {

@@ -30,11 +30,7 @@ const CERTIFICATE_CHECK: Duration = Duration::from_secs(12 * 3600);
 const MIN_JOURNAL_FILE: u64 = 1 << 20;
 
 pub(super) async fn start(builder: ServerBuilder) -> Result<RunningServer, StartError> {
-    for address in [builder.quic, builder.http].into_iter().flatten() {
-        if !address.ip().is_loopback() && builder.tokens.is_empty() {
-            return Err(StartError::Unprotected(address));
-        }
-    }
+    builder.check()?;
     let clock = Clock::new();
     let counters = Arc::new(Counters::default());
     // The log first: it locks the data directory, which holds the certificates too.

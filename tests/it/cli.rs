@@ -49,6 +49,19 @@ fn a_wrong_file_is_told_with_its_line_and_the_nearest_word() {
 }
 
 #[test]
+fn a_file_with_which_no_server_starts_is_not_called_good() {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("bus.yaml");
+    std::fs::write(&path, "server:\n  quic: 0.0.0.0:4222\n").unwrap();
+    for arguments in [["config", "check"], ["serve", "--config"]] {
+        let output = claudebus(home.path()).args(arguments).arg(&path).output().unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(78), "{error}");
+        assert!(error.contains("--auth-token-file"), "{error}");
+    }
+}
+
+#[test]
 fn the_environment_and_the_default_file_are_read() {
     let home = tempfile::tempdir().unwrap();
     std::fs::create_dir(home.path().join("claudebus")).unwrap();

@@ -504,6 +504,21 @@ fn a_reader_that_goes_away_ends_a_subscription_without_a_word() {
 }
 
 #[test]
+fn payloads_are_printed_as_they_are() {
+    let serving = Serving::start();
+    let payload = b"A\x1b[31mred\x1b[0m\x00\x07\xff\xfe\x7fZ";
+    let file = serving.path("payload");
+    std::fs::write(&file, payload).unwrap();
+    serving.ok(&["publish", "claude.raw", "--file", file.to_str().unwrap()]);
+    let arguments = ["get", "CLAUDE_EVENTS", "--last", "claude.raw", "--format", "raw"];
+    let output = serving.run(&arguments).output().unwrap();
+    assert_eq!(output.stdout, [&payload[..], b"\n"].concat());
+    serving.ok(&["publish", "claude.del", "a\u{7f}b\u{1b}[1m"]);
+    let found = serving.json(&["get", "CLAUDE_EVENTS", "--last", "claude.del"]);
+    assert_eq!(found["payload"], "a\u{7f}b\u{1b}[1m");
+}
+
+#[test]
 fn benches_measure_and_read_everything_back() {
     let serving = Serving::start();
     let common = ["--count", "3000", "--rounds", "2", "--size", "100", "--verify"];

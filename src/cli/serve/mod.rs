@@ -56,7 +56,7 @@ pub(super) fn run(serve: &Serve, output: &mut Output) -> Result<(), Failure> {
 }
 
 /// The server that the configuration describes.
-fn describe(resolved: &Resolved, file: &ConfigFile) -> Result<ServerBuilder, Failure> {
+pub(super) fn describe(resolved: &Resolved, file: &ConfigFile) -> Result<ServerBuilder, Failure> {
     let settings = &resolved.settings;
     let mut builder = Server::builder()
         .data_directory(settings.data_directory())
