@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Sets up what the tests need, says so, and runs them all: unit, property, end-to-end, the Python
-# client, strace, failing disks, crashes (smoke size), fuzz targets for some seconds, licences and bans.
+# client, strace, failing disks, crashes (smoke size), simulated machines, fuzz targets for some
+# seconds, licences and bans.
 #
 #   tests/all.sh            everything
 #   CRASH_ROUNDS=100 tests/all.sh    more rounds of the crash test
@@ -30,8 +31,8 @@ cargo test --workspace --locked --lib --bins \
     --test architecture --test journey --test golden --test it --test bit_rot
 cargo test --workspace --locked --doc
 
-step "system calls, failing disks, and the crash test with $CRASH_ROUNDS rounds"
-cargo test --release --locked --test durability --test faults --test crash
+step "system calls, failing disks, the crash test with $CRASH_ROUNDS rounds, and the simulation"
+cargo test --release --locked --test durability --test faults --test crash --test simulation
 
 step "fuzz targets, $FUZZ_SECONDS s each"
 # An engine that is dropped as a crash would drop it keeps its simulated disk; that is no finding.

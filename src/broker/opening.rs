@@ -180,12 +180,12 @@ impl<L: Log> Broker<L> {
             return;
         };
         let start = member.consumer.cursor();
-        let listed = member.consumer.num_listed();
+        let before = member.consumer.num_before_cursor();
         let filter = member.filter().clone();
         let (config, created) = (member.consumer.config().clone(), member.consumer.created());
         if let Some(count) = self.count_from(id, &filter, start) {
             if let Some((_, member)) = self.catalog.get_mut(id).and_then(|s| s.member_mut(name)) {
-                member.consumer.set_num_pending(count + listed);
+                member.consumer.set_num_pending(count + before);
             }
             return;
         }
@@ -219,8 +219,8 @@ impl<L: Log> Broker<L> {
             return; // The filters changed again, and another count is at work.
         }
         if member.consumer.cursor() == cursor {
-            let listed = member.consumer.num_listed();
-            member.consumer.set_num_pending(num_pending + listed);
+            let before = member.consumer.num_before_cursor();
+            member.consumer.set_num_pending(num_pending + before);
             self.stirred.insert((id, name));
         } else {
             self.recount(id, &name);

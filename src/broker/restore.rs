@@ -100,6 +100,7 @@ impl<L: Log> Broker<L> {
             api_errors: 0,
             damage: DamageCounts::default(),
         };
+        broker.pass_kept_jobs();
         broker.restore_secrets()?;
         broker.restore_streams()?;
         broker.restore_gaps();

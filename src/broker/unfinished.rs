@@ -97,6 +97,16 @@ impl<L: Log> Broker<L> {
         }
     }
 
+    /// Leaves the numbers of kept jobs alone. To be called before any job is started: the answer to
+    /// a read finds its job by number.
+    pub(super) fn pass_kept_jobs(&mut self) {
+        for (key, _) in self.log.states(state::JOBS) {
+            if let Some((_, id)) = state::parse_job_key(&key) {
+                self.next_job = self.next_job.max(id.0 + 1);
+            }
+        }
+    }
+
     /// Starts the jobs that an earlier process did not finish.
     pub(super) fn restore_jobs(&mut self) -> Result<(), RestoreError> {
         let mut found = Vec::new();
@@ -109,7 +119,6 @@ impl<L: Log> Broker<L> {
             }
             let kept: KeptJob = serde_json::from_slice(&kept.base)
                 .map_err(|why| not_understood(format!("a job on {stream}"), why))?;
-            self.next_job = self.next_job.max(id.0 + 1);
             self.jobs.insert(id, kept.into_job(stream));
             found.push(id);
         }

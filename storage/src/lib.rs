@@ -54,7 +54,9 @@ pub use crash::CrashPoints;
 #[cfg(feature = "engine")]
 pub use disk::{Disk, DiskFile, RealDisk, RealDiskError, SimulatedDisk};
 #[cfg(feature = "engine")]
-pub use engine::{Engine, EngineOptions, EngineStats, OpenError, RecoveryReport, Waker, Workers};
+pub use engine::{
+    Engine, EngineOptions, EngineStats, InlineWorkers, OpenError, RecoveryReport, Waker, Workers,
+};
 pub use ids::{Fingerprint, Position, ReadId, StreamId, SubjectId};
 #[cfg(feature = "engine")]
 pub use journal::Durability;

@@ -273,9 +273,10 @@ impl Consumer {
         self.cursor
     }
 
-    /// How many sequences below the cursor it has still to deliver.
-    pub(crate) fn num_listed(&self) -> u64 {
-        self.listed.len() as u64
+    /// How many messages below the cursor it has still to deliver: those that are listed, and those
+    /// that were read ahead.
+    pub(crate) fn num_before_cursor(&self) -> u64 {
+        (self.listed.len() + self.fetched.len()) as u64
     }
 
     /// The configured acknowledgement policy.

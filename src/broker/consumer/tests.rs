@@ -435,3 +435,13 @@ fn what_comes_from_disk_is_read_ahead() {
     bench.consumer.feed([4].map(record), 5);
     assert_eq!(want(&mut bench), Want::Deliver);
 }
+
+#[test]
+fn what_was_read_ahead_is_still_to_be_delivered() {
+    let mut bench = Bench::new(config(), 5);
+    bench.consumer.feed([1, 2, 3].map(record), 4);
+    assert_eq!(bench.consumer.num_before_cursor(), 3);
+    bench.pull(at(0), |pull| pull.batch = 1);
+    bench.run(at(0));
+    assert_eq!(bench.consumer.num_before_cursor(), 2);
+}

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::checkpointer::{CheckpointDone, CheckpointJob, Checkpointer};
 use super::mailbox::Mailbox;
 use super::maintenance::{Maintainer, MergeDone, MergeJob};
-use super::options::Workers;
+use super::options::{InlineWorkers, Workers};
 use super::reader::ReadJob;
 use super::segments::{Library, SegmentFile, Trash};
 use crate::ids::{ReadId, StreamId};
@@ -142,22 +142,41 @@ impl Background {
 
     /// One round of everything, in a fixed order.
     pub(super) fn run_inline(&mut self) {
+        self.run_some_inline(InlineWorkers::ALL);
+    }
+
+    /// One round of some workers, as if the others were slow. A checkpoint waits for the journal, so
+    /// that this one works when the other does.
+    pub(super) fn run_some_inline(&mut self, workers: InlineWorkers) {
         let Some(crew) = &mut self.inline else { return };
-        crew.writer.step();
-        crew.filler.step();
-        while let Some(job) = self.checkpoints.try_pop() {
+        let journal = workers.journal || workers.checkpoints;
+        if journal {
+            crew.writer.step();
+        }
+        if workers.filler {
+            crew.filler.step();
+        }
+        while workers.checkpoints
+            && let Some(job) = self.checkpoints.try_pop()
+        {
             self.news.push(News::Checkpoint(crew.checkpointer.run(*job)));
         }
-        while let Some(work) = self.library.maintenance.try_pop() {
+        while workers.maintenance
+            && let Some(work) = self.library.maintenance.try_pop()
+        {
             if let Some(done) = crew.maintainer.run(work) {
                 self.news.push(News::Merge(done));
             }
         }
-        while let Some(job) = self.reads.try_pop() {
+        while workers.reads
+            && let Some(job) = self.reads.try_pop()
+        {
             self.news.push(answer(&job, &self.read_stats));
         }
-        crew.writer.step();
-        crew.writer.idle();
+        if journal {
+            crew.writer.step();
+            crew.writer.idle();
+        }
     }
 
     /// Lets workers go on until there may be news.

@@ -215,7 +215,7 @@ fn load_segments(
             .ok_or_else(|| LoadError::Nonsense(format!("nothing about {path}")))?;
         let file = SegmentFile::new(Arc::new(meta), library);
         load_expiries(contents, &file);
-        contents.segments.add(file, listed.id.0, &mut contents.streams);
+        contents.segments.add_listed(file, listed.id.0, &mut contents.streams);
     }
     for id in &manifest.rewrite {
         if let Some(held) = contents.segments.held.get_mut(&id.0) {

@@ -32,7 +32,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-pub use self::options::{EngineOptions, Workers};
+pub use self::options::{EngineOptions, InlineWorkers, Workers};
 pub(crate) use self::recovery::is_format_file;
 pub(crate) use self::report::LOST;
 pub use self::report::{DamageReport, OpenError, RecoveryReport};
@@ -99,6 +99,11 @@ impl Engine {
     /// Does all work that waits for the disk. Only for [`Workers::Inline`]; with threads it does nothing.
     pub fn run_background(&mut self) {
         self.background.run_inline();
+    }
+
+    /// The same for some of the workers, so that a simulation decides who is slow.
+    pub fn run_some_background(&mut self, workers: InlineWorkers) {
+        self.background.run_some_inline(workers);
     }
 
     /// Stops cleanly: everything committed is durable and checkpointed when it returns. If the

@@ -16,6 +16,28 @@ pub enum Workers {
     Inline,
 }
 
+/// Which workers take part in one round of [`Workers::Inline`]. Those left out are slow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "one switch for each worker")]
+pub struct InlineWorkers {
+    /// Writes and syncs groups.
+    pub journal: bool,
+    /// Fills journal files.
+    pub filler: bool,
+    /// Writes segments, state and manifests.
+    pub checkpoints: bool,
+    /// Merges segments and removes files.
+    pub maintenance: bool,
+    /// Reads records from segments.
+    pub reads: bool,
+}
+
+impl InlineWorkers {
+    /// Nobody is slow.
+    pub const ALL: Self =
+        Self { journal: true, filler: true, checkpoints: true, maintenance: true, reads: true };
+}
+
 /// Limits and choices. Start from [`EngineOptions::default`].
 #[derive(Clone, Debug)]
 pub struct EngineOptions {

@@ -148,6 +148,28 @@ impl Segments {
         generation: u64,
         streams: &mut HashMap<StreamId, Box<Stream>>,
     ) {
+        self.take_in(file, generation, streams, true);
+    }
+
+    /// The same for a segment that a manifest lists. What of it cannot be read any more does not
+    /// count: a later merge may have joined what lies before and behind, so that the range of its
+    /// file surrounds it.
+    pub(super) fn add_listed(
+        &mut self,
+        file: Arc<SegmentFile>,
+        generation: u64,
+        streams: &mut HashMap<StreamId, Box<Stream>>,
+    ) {
+        self.take_in(file, generation, streams, false);
+    }
+
+    fn take_in(
+        &mut self,
+        file: Arc<SegmentFile>,
+        generation: u64,
+        streams: &mut HashMap<StreamId, Box<Stream>>,
+        with_dead: bool,
+    ) {
         let meta = Arc::clone(&file.meta);
         let (mut live, mut count) = (0, 0);
         for range in &meta.streams {
@@ -157,6 +179,9 @@ impl Segments {
                 continue;
             }
             let alive = stream.count(range.first_seq, range.last_seq);
+            if alive == 0 && !with_dead {
+                continue;
+            }
             let sealed = SealedRange {
                 first: range.first_seq,
                 last: range.last_seq,

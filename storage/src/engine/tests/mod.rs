@@ -3,6 +3,7 @@
 mod against_model;
 mod faults;
 mod layout;
+mod neighbours;
 mod on_disk;
 mod operations;
 mod recovery;
