@@ -586,6 +586,10 @@ fn a_consumer_goes_on_behind_damage() {
     assert_eq!(bench.pull("S", "c", 9).iter().map(|d| d.record.seq).collect::<Vec<_>>(), [1, 4]);
     let info = bench.consumer_info("S", "c");
     assert_eq!(info.num_pending, 0, "what cannot be read is not to be waited for");
+    let server = bench.api(ApiRequest::ServerInfo);
+    let Ok(ApiResponse::Json(server)) = server else { panic!("{server:?}") };
+    assert_eq!(server["damage"]["damaged_reads"], 1, "{server}");
+    assert_eq!(server["damage"]["gaps_told"], 1, "{server}");
     let found = letters(&mut bench);
     assert_eq!((found.len(), found[0].stream_seq, found[0].attempts), (1, 2, 0));
     assert!(found[0].reason.contains("sequences 2 to 3 are damaged"), "{}", found[0].reason);

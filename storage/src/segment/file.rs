@@ -9,7 +9,7 @@ use super::block::{Block, BlockEntry};
 use super::cache::{BlockCache, Kept, Key};
 use super::layout::{self, Trailer, Wrong};
 use super::table::{self, Pages, Pointer};
-use super::{SegmentError, SegmentId, seed};
+use super::{SegmentError, SegmentId, SegmentMeta, seed};
 use crate::disk::{Disk, DiskFile};
 use crate::ids::StreamId;
 
@@ -54,6 +54,32 @@ impl File {
             return Err(SegmentError::damaged(&path, start, "the trailer is of another file"));
         }
         Ok(Self { id, path, trailer, file, cache })
+    }
+
+    /// Opens the file that `meta` describes although its trailer is damaged. It has no directory then.
+    pub(crate) fn open_without_trailer(
+        disk: &dyn Disk,
+        meta: &SegmentMeta,
+        cache: Arc<BlockCache>,
+    ) -> Result<Self, SegmentError> {
+        let path = meta.id.path();
+        let io = |error: std::io::Error| SegmentError::io(&path, &error);
+        let file = disk.open(&path).map_err(io)?;
+        if file.len().map_err(io)? != meta.length {
+            return Err(SegmentError::damaged(
+                &path,
+                0,
+                "its length is not what the manifest says",
+            ));
+        }
+        let trailer = Trailer {
+            segment: meta.id,
+            directory: Pointer { offset: 0, length: 0 },
+            streams: 0,
+            digest: meta.digest,
+            length: meta.length,
+        };
+        Ok(Self { id: meta.id, path, trailer, file, cache })
     }
 
     pub(crate) fn error(&self, offset: u64, what: &'static str) -> SegmentError {

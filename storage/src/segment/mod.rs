@@ -21,6 +21,7 @@ mod locate;
 mod merge;
 mod output;
 mod read;
+mod salvage;
 mod subjects;
 mod table;
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Reading records from a segment: only the blocks that can hold what is wanted.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::block::{Block, BlockEntry};
 use super::cache::{BlockCache, Kept, Key};
@@ -8,6 +8,7 @@ use super::file::File;
 pub use super::file::ReadStats;
 use super::layout::StreamEntry;
 use super::locate::BlockLocator;
+use super::salvage::{self, Salvaged};
 use super::subjects::{BlockSet, SubjectEntry};
 use super::table::{self, Cursor, Pages};
 use super::{BLOCK_BYTES_MAX, SegmentError, SegmentMeta, StreamRange};
@@ -23,6 +24,8 @@ pub struct Segment {
     meta: Arc<SegmentMeta>,
     file: File,
     locator: Option<Arc<dyn BlockLocator>>,
+    /// Its blocks, found without its tables.
+    salvaged: OnceLock<Salvaged>,
 }
 
 impl Segment {
@@ -36,11 +39,17 @@ impl Segment {
         meta: &Arc<SegmentMeta>,
         cache: &Arc<BlockCache>,
     ) -> Result<Self, SegmentError> {
-        let file = File::open(disk, meta.id, Arc::clone(cache))?;
+        let file = match File::open(disk, meta.id, Arc::clone(cache)) {
+            Err(error @ SegmentError::Damaged { .. }) => {
+                let file = File::open_without_trailer(disk, meta, Arc::clone(cache));
+                file.map_err(|_| error)?
+            }
+            file => file?,
+        };
         if file.trailer.length != meta.length || file.trailer.digest != meta.digest {
             return Err(file.error(0, "the manifest describes another file of this name"));
         }
-        Ok(Self { meta: Arc::clone(meta), file, locator: None })
+        Ok(Self { meta: Arc::clone(meta), file, locator: None, salvaged: OnceLock::new() })
     }
 
     /// Asks `locator` before the segment's own tables.
@@ -330,8 +339,37 @@ impl Segment {
         entry.ok_or_else(|| self.file.error(root.offset, "the directory lacks a stream"))
     }
 
+    /// The blocks of a stream, found without the tables, if none is missing.
+    pub(crate) fn salvaged(&self, stream: StreamId, stats: &ReadStats) -> Option<&[BlockEntry]> {
+        let all = self.salvaged.get_or_init(|| {
+            tracing::error!(
+                file = %self.file.path,
+                "a table of the segment is damaged; its blocks are looked for one by one"
+            );
+            salvage::blocks(&self.file, stats).unwrap_or_default()
+        });
+        let (blocks, range) = (all.get(&stream)?, self.meta.stream(stream)?);
+        let count: u64 = blocks.iter().map(|block| u64::from(block.count)).sum();
+        (count == range.count).then_some(blocks)
+    }
+
     /// The stream's first block that ends at or after `seq`.
     fn place(
+        &self,
+        stream: StreamId,
+        seq: u64,
+        stats: &ReadStats,
+    ) -> Result<Option<BlockEntry>, SegmentError> {
+        match self.place_in_table(stream, seq, stats) {
+            Err(error @ SegmentError::Damaged { .. }) => {
+                let blocks = self.salvaged(stream, stats).ok_or(error)?;
+                Ok(blocks.get(blocks.partition_point(|block| block.last_seq < seq)).copied())
+            }
+            place => place,
+        }
+    }
+
+    fn place_in_table(
         &self,
         stream: StreamId,
         seq: u64,

@@ -104,11 +104,23 @@ pub fn verify(disk: &dyn Disk, meta: &Arc<SegmentMeta>, found: &mut dyn FnMut(Da
     };
     verified.bytes = meta.length;
     let file = segment.file();
+    let stats = ReadStats::default();
+    // Without its tables, a segment's blocks are found one by one.
+    let lose_all = |error: SegmentError, found: &mut dyn FnMut(Damage)| {
+        for range in &meta.streams {
+            let is_saved = segment.salvaged(range.stream, &stats).is_some();
+            let lost = if is_saved { None } else { lost(range) };
+            found(Damage { error: error.clone(), end: None, lost });
+        }
+    };
     let is_named = std::cell::Cell::new(false);
     let found = &mut |damage| {
         is_named.set(true);
         found(damage);
     };
+    if let Err(error) = File::open(disk, meta.id, Arc::new(BlockCache::new(0))) {
+        found(Damage { error, end: Some(meta.length), lost: None });
+    }
     if let Err(error) = header(file) {
         found(Damage { error, end: Some(layout::HEADER as u64), lost: None });
     }
@@ -194,7 +206,10 @@ impl<'a> Stream<'a> {
         let listed =
             self.segment.blocks(range.stream, &self.stats, &mut |place| blocks.push(place));
         if let Err(error) = listed {
-            found(Damage { error, end: None, lost: lost(range) });
+            let saved = self.segment.salvaged(range.stream, &self.stats);
+            let lost = if saved.is_some() { None } else { lost(range) };
+            found(Damage { error, end: None, lost });
+            verified.records += if lost.is_none() { range.count } else { 0 };
             return;
         }
         let mut whole = true;
