@@ -1,7 +1,7 @@
 //! Checking a whole data directory from end to end, without changing anything: both manifests and all
 //! they list, the journal, the index, and then what a start would make of it all.
 //!
-//! The directory must not be in use. [`quarantine`] is the only part that writes, and only when it
+//! The directory must not be in use. [`quarantine()`] is the only part that writes, and only when it
 //! is asked to; nothing is ever deleted.
 
 mod files;
