@@ -320,17 +320,18 @@ impl<L: Log> Broker<L> {
         };
         let unwanted = stream.config.retention == crate::model::stream::Retention::Interest
             && !stream.has_interest(run.subject);
-        if unwanted {
-            // JetStream uses up a sequence for it, and stores nothing.
-            let seq = self.log.stream(id).map_or(0, |held| held.last_seq) + 1;
-            self.log.skip(id, seq);
-            return Ok(Placed { stream: id, seq, duplicate: false });
-        }
-        let seq = self.log.append(id, &record).map_err(|_| ApiError::id_window_full())?;
-        run.stored += 1;
+        let seq = if unwanted {
+            self.use_up_sequence(id, &record)?
+        } else {
+            run.stored += 1;
+            self.log.append(id, &record).map_err(|_| ApiError::id_window_full())?
+        };
         if let Some(stream) = self.catalog.get_mut(id) {
             stream.last_message_id.clear();
             stream.last_message_id.push_str(asked.message_id.unwrap_or_default());
+        }
+        if unwanted {
+            return Ok(Placed { stream: id, seq, duplicate: false });
         }
         if asked.rollup.is_some() {
             // Consumers hear of a message before they hear that it is gone.
@@ -346,6 +347,23 @@ impl<L: Log> Broker<L> {
             self.schedule_expiry(id);
         }
         Ok(Placed { stream: id, seq, duplicate: false })
+    }
+
+    /// A message that nobody wants uses up a sequence and is not kept; its id is, as in JetStream.
+    fn use_up_sequence(&mut self, id: StreamId, record: &NewRecord<'_>) -> Result<u64, ApiError> {
+        if record.message_id.is_none() {
+            let seq = self.log.stream(id).map_or(0, |held| held.last_seq) + 1;
+            self.log.skip(id, seq);
+            return Ok(seq);
+        }
+        // An id is remembered with a record, so there is one for a moment.
+        let record = NewRecord { headers: b"", payload: b"", expires: None, ..*record };
+        let seq = self.log.append(id, &record).map_err(|_| ApiError::id_window_full())?;
+        let storage = self.catalog.get(id).map(Stream::storage).unwrap_or_default();
+        if let Some(summary) = self.log.subject(id, record.subject) {
+            self.log.delete(id, seq, summary.id, storage.size(record.subject.len(), 0, 0));
+        }
+        Ok(seq)
     }
 
     /// What the publisher expects of the stream, before de-duplication.

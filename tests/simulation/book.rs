@@ -98,6 +98,8 @@ pub struct StreamBook {
     pub exhumed: BTreeSet<u64>,
     /// Letters of messages that were requeued or dropped, by stream sequence.
     pub buried: BTreeSet<(String, u64)>,
+    /// Messages below may have become dead letters that went with their stream before anybody saw them.
+    pub unseen_below: Id,
     /// Consumers that were deleted in this epoch.
     pub remade: BTreeSet<String>,
 }
@@ -123,8 +125,14 @@ impl StreamBook {
             letters: BTreeMap::new(),
             exhumed: BTreeSet::new(),
             buried: BTreeSet::new(),
+            unseen_below: 0,
             remade: BTreeSet::new(),
         }
+    }
+
+    /// Whether a dead letter of `of` about this message may have gone unseen.
+    pub fn may_have_died(&self, of: &ConsumerBook, id: Id) -> bool {
+        of.max_deliver > 0 && id < self.unseen_below
     }
 
     /// Forgets everything: the next stream of this name is another one.
@@ -292,6 +300,9 @@ impl Book {
         let is_dead = |letter: &Letter| letter.stream_seq == seq;
         if book.letters.values().any(is_dead) || book.buried.iter().any(|(_, at)| *at == seq) {
             return Some("dead");
+        }
+        if book.consumers.iter().any(|of| book.may_have_died(of, id)) {
+            return Some("perhaps dead");
         }
         let wanted = book.consumers.iter().any(|c| c.exists && matches(&c.filter, &sent.subject));
         let interest = book.config.retention == Retention::Interest;

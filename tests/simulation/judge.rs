@@ -398,7 +398,8 @@ impl Simulation {
                 }
                 let is_dead =
                     book.letters.values().any(|l| l.consumer == of.name && l.stream_seq == *seq)
-                        || book.buried.contains(&(of.name.clone(), *seq));
+                        || book.buried.contains(&(of.name.clone(), *seq))
+                        || book.may_have_died(of, *id);
                 if !of.delivered.contains(seq) && !is_dead {
                     return violation(format!(
                         "{}/{}: {seq} was never delivered",

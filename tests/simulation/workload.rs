@@ -496,10 +496,12 @@ impl Simulation {
     }
 
     fn delete_stream(&mut self, name: &str) -> Result<(), Halt> {
+        let next_id = self.book.next_id;
         for stream in self.book.streams.iter_mut().filter(|stream| name.ends_with(&stream.name)) {
             stream.letters.values_mut().for_each(|letter| letter.may_go = true);
             let dead = stream.letters.values().map(|l| (l.consumer.clone(), l.stream_seq));
             stream.buried.extend(dead.collect::<Vec<_>>());
+            stream.unseen_below = next_id;
         }
         self.ask(ApiRequest::StreamDelete { stream: name.to_owned() }).map(|_| ())
     }

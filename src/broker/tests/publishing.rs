@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::model::api::ListOptions;
+use crate::model::stream::Retention;
 
 fn stream(change: impl FnOnce(&mut StreamConfig)) -> Bench {
     let mut bench = Bench::new();
@@ -136,6 +137,21 @@ fn ids_are_duplicates_within_the_window_only() {
     assert_eq!(bench.request("s.a", &id, "x")["duplicate"], true, "also after a restart");
     bench.pass(Duration::from_secs(1));
     assert_eq!(bench.request("s.a", &id, "x")["seq"], 2);
+}
+
+#[test]
+fn ids_are_remembered_of_what_nobody_wanted() {
+    let mut bench = stream(|c| c.retention = Retention::Interest);
+    let id = [("Nats-Msg-Id", "7")];
+    assert_eq!(bench.request("s.a", &id, "x")["seq"], 1);
+    assert_eq!(bench.request("s.a", &[], "x")["seq"], 2);
+    assert_eq!(bench.info("S").state.messages, 0);
+    let mut bench = bench.restarted(BrokerOptions::default());
+    bench.consumer("S", durable("c")).unwrap();
+    let again = bench.request("s.a", &id, "x");
+    assert!(again["seq"] == 1 && again["duplicate"] == true, "{again}");
+    assert_eq!(bench.request("s.a", &[("Nats-Msg-Id", "8")], "x")["seq"], 3);
+    assert_eq!(bench.pull("S", "c", 9).iter().map(|d| d.record.seq).collect::<Vec<_>>(), [3]);
 }
 
 #[test]
