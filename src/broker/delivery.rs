@@ -22,6 +22,10 @@ use super::{Broker, Deadline};
 /// Deliveries of one consumer in one turn, so that others have theirs.
 const TURN_DELIVERIES: usize = 8192;
 
+/// Part of what a session may hold that may be handed to it uncounted, so that a row of messages is
+/// counted once.
+const UNCOUNTED_PART: usize = 256;
+
 /// Deliveries to one session on their way into one event.
 struct Parcel {
     session: SessionId,
@@ -36,6 +40,8 @@ struct Parcel {
 struct Mail {
     parcels: Vec<Parcel>,
     delivered: usize,
+    /// Bytes that a session was handed and that are not counted yet.
+    uncounted: Option<(SessionId, usize)>,
     /// Deliveries that need no acknowledgement, where the stream keeps messages for those.
     settled: Vec<Settled>,
     /// Who listens to a reply subject, looked up once for a row of deliveries to it.
@@ -128,7 +134,21 @@ impl<L: Log> Broker<L> {
     /// Delivers what a consumer has for its pulls.
     fn deliver(&mut self, id: StreamId, name: &Arc<str>, member: &mut Member) -> Mail {
         let mut mail = Mail::default();
-        let Some(terms) = self.terms_of(id) else { return mail };
+        if let Some(terms) = self.terms_of(id) {
+            self.deliver_until_idle(id, name, member, &terms, &mut mail);
+        }
+        self.count_handed(&mut mail);
+        mail
+    }
+
+    fn deliver_until_idle(
+        &mut self,
+        id: StreamId,
+        name: &Arc<str>,
+        member: &mut Member,
+        terms: &Terms,
+        mail: &mut Mail,
+    ) {
         self.update_pulls(member);
         let push = member.is_pushing().then(|| self.push_route(member));
         while mail.delivered < TURN_DELIVERIES {
@@ -142,7 +162,7 @@ impl<L: Log> Broker<L> {
             let sent = match want {
                 Want::Nothing(idle) => {
                     member.idle = idle;
-                    return mail;
+                    return;
                 }
                 Want::Read { from, to, records, bytes } => {
                     let (max_records, max_bytes) = (records, bytes);
@@ -154,18 +174,16 @@ impl<L: Log> Broker<L> {
                 Want::Redeliver { seq } => match self.find_again(id, name, member, seq) {
                     None => {
                         member.idle = Idle::Reading;
-                        return mail;
+                        return;
                     }
                     Some(None) => {
                         member.consumer.lost(seq);
                         continue;
                     }
-                    Some(Some(record)) => {
-                        self.redeliver(id, member, &terms, &mut mail, pushes, record)
-                    }
+                    Some(Some(record)) => self.redeliver(id, member, terms, mail, pushes, record),
                 },
                 Want::Deliver => {
-                    let Some(record) = member.consumer.next_fetched() else { return mail };
+                    let Some(record) = member.consumer.next_fetched() else { return };
                     let meta = if terms.deletes {
                         meta_of(&self.log, id, record, terms.storage, &mut mail.subject)
                     } else {
@@ -184,11 +202,10 @@ impl<L: Log> Broker<L> {
                 }
             };
             if let Some(sent) = sent {
-                self.hand_over(member, &mut mail, sent, terms.durable_seq);
+                self.hand_over(member, mail, sent, terms.durable_seq);
             }
         }
         self.stirred.insert((id, Arc::clone(name)));
-        mail
     }
 
     fn redeliver(
@@ -210,6 +227,30 @@ impl<L: Log> Broker<L> {
         member.consumer.redeliver(self.now, &open, record, size, meta)
     }
 
+    /// Notes what a session was handed, to be counted with what follows.
+    fn note_handed(&mut self, session: SessionId, bytes: usize, mail: &mut Mail) {
+        let most = self.limits.max_session_deliveries / UNCOUNTED_PART;
+        if let Some((to, uncounted)) = &mut mail.uncounted
+            && *to == session
+            && *uncounted < most
+        {
+            *uncounted += bytes;
+            return;
+        }
+        self.count_handed(mail);
+        if bytes < most {
+            mail.uncounted = Some((session, bytes));
+        } else {
+            self.sessions.handed(session, bytes);
+        }
+    }
+
+    fn count_handed(&mut self, mail: &mut Mail) {
+        if let Some((session, bytes)) = mail.uncounted.take() {
+            self.sessions.handed(session, bytes);
+        }
+    }
+
     /// Puts a delivery into the parcels of who gets it.
     fn hand_over(&mut self, member: &Member, mail: &mut Mail, sent: Sent, durable_seq: u64) {
         let Sent { session, reply, delivery, wait_durable } = sent;
@@ -218,7 +259,7 @@ impl<L: Log> Broker<L> {
         let bytes = delivery.charge();
         let subject = match reply {
             ReplyTo::Session(token) => {
-                self.sessions.handed(session, bytes);
+                self.note_handed(session, bytes, mail);
                 mail.add((session, token), waits, delivery);
                 return;
             }

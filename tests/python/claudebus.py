@@ -5,8 +5,7 @@
         publisher = await bus.publisher()
         answers = await publisher.publish([Message("orders.new", b"one")])
         print(await answers[1])                   # Stored(stream='ORDERS', sequence=1, ...)
-        config = {"durable_name": "bill", "ack_policy": "explicit"}
-        await bus.request("CONSUMER.CREATE.ORDERS.bill", {"config": config})
+        await bus.request("CONSUMER.CREATE.ORDERS.bill", {"config": {"ack_policy": "explicit"}})
         consumer = await bus.consumer("ORDERS", "bill")
         async for message in consumer.pull(10, expires=1.0):
             await consumer.ack_durably([message.sequence])
@@ -32,7 +31,6 @@ WELCOME, REFUSED, RESPONSE, RESPONSE_MESSAGE = 0x81, 0x82, 0x83, 0x84
 PUBLISHER_READY, PUBLISHED, STREAM_NAME, REFUSED_MESSAGE = 0x90, 0x91, 0x92, 0x93
 OPEN_CONSUMER, PULL, RAISE, CANCEL, ACK = 0x20, 0x21, 0x22, 0x23, 0x24
 CONSUMER_READY, DELIVER, STATUS, ACK_CONFIRMED, GAP = 0xA0, 0xA1, 0xA2, 0xA3, 0xA4
-
 DONE, AGAIN, WORKING, NEVER = 1, 2, 3, 4  # what an ACK says of deliveries
 FRAME_BYTES = 64 * 1024  # of messages in a PUBLISH frame, unless one message is larger
 WINDOW = 16_384  # messages a publisher has under way before it waits for answers
@@ -358,12 +356,14 @@ class Consumer(Stream):
 
     def take(self, kind, body):
         if kind == DELIVER:
-            token, count = body.varints(2)
+            token, count, numbers = *body.varints(2), None
             for _ in range(count):
-                numbers, flags = body.varints(5), body.u8()
+                flags = body.u8()  # 2: the numbers go on from those of the message before
+                step = (body.varint(), 1, 1 - numbers[2], body.varint(), -1) if flags & 2 else None
+                numbers = [a + b for a, b in zip(numbers, step)] if step else body.varints(5)
                 subject, headers, payload = body.message_parts()
-                message = (subject.decode(), payload, headers, self.stream, *numbers, flags == 1)
-                self.arrived(token, Message(*message))
+                of = (headers, self.stream, *numbers, flags & 1 > 0)
+                self.arrived(token, Message(subject.decode(), payload, *of))
         elif kind == STATUS:
             token, code, text, _, flags = *body.varints(2), body.text(), body.varints(4), body.u8()
             if flags & 1:  # 100 is no end; after 404 and 408 nothing is wrong

@@ -20,14 +20,17 @@ use crate::model::request::AckKind;
 /// Bytes of a delivered message beside subject, headers and payload: at most so many.
 pub const DELIVER_OVERHEAD: usize = 8 * 8 + 1;
 
-/// Fewest bytes of a delivered message: five integers, flags, three lengths.
-const LEAST: usize = 9;
+/// Fewest bytes of a delivered message: flags, two integers, three lengths.
+const LEAST: usize = 6;
 /// Most entries that memory is reserved for on a frame's word.
 const RESERVE: usize = 4096;
 /// Bytes before a frame's body at most: its length, and its kind.
 const HEAD: usize = 11;
 /// Flag of a delivered message: the payload was left out.
 const HEADERS_ONLY: u8 = 1;
+/// Flag of a delivered message: it is the first attempt, and its numbers go on from the message
+/// before it in the frame. In a long row of messages this saves 20 bytes of each.
+const NEXT: u8 = 2;
 /// Flags of PULL.
 const NO_WAIT: u8 = 1;
 const RENEWABLE: u8 = 2;
@@ -182,30 +185,66 @@ pub(super) fn put_deliver(token: u64, deliveries: &[Delivery], out: &mut Output)
         let stripped: Vec<_> = deliveries.iter().map(strip).collect();
         return put_deliver(token, &stripped, out);
     }
+    let previous = || std::iter::once(None).chain(deliveries.iter().map(Some));
+    let numbered = || deliveries.iter().zip(previous()).map(|(d, p)| (d, Numbers::of(d, p)));
     let len = varints_len([token, deliveries.len() as u64])
-        + deliveries.iter().map(delivery_len).sum::<usize>();
+        + numbered()
+            .map(|(d, numbers)| numbers.len() + record_len(&d.record, false))
+            .sum::<usize>();
     let data = || deliveries.iter().map(|delivery| delivery.record.data().len());
     out.reserve(data(), len - data().sum::<usize>() + HEAD);
     out.head(ServerKind::Deliver as u8, len);
     out.fields().varint(token).len(deliveries.len());
-    for delivery in deliveries {
-        let record = &delivery.record;
-        out.fields()
-            .varint(record.seq)
-            .varint(delivery.consumer_seq)
-            .varint(delivery.attempts)
-            .varint(record.time)
-            .varint(delivery.pending)
-            .u8(if delivery.headers_only { HEADERS_ONLY } else { 0 });
-        put_record(record, false, out);
+    for (delivery, numbers) in numbered() {
+        numbers.put(delivery.headers_only, out);
+        put_record(&delivery.record, false, out);
     }
 }
 
-fn delivery_len(delivery: &Delivery) -> usize {
-    let record = &delivery.record;
-    let numbers =
-        [record.seq, delivery.consumer_seq, delivery.attempts, record.time, delivery.pending];
-    varints_len(numbers) + 1 + record_len(record, false)
+/// How the numbers of a delivered message are told.
+enum Numbers {
+    /// How many sequences further, and how many nanoseconds later than the message before.
+    Next([u64; 2]),
+    /// Sequence, number of the delivery, attempt, time, messages left.
+    All([u64; 5]),
+}
+
+impl Numbers {
+    fn of(delivery: &Delivery, previous: Option<&Delivery>) -> Self {
+        let record = &delivery.record;
+        let all =
+            [record.seq, delivery.consumer_seq, delivery.attempts, record.time, delivery.pending];
+        let Some(previous) = previous else { return Self::All(all) };
+        let is_next = delivery.attempts == 1
+            && delivery.consumer_seq == previous.consumer_seq.wrapping_add(1)
+            && previous.pending == delivery.pending.wrapping_add(1);
+        let steps = record.seq.checked_sub(previous.record.seq);
+        match steps.zip(record.time.checked_sub(previous.record.time)) {
+            Some((sequences, nanos)) if is_next => Self::Next([sequences, nanos]),
+            _ => Self::All(all),
+        }
+    }
+
+    /// Bytes of flags and numbers.
+    fn len(&self) -> usize {
+        1 + match self {
+            Self::Next(steps) => varints_len(*steps),
+            Self::All(numbers) => varints_len(*numbers),
+        }
+    }
+
+    fn put(&self, headers_only: bool, out: &mut Output) {
+        let flags = if headers_only { HEADERS_ONLY } else { 0 };
+        let (flags, numbers) = match self {
+            Self::Next(steps) => (flags | NEXT, &steps[..]),
+            Self::All(numbers) => (flags, &numbers[..]),
+        };
+        let mut fields = out.fields();
+        fields.u8(flags);
+        for number in numbers {
+            fields.varint(*number);
+        }
+    }
 }
 
 fn is_stripped(delivery: &Delivery) -> bool {
@@ -230,17 +269,32 @@ pub(super) fn take_deliver(mut reader: Reader) -> Result<ServerFrame, FrameError
     let count = reader.count(LEAST)?;
     let mut deliveries = Vec::with_capacity(count.min(RESERVE));
     for _ in 0..count {
-        let seq = reader.varint()?;
-        let consumer_seq = reader.varint()?;
-        let attempts = reader.varint()?;
-        let time = reader.varint()?;
-        let pending = reader.varint()?;
-        let headers_only = reader.flags(HEADERS_ONLY)? == HEADERS_ONLY;
-        let record = take_record(&mut reader, seq, time)?;
-        deliveries.push(Delivery { record, consumer_seq, attempts, pending, headers_only });
+        let delivery = take_delivery(&mut reader, deliveries.last())?;
+        deliveries.push(delivery);
     }
     reader.end()?;
     Ok(ServerFrame::Deliver { token, deliveries })
+}
+
+fn take_delivery(reader: &mut Reader, previous: Option<&Delivery>) -> Result<Delivery, FrameError> {
+    let flags = reader.flags(HEADERS_ONLY | NEXT)?;
+    let headers_only = flags & HEADERS_ONLY != 0;
+    if flags & NEXT == 0 {
+        let (seq, consumer_seq, attempts) = (reader.varint()?, reader.varint()?, reader.varint()?);
+        let (time, pending) = (reader.varint()?, reader.varint()?);
+        let record = take_record(reader, seq, time)?;
+        return Ok(Delivery { record, consumer_seq, attempts, pending, headers_only });
+    }
+    let (sequences, nanos) = (reader.varint()?, reader.varint()?);
+    let numbers = previous.and_then(|previous| {
+        let seq = previous.record.seq.checked_add(sequences)?;
+        let time = previous.record.time.checked_add(nanos)?;
+        Some((seq, time, previous.consumer_seq.checked_add(1)?, previous.pending.checked_sub(1)?))
+    });
+    let (seq, time, consumer_seq, pending) =
+        numbers.ok_or_else(|| reader.malformed("a message goes on from one that is not there"))?;
+    let record = take_record(reader, seq, time)?;
+    Ok(Delivery { record, consumer_seq, attempts: 1, pending, headers_only })
 }
 
 pub(super) fn put_status(frame: &StatusFrame, out: &mut Output) {

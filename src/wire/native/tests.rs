@@ -343,3 +343,45 @@ fn a_payload_that_is_left_out_is_measured_in_the_headers() {
     assert_eq!(deliveries[0].record.headers(), b"NATS/1.0\r\nNats-Msg-Size: 5000\r\n\r\n");
     assert!(deliveries[0].record.payload().is_empty() && deliveries[0].headers_only);
 }
+
+fn delivered(numbers: [u64; 5]) -> Delivery {
+    let [seq, consumer_seq, attempts, time, pending] = numbers;
+    let (subject, headers, payload) = ("a", &b""[..], &b"x"[..]);
+    let record = NewRecord { subject, headers, payload, time, expires: None, message_id: None };
+    let record = Record::copy_of(seq, &record);
+    Delivery { record, consumer_seq, attempts, pending, headers_only: false }
+}
+
+#[test]
+fn numbers_go_on_only_where_they_do() {
+    let deliveries: Vec<_> = [
+        [9, 4, 1, 1000, 20],
+        [10, 5, 1, 1000, 19],
+        // A filter left some out, and time passed.
+        [400, 6, 1, 90_000, 18],
+        // Delivered again, from before.
+        [3, 7, 2, 10, 18],
+        [401, 8, 1, 90_001, 17],
+        // The clock was set back.
+        [402, 9, 1, 90_000, 16],
+        // Messages came between.
+        [403, 10, 1, 90_000, 99],
+        [403, 11, 3, 90_000, 98],
+    ]
+    .map(delivered)
+    .into();
+    let mut out = Output::new();
+    ServerFrame::encode_deliveries(1, &deliveries, &mut out);
+    let frame = all_frames(&out.take()).remove(0);
+    assert_eq!(frame.body.len(), 2 + (12 + 8 + 12) + (11 + 12) + (15 + 16 + 16));
+    let frame = ServerFrame::decode(frame).unwrap();
+    let ServerFrame::Deliver { deliveries: read, .. } = frame else { panic!("not DELIVER") };
+    assert_eq!(read, deliveries);
+}
+
+#[test]
+fn the_first_message_of_a_frame_goes_on_from_none() {
+    let body = Bytes::from_static(&[1, 1, 2, 1, 0, 1, 0, 0, b'a']);
+    let error = ServerFrame::decode(Frame { kind: 0xa1, body }).unwrap_err();
+    assert!(error.to_string().contains("goes on from one that is not there"), "{error}");
+}

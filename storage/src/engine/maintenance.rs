@@ -35,6 +35,8 @@ pub(super) struct MergeJob {
     /// Streams that still exist, as they were when the merge began.
     pub(super) streams: BTreeMap<StreamId, StreamView>,
     pub(super) limits: MergeLimits,
+    /// Somebody waits for the result, or so many files wait that reads suffer.
+    pub(super) is_urgent: bool,
 }
 
 /// What became of a merge.
@@ -95,12 +97,12 @@ impl Maintainer {
             },
             limits: job.limits,
         };
-        let mut pace = self.pacer.pace();
+        let (mut soon, mut gently) = (self.pacer.pace(), self.pacer.pace_gently());
         let mut pace_unless_closed = |bytes| {
             if self.is_closed.load(Ordering::Relaxed) {
                 return Err(io::Error::from(io::ErrorKind::Interrupted));
             }
-            pace(bytes)
+            if job.is_urgent { soon(bytes) } else { gently(bytes) }
         };
         let merged = merge(work, &inputs, &mut pace_unless_closed).and_then(|outputs| {
             self.disk.sync_dir(SEGMENTS).map_err(|error| SegmentError::io(SEGMENTS, &error))?;

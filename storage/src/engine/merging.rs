@@ -17,10 +17,19 @@ use crate::segment::{MergeLimits, SegmentId};
 const JOINED: usize = 8;
 /// and as many while publishers press: fewer passes over the same bytes, for more files meanwhile.
 const JOINED_UNDER_PRESSURE: usize = 32;
+/// So many times the files that are joined may wait before merging goes as fast as it can.
+const BACKLOG: usize = 16;
 /// A merge reads at most this many tail budgets, so that its end is in sight.
 const MERGE_BUDGETS: u64 = 32;
 /// Rounds of adding what stands between, before giving up.
 const ROUNDS: usize = 8;
+
+/// Segments to be merged.
+#[derive(Default)]
+struct Chosen {
+    ids: BTreeSet<u64>,
+    is_urgent: bool,
+}
 
 impl Engine {
     /// Begins a merge if there is none and one is worth its while.
@@ -28,7 +37,7 @@ impl Engine {
         if !self.merging.is_empty() {
             return;
         }
-        let chosen = self.choose();
+        let Chosen { ids: chosen, is_urgent } = self.choose();
         if chosen.is_empty() {
             return;
         }
@@ -52,13 +61,19 @@ impl Engine {
             ..MergeLimits::default()
         };
         self.merging = chosen;
-        self.background.maintain(Maintenance::Merge(MergeJob { inputs, streams, limits }));
+        self.background.maintain(Maintenance::Merge(MergeJob {
+            inputs,
+            streams,
+            limits,
+            is_urgent,
+        }));
     }
 
-    fn choose(&self) -> BTreeSet<u64> {
+    fn choose(&self) -> Chosen {
         let held = &self.contents.segments.held;
         let usable = || held.iter().filter(|(id, _)| !self.unmergeable.contains(*id));
-        let one = |id: &u64| BTreeSet::from([*id]);
+        // Somebody deleted, and wants the space.
+        let one = |id: &u64| Chosen { ids: BTreeSet::from([*id]), is_urgent: true };
         if let Some((id, _)) = usable().find(|(_, segment)| segment.rewrite) {
             return one(id);
         }
@@ -77,14 +92,14 @@ impl Engine {
             tier.sort_unstable();
             if tier.len() >= joined {
                 let oldest: BTreeSet<u64> = tier.iter().take(joined).map(|(_, id)| *id).collect();
-                let chosen = self.neighbours(oldest);
-                if chosen.len() >= joined / 2 {
-                    return chosen;
+                let ids = self.neighbours(oldest);
+                if ids.len() >= joined / 2 {
+                    return Chosen { ids, is_urgent: tier.len() >= BACKLOG * joined };
                 }
             }
             floor = ceiling;
         }
-        BTreeSet::new()
+        Chosen::default()
     }
 
     /// Adds what stands between the chosen segments in any stream, or leaves out what is behind a

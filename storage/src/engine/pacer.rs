@@ -4,13 +4,18 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::crash::CrashPoints;
 use crate::journal::shared::JournalShared;
 
 /// The longest wait after a step of 1 MiB, so that a slow disk does not stop checkpoints.
 const LONGEST: Duration = Duration::from_millis(20);
+
+/// Work that has time rests so many times as long as it worked: it takes a tenth of one core.
+const REST: u32 = 9;
+/// The longest rest after a step, so that a stop does not wait for it.
+const LONGEST_REST: Duration = Duration::from_millis(100);
 
 /// See the module's text.
 #[derive(Clone)]
@@ -33,6 +38,22 @@ impl Pacer {
                 let p99 = pacer.journal.counters.sync_p99_micros.load(Ordering::Relaxed);
                 std::thread::sleep(Duration::from_micros(p99).min(LONGEST));
             }
+            Ok(())
+        }
+    }
+
+    /// The same for work that has time: it leaves the processor to others as well.
+    pub(super) fn pace_gently(&self) -> impl FnMut(u64) -> io::Result<()> + use<> {
+        let mut pace = self.pace();
+        let is_inline = self.is_inline;
+        let mut began = Instant::now();
+        move |bytes| {
+            let worked = began.elapsed();
+            pace(bytes)?;
+            if !is_inline {
+                std::thread::sleep((worked * REST).min(LONGEST_REST));
+            }
+            began = Instant::now();
             Ok(())
         }
     }
