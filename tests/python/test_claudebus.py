@@ -255,6 +255,12 @@ async def all_streams_can_be_used_and_used_again():
         assert not any(publisher.reason for publisher in lasting)
 
 
+async def waits(bus, pulls):
+    """Returns once so many pulls wait."""
+    while (await bus.request("CONSUMER.INFO.ORDERS.bill"))["num_waiting"] != pulls:
+        await asyncio.sleep(0.01)
+
+
 @test
 async def pulls_end_as_documented():
     async with connected() as bus:
@@ -268,15 +274,17 @@ async def pulls_end_as_documented():
         await consumer.ack_durably([1, 2, 3])
         await publish(bus, [Message("orders.new", b"%d" % n) for n in range(100)])
         got = []
-        async for message in consumer.pull(8, renew=True):  # the credit is renewed by RAISE
+        renewed = consumer.pull(8, renew=True)  # the credit is renewed by RAISE
+        async for message in renewed:
             got.append(message.sequence)
             consumer.ack([message.sequence])
             if len(got) == 100:
                 break
         assert got == [*range(4, 104)], got
+        await renewed.aclose()
+        await waits(bus, 0)
         waiting = asyncio.ensure_future(anext(consumer.pull(1)))
-        while (await bus.request("CONSUMER.INFO.ORDERS.bill"))["num_waiting"] != 1:
-            await asyncio.sleep(0.01)
+        await waits(bus, 1)
         await bus.request("CONSUMER.DELETE.ORDERS.bill")
         assert await refusal(waiting) == (409, 0)
         missing = [refusal(bus.consumer("ORDERS", "bill")), refusal(bus.consumer("NONE", "bill"))]
