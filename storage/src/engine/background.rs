@@ -104,7 +104,7 @@ impl Background {
         self.spawn("maintenance", move || {
             give_way();
             while let Some(work) = library.maintenance.pop() {
-                if let Some(done) = maintainer.run(work) {
+                if let Some(done) = maintainer.run(work, &|| library.maintenance.try_pop()) {
                     tell(News::Merge(done));
                 }
             }
@@ -164,7 +164,8 @@ impl Background {
         while workers.maintenance
             && let Some(work) = self.library.maintenance.try_pop()
         {
-            if let Some(done) = crew.maintainer.run(work) {
+            let next = || self.library.maintenance.try_pop();
+            if let Some(done) = crew.maintainer.run(work, &next) {
                 self.news.push(News::Merge(done));
             }
         }

@@ -184,14 +184,15 @@ impl Engine {
     /// Takes segments in which nothing can be read any more out of the list.
     fn retire_dead(&mut self) {
         self.contents.recount();
-        let contents = &mut self.contents;
-        let held = contents.segments.held.iter();
+        let held = self.contents.segments.held.iter();
         let dead: Vec<u64> = held.filter(|(_, held)| held.live == 0).map(|(id, _)| *id).collect();
         for id in dead {
             // A merge that reads it goes on; what it makes will be dead as well.
             if self.merging.contains(&id) {
+                self.hurry_merge();
                 continue;
             }
+            let contents = &mut self.contents;
             contents.segments.retire(id, &mut contents.streams);
             self.progress.removed.push(SegmentId(id));
         }

@@ -35,8 +35,8 @@ pub(super) struct MergeJob {
     /// Streams that still exist, as they were when the merge began.
     pub(super) streams: BTreeMap<StreamId, StreamView>,
     pub(super) limits: MergeLimits,
-    /// Somebody waits for the result, or so many files wait that reads suffer.
-    pub(super) is_urgent: bool,
+    /// Somebody waits for the result, or so many files wait that reads suffer. May change meanwhile.
+    pub(super) is_urgent: Arc<AtomicBool>,
 }
 
 /// What became of a merge.
@@ -70,16 +70,27 @@ pub(super) struct Maintainer {
 }
 
 impl Maintainer {
-    pub(super) fn run(&self, work: Maintenance) -> Option<MergeDone> {
+    /// Does what there is to do. A merge may take long: what comes meanwhile, from `next`, goes first.
+    pub(super) fn run(
+        &self,
+        work: Maintenance,
+        next: &dyn Fn() -> Option<Maintenance>,
+    ) -> Option<MergeDone> {
         match work {
-            Maintenance::Merge(job) => return Some(MergeDone { outputs: self.merge(&job) }),
+            Maintenance::Merge(job) => {
+                return Some(MergeDone { outputs: self.merge(&job, next) });
+            }
             Maintenance::Index(files) => self.update_index(&files),
             Maintenance::Trash(trash) => self.take_out(&trash),
         }
         None
     }
 
-    fn merge(&self, job: &MergeJob) -> Result<Vec<Arc<SegmentMeta>>, MergeFailure> {
+    fn merge(
+        &self,
+        job: &MergeJob,
+        next: &dyn Fn() -> Option<Maintenance>,
+    ) -> Result<Vec<Arc<SegmentMeta>>, MergeFailure> {
         self.crash.at("merge.before");
         let inputs: Vec<Arc<SegmentMeta>> =
             job.inputs.iter().map(|file| Arc::clone(&file.meta)).collect();
@@ -102,7 +113,11 @@ impl Maintainer {
             if self.is_closed.load(Ordering::Relaxed) {
                 return Err(io::Error::from(io::ErrorKind::Interrupted));
             }
-            if job.is_urgent { soon(bytes) } else { gently(bytes) }
+            while let Some(other) = next() {
+                // The engine begins no merge before it has heard of the one before.
+                self.run(other, &|| None);
+            }
+            if job.is_urgent.load(Ordering::Relaxed) { soon(bytes) } else { gently(bytes) }
         };
         let merged = merge(work, &inputs, &mut pace_unless_closed).and_then(|outputs| {
             self.disk.sync_dir(SEGMENTS).map_err(|error| SegmentError::io(SEGMENTS, &error))?;

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::Engine;
 use super::background::Maintenance;
@@ -34,10 +35,13 @@ struct Chosen {
 impl Engine {
     /// Begins a merge if there is none and one is worth its while.
     pub(super) fn merge_if_worthwhile(&mut self) {
+        let Chosen { ids: chosen, is_urgent } = self.choose();
         if !self.merging.is_empty() {
+            if is_urgent {
+                self.hurry_merge();
+            }
             return;
         }
-        let Chosen { ids: chosen, is_urgent } = self.choose();
         if chosen.is_empty() {
             return;
         }
@@ -61,6 +65,8 @@ impl Engine {
             ..MergeLimits::default()
         };
         self.merging = chosen;
+        self.is_merge_urgent = Arc::new(AtomicBool::new(is_urgent));
+        let is_urgent = Arc::clone(&self.is_merge_urgent);
         self.background.maintain(Maintenance::Merge(MergeJob {
             inputs,
             streams,
@@ -69,9 +75,17 @@ impl Engine {
         }));
     }
 
+    /// Somebody waits for the merge that goes on.
+    pub(super) fn hurry_merge(&self) {
+        self.is_merge_urgent.store(true, Ordering::Relaxed);
+    }
+
     fn choose(&self) -> Chosen {
         let held = &self.contents.segments.held;
-        let usable = || held.iter().filter(|(id, _)| !self.unmergeable.contains(*id));
+        let usable = || {
+            held.iter()
+                .filter(|(id, _)| !self.unmergeable.contains(*id) && !self.merging.contains(*id))
+        };
         // Somebody deleted, and wants the space.
         let one = |id: &u64| Chosen { ids: BTreeSet::from([*id]), is_urgent: true };
         if let Some((id, _)) = usable().find(|(_, segment)| segment.rewrite) {

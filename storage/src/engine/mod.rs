@@ -30,7 +30,7 @@ mod tests;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use self::options::{EngineOptions, InlineWorkers, Workers};
 pub(crate) use self::recovery::is_format_file;
@@ -70,6 +70,8 @@ pub struct Engine {
     progress: Progress,
     /// Inputs of the merge that is under way.
     merging: BTreeSet<u64>,
+    /// What that merge looks at after each step.
+    is_merge_urgent: Arc<AtomicBool>,
     /// Segments that could not be merged, being damaged.
     unmergeable: BTreeSet<u64>,
     next_read: u64,

@@ -451,6 +451,7 @@ impl Recovery {
             library,
             progress,
             merging: BTreeSet::new(),
+            is_merge_urgent: Arc::default(),
             unmergeable: BTreeSet::new(),
             next_read: 0,
             counters: Counters::default(),
