@@ -6,9 +6,10 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use claudebus_storage::RealDisk;
 use serde::{Deserialize, Serialize};
 
-use crate::client::LocalServer;
+use crate::client::{CONTEXT_VARIABLE, LocalServer};
 
 /// The ready file: written once the server can be connected to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,9 +82,24 @@ pub(super) struct ContextFile {
 }
 
 impl ContextFile {
-    /// Writes it. Nothing is written for a server that no client could find by it.
+    /// Writes it. Nothing is written for a server that no client could find by it, nor while another
+    /// server runs that clients find by it.
     pub(super) fn write(path: &Path, ready: &Ready) -> Result<Option<Self>, ReadyError> {
         let Some(local) = ready.for_clients() else { return Ok(None) };
+        // What cannot be read is of no use to clients either.
+        if let Ok(Some(other)) = LocalServer::read(path.to_path_buf())
+            && other.data != local.data
+            && RealDisk::is_in_use(&other.data)
+        {
+            tracing::warn!(
+                context = %path.display(),
+                "clients of this machine go on finding the server on {} (process {}); tell those \
+                 of this one --server {} --ca {}, or give it a context file of its own with \
+                 {CONTEXT_VARIABLE}",
+                other.url, other.pid, local.url, local.ca.display(),
+            );
+            return Ok(None);
+        }
         write_json("the context file", path, &local)?;
         Ok(Some(Self { path: path.to_path_buf(), pid: ready.pid }))
     }
@@ -139,6 +155,26 @@ mod tests {
         let read: Ready = serde_json::from_slice(&fs::read(&path).expect("there")).expect("JSON");
         assert_eq!(read, ready());
         assert_eq!(fs::read_dir(path.parent().expect("a folder")).expect("listed").count(), 1);
+    }
+
+    #[test]
+    fn a_second_server_leaves_the_context_of_the_first() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join("context.json");
+        let mut first = ready();
+        first.data = Some(dir.path().join("first"));
+        let used = RealDisk::open(dir.path().join("first")).expect("locked");
+        let kept = ContextFile::write(&path, &first).expect("written").expect("reachable");
+        let mut second = ready();
+        second.pid = 8;
+        assert!(ContextFile::write(&path, &second).expect("no error").is_none());
+        let found = || LocalServer::read(path.clone()).expect("read").expect("there").pid;
+        assert_eq!(found(), 7);
+        // The first was killed: its file misleads, and the next server's takes its place.
+        drop(used);
+        let second = ContextFile::write(&path, &second).expect("written");
+        assert_eq!((second.is_some(), found()), (true, 8));
+        drop(kept);
     }
 
     #[test]

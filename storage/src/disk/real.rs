@@ -66,6 +66,14 @@ impl RealDisk {
         Ok(Self { root, _lock: lock })
     }
 
+    /// Whether a process holds the directory now. It may let go, or another may take it, at any time.
+    #[must_use]
+    pub fn is_in_use(root: &Path) -> bool {
+        // Held for a moment only; an open that fails meanwhile would have failed a moment before.
+        File::open(root.join(LOCK))
+            .is_ok_and(|lock| matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock)))
+    }
+
     fn path(&self, path: &str) -> PathBuf {
         self.root.join(path)
     }
