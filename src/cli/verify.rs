@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use claudebus_storage::verify::{Finding, VerifiedStream};
+use claudebus_storage::verify::{Finding, Harm, VerifiedStream};
 use serde_json::{Value, json};
 
 use super::exit::{Exit, Failure};
@@ -20,7 +20,8 @@ pub(super) struct Verify {
     /// The data directory
     #[arg(value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
     directory: PathBuf,
-    /// Copy damaged parts to DIR/lost+found, and move there what a start does without
+    /// Make damaged and missing copies of files again where two are kept; copy other damaged parts to
+    /// DIR/lost+found, and move there what a start does without
     #[arg(long)]
     repair: bool,
 }
@@ -55,9 +56,15 @@ pub(super) fn run(args: &Verify, output: &mut Output) -> Result<(), Failure> {
         Exit::Damaged,
         format_args!("{} is damaged in {}", args.directory.display(), plural(count, "place")),
     );
+    let made = plural(checked.repaired as usize, "damaged or missing file");
     Err(match (args.repair, checked.set_aside.len()) {
+        (false, _) if checked.findings.iter().all(|one| one.harm == Harm::Copy) => failure
+            .hint("--repair makes it whole from the other copy, and so does a running server"),
         (false, _) => {
             failure.hint("--repair copies what is damaged to lost+found, with a note each")
+        }
+        (true, 0) if checked.repaired > 0 => {
+            failure.hint(format_args!("{made} made again from the other copy"))
         }
         (true, 0) => failure.hint("lost+found holds all of it already"),
         (true, set_aside) => failure.hint(format_args!(
@@ -114,6 +121,10 @@ fn show(checked: &Verification, output: &mut Output) -> Result<(), Failure> {
             ("means", finding.harm.meaning().to_owned()),
         ])?;
     }
+    if checked.repaired > 0 {
+        let made = plural(checked.repaired as usize, "file");
+        output.line(format_args!("repaired: {made}"))?;
+    }
     for part in &checked.set_aside {
         let how = if part.moved { "moved" } else { "copied" };
         output.line(format_args!("{how}: {} to {}", part.from, part.to))?;
@@ -123,11 +134,15 @@ fn show(checked: &Verification, output: &mut Output) -> Result<(), Failure> {
 
 /// The file, and where in it.
 fn place(finding: &Finding) -> String {
-    match finding.bytes {
-        Some((start, end)) if end > start => format!("{} bytes {start} to {end}", finding.file),
-        Some((start, _)) => format!("{} from byte {start}", finding.file),
-        None if finding.file == "." => "the directory".to_owned(),
+    let file = match finding.copy {
+        Some(copy) => format!("{}, copy {copy},", finding.file),
         None => finding.file.clone(),
+    };
+    match finding.bytes {
+        Some((start, end)) if end > start => format!("{file} bytes {start} to {end}"),
+        Some((start, _)) => format!("{file} from byte {start}"),
+        None if finding.file == "." => "the directory".to_owned(),
+        None => file.trim_end_matches(',').to_owned(),
     }
 }
 
@@ -150,6 +165,7 @@ fn as_json(checked: &Verification) -> Value {
         });
         json!({
             "file": finding.file,
+            "copy": finding.copy,
             "start": finding.bytes.map(|(start, _)| start),
             "end": finding.bytes.map(|(_, end)| end),
             "what": finding.what,
@@ -168,6 +184,7 @@ fn as_json(checked: &Verification) -> Value {
         "torn": verified.is_torn,
         "streams": verified.streams.iter().map(stream).collect::<Vec<_>>(),
         "findings": checked.findings.iter().map(finding).collect::<Vec<_>>(),
+        "repaired": checked.repaired,
         "set_aside": checked.set_aside.iter().map(|part| {
             json!({"from": part.from, "to": part.to, "moved": part.moved})
         }).collect::<Vec<_>>(),

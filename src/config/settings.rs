@@ -28,6 +28,14 @@ pub struct ServerSettings {
     pub ready_file: Option<PathBuf>,
     /// Bytes in memory before they are written to segment files.
     pub tail_budget: u64,
+    /// Copies of every file: 1 or 2.
+    pub copies: usize,
+    /// Where the second ones are; below the data directory if not given.
+    pub copies_dir: Option<PathBuf>,
+    /// From one pass of scrubbing to the next; zero for never.
+    pub scrub_interval: Duration,
+    /// Bytes that scrubbing reads in a second; 0 for none.
+    pub scrub_rate: u64,
     /// What clients must present.
     pub auth_token: Option<Secret>,
     /// A file that holds it.
@@ -53,6 +61,10 @@ impl Default for ServerSettings {
             log_json: false,
             ready_file: None,
             tail_budget: 64 << 20,
+            copies: 1,
+            copies_dir: None,
+            scrub_interval: Duration::from_secs(7 * 24 * 3600),
+            scrub_rate: 4 << 20,
             auth_token: None,
             auth_token_file: None,
             allow_chaos: false,

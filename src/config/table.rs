@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::sections::Secret;
 use super::settings::ServerSettings;
@@ -178,6 +179,52 @@ pub const SETTINGS: &[Setting] = &[
                 .map(|size| s.tail_budget = size)
         },
         |s| text::show_size(s.tail_budget),
+    ),
+    flagged(
+        "copies",
+        "copies",
+        "COUNT",
+        "Copies of every file: 1, or 2, so that whatever is damaged or missing is made again from the other \
+         one. Two write twice as much, to both directories at once",
+        |s, text| within(text::count(text)?, 1, 2, |n| n.to_string()).map(|count| s.copies = count),
+        |s| s.copies.to_string(),
+    ),
+    flagged(
+        "copies_dir",
+        "copies-dir",
+        "DIR",
+        "Where the second copies are kept, preferably on another disk; a folder below the data directory \
+         if not given",
+        |s, text| path(text).map(|path| s.copies_dir = path),
+        |s| show_path(s.copies_dir.as_ref()),
+    ),
+    quiet(
+        "scrub.interval",
+        "DURATION",
+        "How often all stored files are read again, so that damage is found before they are needed; \
+         `off` for never. A week: rot is slow",
+        |s, text| {
+            s.scrub_interval = if text == "off" { Duration::ZERO } else { text::duration(text)? };
+            Ok(())
+        },
+        |s| match s.scrub_interval {
+            Duration::ZERO => "off".to_owned(),
+            interval => text::show_duration(interval),
+        },
+    ),
+    quiet(
+        "scrub.rate",
+        "SIZE",
+        "How much of them is read in a second; `off` for nothing. No disk notices 4 MiB, and a week is \
+         enough for 2 TiB",
+        |s, text| {
+            s.scrub_rate = if text == "off" { 0 } else { text::size(text)? };
+            Ok(())
+        },
+        |s| match s.scrub_rate {
+            0 => "off".to_owned(),
+            rate => text::show_size(rate),
+        },
     ),
     secret(flagged(
         "auth.token",

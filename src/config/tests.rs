@@ -184,6 +184,7 @@ fn absurd_values_are_errors_in_words_everywhere() {
     assert!(leaves.len() > 40, "{leaves:?}");
     let text_keys = [
         "server.data",
+        "server.copies_dir",
         "server.log",
         "server.ready_file",
         "server.auth",

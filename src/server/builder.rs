@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use claudebus_storage::engine::ScrubOptions;
 use claudebus_storage::{CrashPoints, Durability};
 
 use super::error::StartError;
@@ -26,6 +27,13 @@ impl Server {
     }
 }
 
+/// Where the second copies of files are kept.
+#[derive(Clone, Debug)]
+pub(super) struct Copies {
+    /// A directory below the data directory if not given.
+    pub(super) place: Option<PathBuf>,
+}
+
 /// Describes a server.
 #[derive(Clone, Debug)]
 pub struct ServerBuilder {
@@ -38,6 +46,8 @@ pub struct ServerBuilder {
     pub(super) limits: Limits,
     pub(super) server_limits: ServerLimits,
     pub(super) tail_budget: Option<usize>,
+    pub(super) copies: Option<Copies>,
+    pub(super) scrub: Option<ScrubOptions>,
     pub(super) default_streams: Vec<StreamConfig>,
     pub(super) ready_file: Option<PathBuf>,
     pub(super) context_file: Option<PathBuf>,
@@ -57,6 +67,8 @@ impl Default for ServerBuilder {
             limits: Limits::default(),
             server_limits: ServerLimits::default(),
             tail_budget: None,
+            copies: None,
+            scrub: Some(ScrubOptions::default()),
             default_streams: Vec::new(),
             ready_file: None,
             context_file: None,
@@ -163,6 +175,22 @@ impl ServerBuilder {
     #[must_use]
     pub fn tail_budget(mut self, bytes: usize) -> Self {
         self.tail_budget = Some(bytes);
+        self
+    }
+
+    /// Keeps two copies of every file, the second one in this directory; preferably on another disk. Without
+    /// a path, in a directory below the data directory.
+    #[must_use]
+    pub fn two_copies(mut self, place: Option<PathBuf>) -> Self {
+        self.copies = Some(Copies { place });
+        self
+    }
+
+    /// When files are read again in the background, so that damage is found before they are needed;
+    /// `None` for never.
+    #[must_use]
+    pub fn scrub(mut self, options: Option<ScrubOptions>) -> Self {
+        self.scrub = options;
         self
     }
 

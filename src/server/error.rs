@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use claudebus_storage::copies::PairError;
 use claudebus_storage::{LogFailure, OpenError, RealDiskError};
 
 use super::ready::ReadyError;
@@ -31,6 +32,9 @@ pub enum StartError {
     /// The data directory cannot be used.
     #[error(transparent)]
     Directory(#[from] RealDiskError),
+    /// The second copies of files cannot be kept where they should be.
+    #[error("cannot keep two copies of each file: {0}")]
+    Copies(PairError),
     /// The log cannot be opened.
     #[error("cannot open the log: {0}")]
     Open(#[from] OpenError),

@@ -9,6 +9,7 @@ mod builder;
 mod clock;
 mod connection;
 mod counters;
+mod disk;
 mod error;
 mod http;
 mod http_listener;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use claudebus_storage::{Durability, Engine, EngineOptions, MemoryLog, RealDisk};
+use claudebus_storage::{Durability, Engine, EngineOptions, MemoryLog};
 use tokio::sync::{mpsc, watch};
 
 use super::accept::accept;
@@ -20,7 +20,7 @@ use super::limits::ServerLimits;
 use super::ready::{ContextFile, Ready};
 use super::running::{Parts, RunningServer};
 use super::tls::Identity;
-use super::{http, quic};
+use super::{disk, http, quic};
 use crate::broker::BrokerOptions;
 use crate::wire::native::{MINOR, Welcome, WireLimits};
 
@@ -80,6 +80,7 @@ async fn open_broker(
     };
     let mut options = EngineOptions {
         durability: builder.durability,
+        scrub: builder.scrub,
         crash_points: builder.crash_points,
         ..EngineOptions::default()
     };
@@ -89,9 +90,10 @@ async fn open_broker(
         options.journal_file_size =
             options.journal_file_size.min(bytes as u64 / 2).max(MIN_JOURNAL_FILE);
     }
+    let copies = builder.copies.clone();
     spawn(setup, move |waker| {
-        let disk = RealDisk::open(&data)?;
-        Ok(Engine::open(options, Arc::new(disk), waker)?)
+        let disk = disk::open(&data, copies)?;
+        Ok(Engine::open(options, disk, waker)?)
     })
     .await
 }

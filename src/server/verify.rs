@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use claudebus_storage::copies::repair_all;
 use claudebus_storage::disk::Disk;
 use claudebus_storage::verify::{
     Finding, Harm, QuarantineError, Quarantined, Verified, quarantine, verify,
@@ -14,6 +15,7 @@ use claudebus_storage::verify::{
 use claudebus_storage::{Engine, RealDisk, RealDiskError, StreamId};
 
 use super::clock::Clock;
+use super::disk::{Found, find_copies};
 use crate::broker::{Broker, BrokerOptions, stream_names};
 use crate::model::limits::Limits;
 
@@ -37,6 +39,14 @@ pub enum VerifyError {
         /// What the operating system said.
         source: std::io::Error,
     },
+    /// Copies could not be made again.
+    #[error("cannot make the copies in {} again: {source}; what is whole was not changed", path.display())]
+    Repair {
+        /// The data directory.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
     /// Damage could not be set aside.
     #[error(transparent)]
     Quarantine(#[from] QuarantineError),
@@ -53,6 +63,8 @@ pub struct Verification {
     pub names: BTreeMap<StreamId, String>,
     /// What was set aside.
     pub set_aside: Vec<Quarantined>,
+    /// How many damaged or missing copies of files were made again.
+    pub repaired: u64,
 }
 
 impl Verification {
@@ -72,16 +84,42 @@ pub fn verify_directory(path: &Path, repair: bool) -> Result<Verification, Verif
     if !path.join("FORMAT").exists() && !path.join("manifest").is_dir() {
         return Err(VerifyError::NoData { path: path.to_path_buf() });
     }
-    let disk: Arc<dyn Disk> = Arc::new(RealDisk::open(path)?);
+    let first: Arc<dyn Disk> = Arc::new(RealDisk::open(path)?);
     let mut findings = Vec::new();
+    let disk = match find_copies(path, &first)? {
+        Found::None => first,
+        Found::Twin(disk) => disk,
+        Found::Unusable(place) => {
+            findings.push(unusable(&place));
+            first
+        }
+    };
     let (mut verified, engine) = verify(&disk, &mut |finding| findings.push(finding))
         .map_err(|source| VerifyError::List { path: path.to_path_buf(), source })?;
     let starts = engine.is_some();
     let names = engine.as_ref().map(stream_names).unwrap_or_default();
     findings.extend(engine.and_then(restore));
     verified.findings = findings.len() as u64;
-    let set_aside = if repair { quarantine(disk.as_ref(), &findings, starts)? } else { Vec::new() };
-    Ok(Verification { verified, findings, names, set_aside })
+    let (mut set_aside, mut repaired) = (Vec::new(), 0);
+    if repair {
+        set_aside = quarantine(disk.as_ref(), &findings, starts)?;
+        repaired = repair_all(disk.as_ref())
+            .map_err(|source| VerifyError::Repair { path: path.to_path_buf(), source })?;
+    }
+    Ok(Verification { verified, findings, names, set_aside, repaired })
+}
+
+/// There should be copies, and there are none that can be used.
+fn unusable(place: &Path) -> Finding {
+    Finding {
+        file: "COPIES".to_owned(),
+        copy: Some(2),
+        bytes: None,
+        lost: None,
+        groups: None,
+        what: format!("the copies in {} are missing or out of date", place.display()),
+        harm: Harm::Copy,
+    }
 }
 
 /// Has a broker begin on the log as it would be recovered; what it says if it cannot.
@@ -95,6 +133,7 @@ fn restore(engine: Engine) -> Option<Finding> {
     let error = Broker::open(engine, options, Clock::new().now()).err()?;
     Some(Finding {
         file: "state".to_owned(),
+        copy: None,
         bytes: None,
         lost: None,
         groups: None,

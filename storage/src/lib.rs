@@ -14,6 +14,8 @@
 #[cfg(feature = "engine")]
 mod codec;
 #[cfg(feature = "engine")]
+pub mod copies;
+#[cfg(feature = "engine")]
 mod crash;
 #[cfg(feature = "engine")]
 pub mod disk;
@@ -52,7 +54,7 @@ mod window;
 #[cfg(feature = "engine")]
 pub use crash::CrashPoints;
 #[cfg(feature = "engine")]
-pub use disk::{Disk, DiskFile, RealDisk, RealDiskError, SimulatedDisk};
+pub use disk::{Disk, DiskFile, RealDisk, RealDiskError, SimulatedDisk, TwinDisk};
 #[cfg(feature = "engine")]
 pub use engine::{
     Engine, EngineOptions, EngineStats, InlineWorkers, OpenError, RecoveryReport, Waker, Workers,

@@ -291,6 +291,21 @@ pub enum Pressure {
     NoSpace,
 }
 
+/// What reading files again has found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ScrubStats {
+    /// Bytes read.
+    pub bytes: u64,
+    /// Passes over all files.
+    pub passes: u64,
+    /// Files, or copies of files, that were found damaged or missing.
+    pub damaged: u64,
+    /// Copies of files that were made again from whole ones, whoever found the damage.
+    pub repaired: u64,
+    /// When the last pass ended, in seconds since the Unix epoch; 0 if none has.
+    pub last: u64,
+}
+
 /// The message-id budget is used up; see [`Log::append`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the memory for message ids of the duplicate window is used up")]
@@ -409,6 +424,16 @@ pub trait Log {
     /// What opening the log found to be lost. Reads do not meet it: it is in no file any more.
     fn losses(&self) -> &Losses {
         &NO_LOSSES
+    }
+
+    /// How many copies of each file are kept; 0 if there are no files.
+    fn copies(&self) -> u64 {
+        0
+    }
+
+    /// What reading files again has found.
+    fn scrubbed(&self) -> ScrubStats {
+        ScrubStats::default()
     }
 
     /// How full the memory for records not yet in segments is.

@@ -20,6 +20,7 @@
 
 mod bench;
 mod book;
+mod copies;
 mod judge;
 mod places;
 #[cfg(feature = "cli")]

@@ -39,6 +39,7 @@ impl<L: Log> Broker<L> {
 
     /// `SERVER.INFO`: the broker's part; the shell adds its own.
     pub(super) fn server_info(&self) -> ApiResponse {
+        let scrub = self.log.scrubbed();
         ApiResponse::Json(serde_json::json!({
             "server_name": self.server_name,
             "version": env!("CARGO_PKG_VERSION"),
@@ -49,6 +50,14 @@ impl<L: Log> Broker<L> {
                 "lost_sequences": self.damage.lost_sequences,
                 "damaged_reads": self.damage.damaged_reads,
                 "gaps_told": self.damage.gaps_told,
+            },
+            "copies": self.log.copies(),
+            "scrub": {
+                "bytes": scrub.bytes,
+                "passes": scrub.passes,
+                "damaged": scrub.damaged,
+                "repaired": scrub.repaired,
+                "last": scrub.last,
             },
             "api": { "total": self.api_total, "errors": self.api_errors },
         }))

@@ -5,6 +5,7 @@ mod logging;
 mod place;
 
 use clap::Args;
+use claudebus_storage::engine::ScrubOptions;
 
 use super::args::ConfigSource;
 use super::config::{environment, load};
@@ -71,6 +72,12 @@ pub(super) fn describe(resolved: &Resolved, file: &ConfigFile) -> Result<ServerB
         .tail_budget(usize::try_from(settings.tail_budget).unwrap_or(usize::MAX))
         .default_streams(StreamPlan::new(&file.sections.event_bus).provisional)
         .crash_points(crash::crash_points(environment(crash::CRASH_VARIABLE).as_deref())?);
+    if settings.copies > 1 {
+        builder = builder.two_copies(settings.copies_dir.clone());
+    }
+    let (interval, rate) = (settings.scrub_interval, settings.scrub_rate);
+    builder =
+        builder.scrub((!interval.is_zero() && rate > 0).then_some(ScrubOptions { interval, rate }));
     if let Some(address) = settings.http {
         builder = builder.http(address);
     }
@@ -178,6 +185,10 @@ fn banner(server: &RunningServer, settings: &ServerSettings, file: &ConfigFile, 
         None => output.talk("  HTTP         off"),
     }
     output.talk(format_args!("  Data         {}", data.display()));
+    if settings.copies > 1 {
+        let place = settings.copies_dir.clone().unwrap_or_else(|| data.join("copies"));
+        output.talk(format_args!("  Copies       {}", place.display()));
+    }
     let meaning = match settings.durability {
         Durability::Sync => "acknowledged means on the disk".to_owned(),
         Durability::Interval(every) => {

@@ -9,8 +9,10 @@
 //! survives once [`Disk::sync_dir`] of its directory returned.
 
 pub(crate) mod overlay;
+pub(crate) mod paced;
 pub mod real;
 pub mod simulated;
+pub mod twin;
 
 use std::io;
 use std::path::Path;
@@ -18,6 +20,7 @@ use std::sync::Arc;
 
 pub use real::{RealDisk, RealDiskError, file_limit, raise_file_limit};
 pub use simulated::{SimulatedCounts, SimulatedDisk};
+pub use twin::TwinDisk;
 
 /// Whether an operation failed for want of room, which may come back.
 #[must_use]
@@ -38,6 +41,11 @@ pub trait Disk: Send + Sync + 'static {
     /// if there is no such directory.
     fn root(&self) -> Option<&Path> {
         None
+    }
+
+    /// The disks that each hold a copy of every file; none if there is one copy of each.
+    fn copies(&self) -> &[Arc<dyn Disk>] {
+        &[]
     }
 
     /// Creates a file that must not exist yet.

@@ -22,12 +22,14 @@ enum Change {
 /// See the module's text.
 pub(crate) struct Overlay {
     below: Arc<dyn Disk>,
-    changes: Mutex<BTreeMap<String, Change>>,
+    changes: Changes,
 }
+
+type Changes = Arc<Mutex<BTreeMap<String, Change>>>;
 
 impl Overlay {
     pub(crate) fn new(below: Arc<dyn Disk>) -> Self {
-        Self { below, changes: Mutex::default() }
+        Self { below, changes: Arc::default() }
     }
 
     fn changes(&self) -> MutexGuard<'_, BTreeMap<String, Change>> {
@@ -63,7 +65,8 @@ impl Disk for Overlay {
             Change::Made(file) => Ok(file),
             Change::Moved(from) => {
                 let below = self.below.open(&from)?;
-                Ok(Arc::new(CopiedFile { below, copy: Mutex::default() }))
+                let (changes, path) = (Arc::clone(&self.changes), path.to_owned());
+                Ok(Arc::new(CopiedFile { below, copy: Mutex::default(), changes, path, from }))
             }
             Change::Removed => Err(Self::not_found(path)),
         }
@@ -168,10 +171,14 @@ impl DiskFile for MemoryFile {
     }
 }
 
-/// A file below, copied into memory when it is first written to. Each handle has a copy of its own.
+/// A file below, copied into memory when it is first written to. Handles that are opened afterwards see
+/// the copy, those from before do not.
 struct CopiedFile {
     below: Arc<dyn DiskFile>,
     copy: Mutex<Option<Arc<MemoryFile>>>,
+    changes: Changes,
+    path: String,
+    from: String,
 }
 
 impl CopiedFile {
@@ -188,6 +195,16 @@ impl CopiedFile {
         self.below.read_at(&mut bytes, 0)?;
         let copy = Arc::new(MemoryFile { bytes: Mutex::new(bytes) });
         *self.copy.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&copy));
+        let mut changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_still_here = match changes.get(&self.path) {
+            None => self.path == self.from,
+            Some(Change::Moved(from)) => *from == self.from,
+            Some(_) => false,
+        };
+        if is_still_here {
+            changes.insert(self.path.clone(), Change::Made(Arc::clone(&copy)));
+        }
+        drop(changes);
         Ok(copy)
     }
 }
@@ -245,6 +262,8 @@ mod tests {
         let mut bytes = [0; 7];
         file.read_at(&mut bytes, 0).unwrap();
         assert_eq!(&bytes, b"X/moved");
+        disk.open("a/here").unwrap().read_at(&mut bytes, 0).unwrap();
+        assert_eq!(&bytes, b"X/moved", "for everybody from now on");
         assert!(disk.open("a/moved").is_err() && disk.create("a/kept").is_err());
         let made = disk.open("a/new").unwrap();
         assert_eq!(made.len().unwrap(), 5);

@@ -11,6 +11,7 @@ use super::mailbox::Mailbox;
 use super::maintenance::{Maintainer, MergeDone, MergeJob};
 use super::options::{InlineWorkers, Workers};
 use super::reader::ReadJob;
+use super::scrub::Scrubber;
 use super::segments::{Library, SegmentFile, Trash};
 use crate::ids::{ReadId, StreamId};
 use crate::journal::files::Filler;
@@ -36,6 +37,8 @@ pub(super) enum Maintenance {
     /// Bring the index up to date with these.
     Index(Vec<Arc<SegmentFile>>),
     Trash(Trash),
+    /// Compare the copies of a segment, one of which is damaged, and make it again.
+    Mend(Arc<SegmentFile>),
 }
 
 /// What the workers are made from.
@@ -44,6 +47,7 @@ pub(super) struct Crew {
     pub(super) filler: Filler,
     pub(super) checkpointer: Checkpointer,
     pub(super) maintainer: Maintainer,
+    pub(super) scrubber: Scrubber,
 }
 
 /// The workers of an engine. Dropping it lets them finish what they have.
@@ -57,6 +61,7 @@ pub(super) struct Background {
     /// Background writes should not pause.
     pub(super) hurry: Arc<AtomicBool>,
     is_closed: Arc<AtomicBool>,
+    scrubber: Scrubber,
     inline: Option<Box<Crew>>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -79,6 +84,7 @@ impl Background {
             read_stats: Arc::default(),
             hurry,
             is_closed: Arc::clone(&crew.maintainer.is_closed),
+            scrubber: crew.scrubber.clone(),
             inline: None,
             threads: Vec::new(),
         };
@@ -90,7 +96,7 @@ impl Background {
     }
 
     fn spawn_all(&mut self, crew: Crew, readers: usize) -> io::Result<()> {
-        let Crew { writer, filler, mut checkpointer, maintainer } = crew;
+        let Crew { writer, filler, mut checkpointer, maintainer, scrubber } = crew;
         self.spawn("journal", move || writer.run())?;
         let is_closed = Arc::clone(&self.is_closed);
         self.spawn("filler", move || filler.run(|| is_closed.load(Ordering::Acquire)))?;
@@ -109,6 +115,12 @@ impl Background {
                 }
             }
         })?;
+        if let Some(options) = scrubber.options {
+            self.spawn("scrub", move || {
+                give_way();
+                scrubber.run(options);
+            })?;
+        }
         for number in 0..readers {
             let (jobs, tell) = (Arc::clone(&self.reads), self.teller());
             let stats = Arc::clone(&self.read_stats);
@@ -138,6 +150,11 @@ impl Background {
 
     pub(super) fn maintain(&self, work: Maintenance) {
         self.library.maintenance.push(work);
+    }
+
+    /// Reads all sealed files, as fast as it goes.
+    pub(super) fn scrub(&self) {
+        self.scrubber.pass(None);
     }
 
     /// One round of everything, in a fixed order.
@@ -199,6 +216,7 @@ impl Background {
         self.checkpoints.close();
         self.library.maintenance.close();
         self.reads.close();
+        self.scrubber.alarm.close();
         self.journal.close();
         self.journal.files_changed();
         for thread in self.threads.drain(..) {

@@ -9,6 +9,7 @@ use super::load::Loaded;
 use super::maintenance::Maintainer;
 use super::options::{EngineOptions, Workers};
 use super::pacer::Pacer;
+use super::scrub::Scrubber;
 use super::segments::Library;
 use crate::disk::Disk;
 use crate::journal::files::Filler;
@@ -38,6 +39,15 @@ impl CrewPlace<'_> {
             hurry: Arc::clone(hurry),
             is_inline: options.workers == Workers::Inline,
             crash,
+        };
+        let is_closed: Arc<AtomicBool> = Arc::default();
+        let scrubber = Scrubber {
+            disk: Arc::clone(disk),
+            options: options.scrub,
+            counters: Arc::clone(&counters),
+            hurry: Arc::clone(hurry),
+            is_closed: Arc::clone(&is_closed),
+            alarm: Arc::default(),
         };
         let next_segment = Arc::new(AtomicU64::new(loaded.next_segment));
         let (durability, file_size) = (options.durability, options.journal_file_size);
@@ -77,9 +87,10 @@ impl CrewPlace<'_> {
                 crash,
                 next_segment,
                 index,
-                is_closed: Arc::default(),
+                is_closed,
                 counters,
             },
+            scrubber,
         }
     }
 }

@@ -7,6 +7,7 @@ use super::checkpointer::SEGMENTS;
 use super::contents::Contents;
 use super::report::{OpenError, lose};
 use super::segments::{Library, SegmentFile};
+use crate::copies;
 use crate::disk::Disk;
 use crate::ids_file;
 use crate::manifest::{self, ListedSegment, Manifest, ManifestError};
@@ -31,6 +32,8 @@ pub(super) struct Loaded {
     pub(super) next_segment: u64,
     /// Segment files that no manifest lists.
     pub(super) unlisted: Vec<String>,
+    /// Copies of files that were made again.
+    pub(super) repaired: u64,
 }
 
 /// Why one checkpoint cannot be used.
@@ -64,10 +67,20 @@ impl LoadError {
 pub(super) fn load(disk: &dyn Disk, library: &Arc<Library>) -> Result<Loaded, OpenError> {
     let generations = Manifest::generations(disk).map_err(OpenError::io("list the manifests"))?;
     let present = list(disk, SEGMENTS)?;
+    let mut repaired = match disk.copies() {
+        [] => 0,
+        _ => copies::mend_listed(disk).map_err(OpenError::io("compare the copies"))?,
+    };
     let mut problems = Vec::new();
     let mut loaded = None;
     for (index, generation) in generations.iter().enumerate() {
-        match load_one(disk, library, *generation, &present) {
+        let mut result = load_one(disk, library, *generation, &present);
+        // Only then are all copies read to their end.
+        if result.is_err() && !disk.copies().is_empty() {
+            repaired += copies::mend_checkpoint(disk, *generation);
+            result = load_one(disk, library, *generation, &present);
+        }
+        match result {
             Ok((manifest, contents)) => {
                 let rest = generations.get(index + 1..).unwrap_or_default();
                 let previous = rest.iter().find_map(|older| Manifest::read(disk, *older).ok());
@@ -95,6 +108,7 @@ pub(super) fn load(disk: &dyn Disk, library: &Arc<Library>) -> Result<Loaded, Op
         lose(disk, &manifest::path(*generation))?;
     }
     let mut loaded = loaded.unwrap_or_default();
+    loaded.repaired = repaired;
     // What is built upon must stay: a process that was killed may not have come to this.
     disk.sync_dir(manifest::DIR).map_err(OpenError::io("sync the manifests"))?;
     hold_retired(&mut loaded, library);
@@ -230,16 +244,21 @@ fn load_expiries(contents: &mut Contents, file: &Arc<SegmentFile>) {
     let stats = ReadStats::default();
     for range in file.meta.streams.iter().filter(|range| range.next_expiry.is_some()) {
         let Some(stream) = contents.streams.get_mut(&range.stream) else { continue };
-        let expiries = match file.segment() {
+        let expiries = match file
+            .read(range.stream, |segment| segment.expiries(range.stream, &stats))
+        {
+            Ok(expiries) => expiries,
             // Without the table, the records themselves tell, as far as they can be read.
-            Ok(segment) => segment.expiries(range.stream, &stats).unwrap_or_else(|error| {
-                tracing::error!(%error, "an expiry table is damaged; the records are read");
-                segment.expiries_of_records(range.stream, &stats)
-            }),
-            Err(error) => {
-                tracing::error!(%error, "the records of a segment cannot be read and do not expire");
-                Vec::new()
-            }
+            Err(error) => match file.segment() {
+                Ok(segment) => {
+                    tracing::error!(%error, "an expiry table is damaged; the records are read");
+                    segment.expiries_of_records(range.stream, &stats)
+                }
+                Err(error) => {
+                    tracing::error!(%error, "the records of a segment cannot be read and do not expire");
+                    Vec::new()
+                }
+            },
         };
         let live: Vec<_> = expiries.into_iter().filter(|(_, seq)| stream.contains(*seq)).collect();
         stream.expiries.extend(live);

@@ -11,11 +11,13 @@ use super::checkpointer::SEGMENTS;
 use super::pacer::Pacer;
 use super::segments::{SegmentFile, Trash};
 use super::stats::WorkCounters;
+use crate::copies::{Sealed, mend};
 use crate::crash::CrashPoints;
 use crate::disk::Disk;
 use crate::ids::StreamId;
 use crate::index::Index;
 use crate::log::Compression;
+use crate::manifest::ListedSegment;
 use crate::segment::{Merge, MergeLimits, SegmentError, SegmentId, SegmentMeta, merge};
 use crate::stream::Gone;
 
@@ -82,11 +84,45 @@ impl Maintainer {
             }
             Maintenance::Index(files) => self.update_index(&files),
             Maintenance::Trash(trash) => self.take_out(&trash),
+            Maintenance::Mend(file) => {
+                self.mend(&file);
+            }
         }
         None
     }
 
+    /// Makes the damaged copy of a segment again from the whole one.
+    fn mend(&self, file: &SegmentFile) -> u64 {
+        let SegmentMeta { id, length, digest, .. } = *file.meta;
+        let sealed = Sealed::Segment(ListedSegment { id, length, digest });
+        let outcome = mend(self.disk.as_ref(), &sealed);
+        self.counters.repaired.fetch_add(outcome.repaired, Ordering::Relaxed);
+        if outcome.is_bad() {
+            tracing::error!(file = %sealed.path(), "a segment cannot be made whole; run `claudebus verify` on the data directory");
+        } else {
+            file.vindicate();
+        }
+        outcome.repaired
+    }
+
+    /// Merges; where an input is damaged, once more after its copies were compared.
     fn merge(
+        &self,
+        job: &MergeJob,
+        next: &dyn Fn() -> Option<Maintenance>,
+    ) -> Result<Vec<Arc<SegmentMeta>>, MergeFailure> {
+        let merged = self.try_merge(job, next);
+        let is_damaged = merged.as_ref().is_err_and(|failure| failure.is_lasting);
+        if is_damaged
+            && !self.disk.copies().is_empty()
+            && job.inputs.iter().map(|file| self.mend(file)).sum::<u64>() > 0
+        {
+            return self.try_merge(job, next);
+        }
+        merged
+    }
+
+    fn try_merge(
         &self,
         job: &MergeJob,
         next: &dyn Fn() -> Option<Maintenance>,

@@ -23,6 +23,7 @@ mod read;
 mod reader;
 mod recovery;
 mod report;
+mod scrub;
 mod segments;
 mod stats;
 #[cfg(test)]
@@ -32,8 +33,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-pub use self::options::{EngineOptions, InlineWorkers, Workers};
-pub(crate) use self::recovery::is_format_file;
+pub use self::options::{EngineOptions, InlineWorkers, ScrubOptions, Workers};
+pub(crate) use self::recovery::{is_format_file, mend_format};
 pub(crate) use self::report::LOST;
 pub use self::report::{DamageReport, OpenError, RecoveryReport};
 pub use self::stats::EngineStats;
@@ -49,7 +50,7 @@ use crate::ids::{Fingerprint, Position, StreamId, SubjectId};
 use crate::journal::shared::JournalShared;
 use crate::log::{
     Filter, FilterMemo, Log, LogEvent, LogFailure, Losses, Pressure, ReadOutcome, ReadRequest,
-    State, StreamOptions, StreamSummary, SubjectSummary, WindowFull,
+    ScrubStats, State, StreamOptions, StreamSummary, SubjectSummary, WindowFull,
 };
 use crate::record::{NewRecord, Record};
 
@@ -106,6 +107,12 @@ impl Engine {
     /// The same for some of the workers, so that a simulation decides who is slow.
     pub fn run_some_background(&mut self, workers: InlineWorkers) {
         self.background.run_some_inline(workers);
+    }
+
+    /// Reads all files again that are written once, as the background does at its own pace, and makes
+    /// damaged copies again. Waits until it is done.
+    pub fn scrub_now(&self) {
+        self.background.scrub();
     }
 
     /// Stops cleanly: everything committed is durable and checkpointed when it returns. If the
@@ -298,6 +305,14 @@ impl Log for Engine {
 
     fn losses(&self) -> &Losses {
         &self.report.losses
+    }
+
+    fn copies(&self) -> u64 {
+        self.disk.copies().len().max(1) as u64
+    }
+
+    fn scrubbed(&self) -> ScrubStats {
+        self.library.counters.scrub()
     }
 
     fn pressure(&self) -> Pressure {

@@ -1,6 +1,7 @@
 //! What the operator and the program choose about an engine.
 
 use std::hash::{BuildHasher, RandomState};
+use std::time::Duration;
 
 use crate::crash::CrashPoints;
 use crate::journal::Durability;
@@ -38,6 +39,22 @@ impl InlineWorkers {
         Self { journal: true, filler: true, checkpoints: true, maintenance: true, reads: true };
 }
 
+/// How files that are written once are read again, so that damage is found before they are needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScrubOptions {
+    /// From the beginning of one pass over all files to that of the next.
+    pub interval: Duration,
+    /// Bytes read in a second, at most.
+    pub rate: u64,
+}
+
+impl Default for ScrubOptions {
+    /// Once a week: rot is slow. 4 MiB a second: a disk does not notice, and a week is enough for 2 TiB.
+    fn default() -> Self {
+        Self { interval: Duration::from_secs(7 * 24 * 3600), rate: 4 << 20 }
+    }
+}
+
 /// Limits and choices. Start from [`EngineOptions::default`].
 #[derive(Clone, Debug)]
 pub struct EngineOptions {
@@ -62,6 +79,8 @@ pub struct EngineOptions {
     /// Whether to keep the index of segments in sled. Without it, as on a simulated disk, segments are
     /// read by their own tables.
     pub index: bool,
+    /// When files are read again in the background, if they are. Not with [`Workers::Inline`].
+    pub scrub: Option<ScrubOptions>,
     /// Distinguishes what this run writes from what lay in reused files; must differ from run to
     /// run on the same data. The default is random.
     pub seed: u64,
@@ -80,6 +99,7 @@ impl Default for EngineOptions {
             workers: Workers::default(),
             readers: 2,
             index: true,
+            scrub: Some(ScrubOptions::default()),
             seed: RandomState::new().hash_one("claudebus journal salt"),
             crash_points: CrashPoints::default(),
         }

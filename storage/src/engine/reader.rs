@@ -60,14 +60,8 @@ impl ReadJob {
         records: &mut Vec<crate::Record>,
         stats: &ReadStats,
     ) -> Result<u64, ReadError> {
-        let stream = request.stream;
-        let lost = |error: crate::segment::SegmentError| {
-            let range = file.meta.stream(stream);
-            let (first, last) =
-                range.map_or((request.from, request.to), |range| (range.first_seq, range.last_seq));
-            error.into_read(stream, first, last)
-        };
-        let segment = file.segment().map_err(lost)?;
-        segment.read(request, &self.filter, &|_| false, records, stats)
+        file.read(request.stream, |segment| {
+            segment.read(request, &self.filter, &|_| false, records, stats)
+        })
     }
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 
@@ -29,7 +29,7 @@ use crate::journal::scan::{Damage, Doubt, LEAST_RECORD, Scan, scan};
 use crate::journal::shared::{ActiveFile, JournalShared};
 use crate::journal::writer::Predecessor;
 use crate::journal::{self, number_of};
-use crate::{ids_file, manifest, state};
+use crate::{copies, ids_file, manifest, state};
 
 /// Says that the last stop was clean.
 const CLEAN: &str = "CLEAN";
@@ -37,6 +37,9 @@ const CLEAN: &str = "CLEAN";
 const FORMAT: &str = "FORMAT";
 /// The whole of that file, up to the version.
 const FORMAT_TEXT: &str = "claudebus data directory, format ";
+
+/// What a log has beside the index.
+const DIRS: [&str; 6] = [journal::DIR, SEGMENTS, state::DIR, ids_file::DIR, manifest::DIR, LOST];
 
 /// A journal file with a good header.
 struct Found {
@@ -68,8 +71,11 @@ pub(super) fn open(
     waker: Waker,
 ) -> Result<Engine, OpenError> {
     check_format(disk.as_ref())?;
-    for dir in [journal::DIR, SEGMENTS, state::DIR, ids_file::DIR, manifest::DIR, LOST] {
+    for dir in DIRS {
         disk.create_dir(dir).map_err(OpenError::io(format!("create {dir}")))?;
+    }
+    if !disk.copies().is_empty() {
+        copies::clean(disk.as_ref(), &DIRS).map_err(OpenError::io("clean up copies"))?;
     }
     let was_clean =
         take_clean_mark(disk.as_ref()).map_err(OpenError::io("remove the clean mark"))?;
@@ -78,10 +84,16 @@ pub(super) fn open(
     options.crash_points.at("trash.before");
     let mut loaded = load(disk.as_ref(), &library)?;
     options.crash_points.at("trash.after");
+    let through = loaded.manifest.through;
+    let mended = copies::mend_journal(disk.as_ref(), through);
+    let repaired =
+        loaded.repaired + mended.map_err(OpenError::io("compare the copies of the journal"))?;
+    library.counters.repaired.fetch_add(repaired, Ordering::Relaxed);
     let report = RecoveryReport {
         was_clean,
         generation: loaded.manifest.generation,
         fell_back: loaded.fell_back,
+        repaired,
         ..RecoveryReport::default()
     };
     let mut recovery = Recovery {
@@ -119,8 +131,10 @@ fn take_clean_mark(disk: &dyn Disk) -> io::Result<bool> {
     }
 }
 
-/// Refuses a directory of a newer version before anything in it is changed; names a new one.
+/// Refuses a directory of a newer version before anything in it is changed; names a new one. Of two
+/// copies, one that says what this version writes is right.
 fn check_format(disk: &dyn Disk) -> Result<(), OpenError> {
+    mend_format(disk).map_err(OpenError::io("write the format file"))?;
     let read = |file: Arc<dyn crate::disk::DiskFile>| {
         let mut bytes = vec![0; file.len()?.min(256) as usize];
         file.read_at(&mut bytes, 0)?;
@@ -143,6 +157,27 @@ fn check_format(disk: &dyn Disk) -> Result<(), OpenError> {
     }
 }
 
+/// If one copy of the format file says what this version writes, so do all. Returns how many did not.
+pub(crate) fn mend_format(disk: &dyn Disk) -> io::Result<u64> {
+    let copies = disk.copies().iter();
+    let (right, wrong): (Vec<_>, Vec<_>) = copies.partition(|copy| has_format(copy.as_ref()));
+    if right.is_empty() {
+        return Ok(0);
+    }
+    for copy in &wrong {
+        write_format(copy.as_ref())?;
+    }
+    Ok(wrong.len() as u64)
+}
+
+fn has_format(disk: &dyn Disk) -> bool {
+    let read = |file: Arc<dyn crate::disk::DiskFile>| {
+        let mut bytes = vec![0; file.len()?.min(256) as usize];
+        file.read_at(&mut bytes, 0).map(|()| bytes)
+    };
+    disk.open(FORMAT).and_then(read).is_ok_and(|bytes| is_format_file(&bytes))
+}
+
 /// Whether a format file says what this version writes.
 pub(crate) fn is_format_file(bytes: &[u8]) -> bool {
     bytes == format!("{FORMAT_TEXT}{MAJOR}\n").as_bytes()
@@ -153,7 +188,9 @@ fn write_format(disk: &dyn Disk) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => disk.open(FORMAT)?,
         result => result?,
     };
-    file.write_at(format!("{FORMAT_TEXT}{MAJOR}\n").as_bytes(), 0)?;
+    let text = format!("{FORMAT_TEXT}{MAJOR}\n");
+    file.write_at(text.as_bytes(), 0)?;
+    file.set_len(text.len() as u64)?;
     file.sync()?;
     disk.sync_dir("")
 }
@@ -214,7 +251,10 @@ impl Recovery {
     /// A spare that was filled completely is used; another is filled again.
     fn take_spare(&mut self, path: String, options: &EngineOptions) -> Result<(), OpenError> {
         let file = self.disk.open(&path).map_err(OpenError::io("open a spare"))?;
-        if file.len().map_err(OpenError::io("measure a spare"))? == options.journal_file_size {
+        let size = options.journal_file_size;
+        if file.len().map_err(OpenError::io("measure a spare"))? == size
+            && copies::is_everywhere(self.disk.as_ref(), &path, size)
+        {
             self.spares.push(path);
             return Ok(());
         }

@@ -88,6 +88,8 @@ pub struct RecoveryReport {
     pub generation: u64,
     /// Whether a newer checkpoint was found that could not be used.
     pub fell_back: bool,
+    /// Copies of files that were damaged or missing and were made again from the other ones.
+    pub repaired: u64,
 }
 
 /// Damage found in a journal file. The bytes are kept in `lost+found/`.

@@ -2,7 +2,7 @@
 //! reader has let go of them.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use hashbrown::HashMap;
@@ -13,6 +13,7 @@ use super::stats::WorkCounters;
 use crate::disk::{Disk, file_limit};
 use crate::ids::StreamId;
 use crate::index::Index;
+use crate::log::ReadError;
 use crate::segment::{BlockCache, BlockLocator, Segment, SegmentError, SegmentId, SegmentMeta};
 use crate::stream::{SealedRange, Stream};
 
@@ -63,6 +64,8 @@ pub(super) struct SegmentFile {
     library: Arc<Library>,
     open: Mutex<Option<Arc<Segment>>>,
     fate: AtomicU8,
+    /// Whether its copies are being compared, or cannot be made whole.
+    is_suspect: AtomicBool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -72,7 +75,79 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl SegmentFile {
     pub(super) fn new(meta: Arc<SegmentMeta>, library: &Arc<Library>) -> Arc<Self> {
         let (library, open) = (Arc::clone(library), Mutex::new(None));
-        Arc::new(Self { meta, library, open, fate: AtomicU8::new(LISTED) })
+        let (fate, is_suspect) = (AtomicU8::new(LISTED), AtomicBool::new(false));
+        Arc::new(Self { meta, library, open, fate, is_suspect })
+    }
+
+    /// Calls `read` with the segment. If there are other copies and this one is damaged, they are read,
+    /// and whichever is damaged is made again in the background. A `read` that fails must have done nothing.
+    pub(super) fn read<T>(
+        self: &Arc<Self>,
+        stream: StreamId,
+        mut read: impl FnMut(&Segment) -> Result<T, ReadError>,
+    ) -> Result<T, ReadError> {
+        let lost = |error: SegmentError| {
+            let range = self.meta.stream(stream);
+            let (first, last) =
+                range.map_or((0, u64::MAX), |range| (range.first_seq, range.last_seq));
+            error.into_read(stream, first, last)
+        };
+        let copies = self.library.disk.copies();
+        let found = self.segment().map_err(lost);
+        if copies.is_empty() {
+            return found.and_then(|segment| read(&segment));
+        }
+        let is_flawed = found.as_ref().is_ok_and(|segment| segment.is_flawed());
+        let result = match found {
+            // What is found without its tables may take long.
+            Ok(segment) if !is_flawed => {
+                let result = read(&segment);
+                if segment.is_flawed() {
+                    self.suspect();
+                }
+                result
+            }
+            Ok(segment) => self.read_copies(lost, &mut read).or_else(|_| read(&segment)),
+            Err(error) => Err(error),
+        };
+        if is_flawed || result.is_err() {
+            self.suspect();
+        }
+        result.or_else(|error| self.read_copies(lost, &mut read).map_err(|_| error))
+    }
+
+    /// Reads from the first copy that can be read.
+    fn read_copies<T>(
+        &self,
+        lost: impl Fn(SegmentError) -> ReadError,
+        read: &mut impl FnMut(&Segment) -> Result<T, ReadError>,
+    ) -> Result<T, ReadError> {
+        let mut result = Err(ReadError::Io { file: self.meta.id.path(), reason: String::new() });
+        for copy in self.library.disk.copies() {
+            let segment = Segment::open(copy.as_ref(), &self.meta, &self.library.cache);
+            result = segment.map_err(&lost).and_then(|segment| match segment.is_flawed() {
+                true => Err(ReadError::Io { file: self.meta.id.path(), reason: String::new() }),
+                false => read(&segment),
+            });
+            if result.is_ok() {
+                break;
+            }
+        }
+        result
+    }
+
+    /// Has its copies compared, once.
+    fn suspect(self: &Arc<Self>) {
+        if !self.is_suspect.swap(true, Ordering::Relaxed) {
+            self.library.maintenance.push(Maintenance::Mend(Arc::clone(self)));
+        }
+    }
+
+    /// Its copies were compared, and are whole.
+    pub(super) fn vindicate(&self) {
+        // Opened before the file was replaced.
+        lock(&self.open).take();
+        self.is_suspect.store(false, Ordering::Relaxed);
     }
 
     /// The segment, opened if it is not.

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Engine;
 use crate::journal::Durability;
+use crate::log::ScrubStats;
 
 /// Sizes now, and counts since start-up. Sizes in bytes unless the name says otherwise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -80,6 +81,8 @@ pub struct EngineStats {
     pub bytes_read: u64,
     /// Whether the disk is full, so that publishing is held back.
     pub is_disk_full: bool,
+    /// Reading files again, to find damage before they are needed.
+    pub scrub: ScrubStats,
 }
 
 /// Counters that workers keep.
@@ -87,6 +90,25 @@ pub struct EngineStats {
 pub(super) struct WorkCounters {
     pub(super) base_rewrites: AtomicU64,
     pub(super) segments_removed: AtomicU64,
+    /// Copies of files that were made again.
+    pub(super) repaired: AtomicU64,
+    pub(super) scrub_bytes: AtomicU64,
+    pub(super) scrub_passes: AtomicU64,
+    pub(super) scrub_damaged: AtomicU64,
+    /// In seconds since the Unix epoch.
+    pub(super) scrub_last: AtomicU64,
+}
+
+impl WorkCounters {
+    pub(super) fn scrub(&self) -> ScrubStats {
+        ScrubStats {
+            bytes: value(&self.scrub_bytes),
+            passes: value(&self.scrub_passes),
+            damaged: value(&self.scrub_damaged),
+            repaired: value(&self.repaired),
+            last: value(&self.scrub_last),
+        }
+    }
 }
 
 fn value(counter: &AtomicU64) -> u64 {
@@ -142,6 +164,7 @@ impl Engine {
             blocks_read: value(&self.background.read_stats.blocks_read),
             bytes_read: value(&self.background.read_stats.bytes_read),
             is_disk_full: self.journal.is_disk_full.load(Ordering::Relaxed),
+            scrub: self.library.counters.scrub(),
         }
     }
 }

@@ -24,7 +24,7 @@ const RETRY: Duration = Duration::from_millis(500);
 /// Room taken up in good times and given back when the disk is full, so that a checkpoint can be
 /// written: it empties journal files, and lets segments go whose records were deleted. Publishing
 /// goes on only while the ballast is there and spares are, so what was accepted always finds a place.
-const BALLAST: &str = "journal/ballast";
+pub(crate) const BALLAST: &str = "journal/ballast";
 
 pub(crate) struct Filler {
     pub(crate) disk: Arc<dyn Disk>,

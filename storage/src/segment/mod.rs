@@ -39,6 +39,7 @@ pub use merge::{Merge, MergeLimits, merge};
 pub use output::Pace;
 pub use read::{ReadStats, Segment};
 pub use subjects::SubjectEntry;
+pub(crate) use verify::check_digest;
 pub use verify::{Damage, Verified, verify};
 pub use write::SegmentWriter;
 

@@ -1,5 +1,6 @@
 //! Reading records from a segment: only the blocks that can hold what is wanted.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use super::block::{Block, BlockEntry};
@@ -26,6 +27,8 @@ pub struct Segment {
     locator: Option<Arc<dyn BlockLocator>>,
     /// Its blocks, found without its tables.
     salvaged: OnceLock<Salvaged>,
+    /// Something in it was met that is damaged and that reading does without.
+    is_flawed: AtomicBool,
 }
 
 impl Segment {
@@ -39,17 +42,23 @@ impl Segment {
         meta: &Arc<SegmentMeta>,
         cache: &Arc<BlockCache>,
     ) -> Result<Self, SegmentError> {
-        let file = match File::open(disk, meta.id, Arc::clone(cache)) {
+        let (file, is_flawed) = match File::open(disk, meta.id, Arc::clone(cache)) {
             Err(error @ SegmentError::Damaged { .. }) => {
                 let file = File::open_without_trailer(disk, meta, Arc::clone(cache));
-                file.map_err(|_| error)?
+                (file.map_err(|_| error)?, true)
             }
-            file => file?,
+            file => (file?, false),
         };
         if file.trailer.length != meta.length || file.trailer.digest != meta.digest {
             return Err(file.error(0, "the manifest describes another file of this name"));
         }
-        Ok(Self { meta: Arc::clone(meta), file, locator: None, salvaged: OnceLock::new() })
+        let (meta, is_flawed) = (Arc::clone(meta), AtomicBool::new(is_flawed));
+        Ok(Self { meta, file, locator: None, salvaged: OnceLock::new(), is_flawed })
+    }
+
+    /// Whether something damaged was met that costs time and no record.
+    pub(crate) fn is_flawed(&self) -> bool {
+        self.is_flawed.load(Ordering::Relaxed)
     }
 
     /// Asks `locator` before the segment's own tables.
@@ -92,7 +101,10 @@ impl Segment {
             // Without the table every block is looked into, which loses nothing.
             false => self
                 .blocks_for(&range, filter, stats)
-                .inspect_err(|error| tracing::error!(%error, "a subject table cannot be used"))
+                .inspect_err(|error| {
+                    tracing::error!(%error, "a subject table cannot be used");
+                    self.is_flawed.store(true, Ordering::Relaxed);
+                })
                 .ok(),
         };
         let mut taking = Taking { request, filter, is_deleted, out, bytes: 0, count: 0 };
@@ -342,6 +354,7 @@ impl Segment {
     /// The blocks of a stream, found without the tables, if none is missing.
     pub(crate) fn salvaged(&self, stream: StreamId, stats: &ReadStats) -> Option<&[BlockEntry]> {
         let all = self.salvaged.get_or_init(|| {
+            self.is_flawed.store(true, Ordering::Relaxed);
             tracing::error!(
                 file = %self.file.path,
                 "a table of the segment is damaged; its blocks are looked for one by one"

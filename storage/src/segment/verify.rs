@@ -145,6 +145,20 @@ pub fn verify(disk: &dyn Disk, meta: &Arc<SegmentMeta>, found: &mut dyn FnMut(Da
     verified
 }
 
+/// Whether every byte of the file is what the manifest says, by its digest. Memory: a step of reading.
+pub(crate) fn check_digest(
+    disk: &dyn Disk,
+    id: SegmentId,
+    length: u64,
+    expected: u64,
+) -> Result<(), SegmentError> {
+    let file = File::open(disk, id, Arc::new(BlockCache::new(0)))?;
+    if (file.trailer.length, file.trailer.digest) != (length, expected) {
+        return Err(file.error(0, "the manifest describes another file of this name"));
+    }
+    digest(&file)
+}
+
 #[allow(clippy::unnecessary_wraps, reason = "the shape in which damage is reported")]
 fn lost(range: &StreamRange) -> Option<(StreamId, u64, u64)> {
     Some((range.stream, range.first_seq, range.last_seq))

@@ -5,6 +5,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::{Finding, Harm, Verified};
+use crate::copies::KEPT_MANIFESTS;
 use crate::disk::Disk;
 use crate::engine::is_format_file;
 use crate::ids_file;
@@ -13,9 +14,6 @@ use crate::segment::{self, SegmentError, SegmentMeta};
 use crate::state::file::{StateError, StateFile, StateReader};
 use crate::state::merge::{Live, each_merged};
 use crate::state::{Key, decode_segment};
-
-/// So many manifests count, the newest.
-const KEPT_MANIFESTS: usize = 2;
 
 /// Whether the file that names the format says what this version writes.
 pub(super) fn check_format(disk: &dyn Disk, found: &mut dyn FnMut(Finding)) {
@@ -27,9 +25,11 @@ pub(super) fn check_format(disk: &dyn Disk, found: &mut dyn FnMut(Finding)) {
     }
 }
 
-/// Checks both checkpoints. Returns the last group that the older one covers.
+/// Checks both checkpoints in `copy`; which those are is known from all copies in `disk`. Returns the
+/// last group that the older one covers.
 pub(super) fn check_checkpoints(
     disk: &dyn Disk,
+    copy: &dyn Disk,
     verified: &mut Verified,
     found: &mut dyn FnMut(Finding),
 ) -> io::Result<u64> {
@@ -40,15 +40,16 @@ pub(super) fn check_checkpoints(
     // is gone, and nobody asks them.
     let generations = list(disk, manifest::DIR, Manifest::generations)?;
     for generation in generations.into_iter().take(KEPT_MANIFESTS) {
-        match Manifest::read(disk, generation) {
-            Ok(manifest) => {
-                verified.checkpoints += 1;
-                through = Some(through.map_or(manifest.through, |t| t.min(manifest.through)));
-                check_listed(disk, &manifest, &mut seen, verified, found);
-            }
-            Err(error) => {
-                found(Finding::new(manifest::path(generation), error, Harm::Checkpoint));
-            }
+        let read = Manifest::read(copy, generation);
+        if let Err(error) = &read {
+            found(Finding::new(manifest::path(generation), error, Harm::Checkpoint));
+        }
+        let others = || disk.copies().iter();
+        let elsewhere = || others().find_map(|o| Manifest::read(o.as_ref(), generation).ok());
+        if let Some(manifest) = read.ok().or_else(elsewhere) {
+            verified.checkpoints += 1;
+            through = Some(through.map_or(manifest.through, |t| t.min(manifest.through)));
+            check_listed(copy, &manifest, &mut seen, verified, found);
         }
     }
     Ok(through.unwrap_or(0))
@@ -162,7 +163,7 @@ fn of_segment(
 }
 
 /// What the state files say of segments.
-fn segments_of(
+pub(crate) fn segments_of(
     disk: &dyn Disk,
     states: &[StateFile],
 ) -> Result<BTreeMap<u64, SegmentMeta>, StateError> {

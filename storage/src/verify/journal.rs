@@ -9,6 +9,18 @@ use crate::journal::format::{FILE_HEADER, FileHeader, HeaderError};
 use crate::journal::scan::scan;
 use crate::journal::{self, number_of};
 
+/// Journal files that another copy has and this one lacks.
+pub(super) fn missing(disk: &dyn Disk, copy: &dyn Disk) -> io::Result<Vec<Finding>> {
+    let names = list(disk, journal::DIR, |disk| disk.list(journal::DIR))?;
+    let have = list(copy, journal::DIR, |copy| copy.list(journal::DIR))?;
+    let lacks = |name: &&String| number_of(name).is_some() && !have.contains(name);
+    let finding = |name: &String| {
+        let path = format!("{}/{name}", journal::DIR);
+        Finding::new(path, "this copy of the file is missing", Harm::Groups)
+    };
+    Ok(names.iter().filter(lacks).map(finding).collect())
+}
+
 pub(super) fn check(
     disk: &dyn Disk,
     through: u64,

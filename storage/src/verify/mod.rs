@@ -8,18 +8,19 @@ mod files;
 mod journal;
 mod quarantine;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::disk::Disk;
 use crate::disk::overlay::Overlay;
+use crate::disk::{Disk, TwinDisk};
 use crate::engine::{Engine, EngineOptions, Workers};
 use crate::ids::StreamId;
 use crate::index;
 
+pub(crate) use files::segments_of;
 pub use quarantine::{QuarantineError, Quarantined, quarantine};
 
 /// What damage means for whoever uses the log.
@@ -35,6 +36,8 @@ pub enum Harm {
     Search,
     /// A second copy, or what stands around it, is good.
     Nothing,
+    /// The file has another copy, which is whole.
+    Copy,
     /// The directory cannot be used at all.
     Start,
 }
@@ -53,6 +56,9 @@ impl Harm {
             }
             Self::Search => "no record is lost; finding some takes longer",
             Self::Nothing => "nothing is lost",
+            Self::Copy => {
+                "nothing is lost: the other copy is whole, and --repair or a running server makes this one again"
+            }
             Self::Start => "the server does not start; restore the data directory from a backup",
         }
     }
@@ -66,6 +72,7 @@ impl Harm {
             Self::Checkpoint => "checkpoint",
             Self::Search => "search",
             Self::Nothing => "nothing",
+            Self::Copy => "copy",
             Self::Start => "start",
         }
     }
@@ -76,6 +83,8 @@ impl Harm {
 pub struct Finding {
     /// The file, below the data directory.
     pub file: String,
+    /// Which copy of it, from 1, where there are several.
+    pub copy: Option<usize>,
     /// First byte concerned, and the one after the last; nothing if it is the whole file.
     pub bytes: Option<(u64, u64)>,
     /// Stream, first and last sequence that cannot be read because of it.
@@ -91,7 +100,7 @@ pub struct Finding {
 impl Finding {
     fn new(file: impl Into<String>, what: impl fmt::Display, harm: Harm) -> Self {
         let (file, what) = (file.into(), what.to_string());
-        Self { file, bytes: None, lost: None, groups: None, what, harm }
+        Self { file, copy: None, bytes: None, lost: None, groups: None, what, harm }
     }
 
     fn at(self, start: u64, end: u64) -> Self {
@@ -102,6 +111,9 @@ impl Finding {
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.file)?;
+        if let Some(copy) = self.copy {
+            write!(f, ", copy {copy}")?;
+        }
         if let Some((start, end)) = self.bytes {
             write!(f, ", bytes {start} to {end}")?;
         }
@@ -165,15 +177,63 @@ pub fn verify(
         findings += 1;
         found(finding);
     };
-    files::check_format(disk.as_ref(), &mut found);
-    let through = files::check_checkpoints(disk.as_ref(), &mut verified, &mut found)?;
-    journal::check(disk.as_ref(), through, &mut verified, &mut found)?;
+    match disk.copies() {
+        [] => check_files(disk.as_ref(), disk.as_ref(), &mut verified, &mut found)?,
+        copies => check_copies(disk.as_ref(), copies, &mut verified, &mut found)?,
+    }
     if let Some(root) = disk.root() {
         check_index(root, &mut found);
     }
     let engine = recover(disk, &mut verified, &mut found);
     verified.findings = findings;
     Ok((verified, engine))
+}
+
+/// Checks every file of `copy`. What files there are is known from all copies in `disk`.
+fn check_files(
+    disk: &dyn Disk,
+    copy: &dyn Disk,
+    verified: &mut Verified,
+    found: &mut dyn FnMut(Finding),
+) -> io::Result<()> {
+    files::check_format(copy, found);
+    let through = files::check_checkpoints(disk, copy, verified, found)?;
+    journal::check(copy, through, verified, found)
+}
+
+/// Checks all copies, each by itself: what one of them has whole is not lost.
+fn check_copies(
+    disk: &dyn Disk,
+    copies: &[Arc<dyn Disk>],
+    verified: &mut Verified,
+    found: &mut dyn FnMut(Finding),
+) -> io::Result<()> {
+    let mut all = Vec::new();
+    for (number, copy) in copies.iter().enumerate() {
+        let mut seen = Verified::default();
+        let mut findings = journal::missing(disk, copy.as_ref())?;
+        check_files(disk, copy.as_ref(), &mut seen, &mut |finding| findings.push(finding))?;
+        for finding in &mut findings {
+            finding.copy = Some(number + 1);
+        }
+        // A damaged copy is gone through in part.
+        if seen.records + seen.groups >= verified.records + verified.groups {
+            *verified = seen;
+        }
+        all.push(findings);
+    }
+    let files: Vec<BTreeSet<String>> =
+        all.iter().map(|findings| findings.iter().map(|one| one.file.clone()).collect()).collect();
+    for (number, findings) in all.into_iter().enumerate() {
+        let mut others = files.iter().enumerate().filter(|(other, _)| *other != number);
+        let others: Vec<_> = others.by_ref().map(|(_, files)| files).collect();
+        for finding in findings {
+            let is_whole_elsewhere = others.iter().any(|files| !files.contains(&finding.file));
+            let harm = if is_whole_elsewhere { Harm::Copy } else { finding.harm };
+            found(Finding { harm, ..finding });
+        }
+    }
+    Ok(())
 }
 
 /// The index is compared with its own mark; it is never the only copy of anything.
@@ -202,7 +262,11 @@ fn recover(
         journal_file_size: 1 << 16,
         ..EngineOptions::default()
     };
-    let overlay: Arc<dyn Disk> = Arc::new(Overlay::new(Arc::clone(disk)));
+    let above = |disk: &Arc<dyn Disk>| Arc::new(Overlay::new(Arc::clone(disk))) as Arc<dyn Disk>;
+    let overlay = match disk.copies() {
+        [first, second] => Arc::new(TwinDisk::new(above(first), above(second))),
+        _ => above(disk),
+    };
     let mut engine = match Engine::open(options, overlay, Arc::new(|| {})) {
         Ok(engine) => engine,
         Err(error) => {

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::io;
 
-use super::Finding;
+use super::{Finding, Harm};
 use crate::disk::Disk;
 use crate::engine::LOST;
 use crate::{index, journal, manifest};
@@ -49,7 +49,9 @@ pub fn quarantine(
     let mut moved = BTreeSet::new();
     for finding in findings {
         let failed = |source| QuarantineError { file: finding.file.clone(), source };
-        if finding.file == "." || moved.contains(&finding.file) {
+        // What has a whole copy is made again, and needs no keeping.
+        let is_kept = finding.file == "." || finding.harm == Harm::Copy;
+        if is_kept || moved.contains(&finding.file) {
             continue;
         }
         disk.create_dir(LOST).map_err(failed)?;

@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 mod against_model;
+mod copies;
 mod faults;
 mod layout;
 mod neighbours;
