@@ -236,7 +236,14 @@ impl Run {
             let more = 2 * self.quota();
             self.work_until(&mut broker, more)?;
         }
-        match broker.wait_end(Duration::from_millis(50))? {
+        let patience = Duration::from_millis(50) + Duration::from_micros(self.draw(20_000));
+        let ended = match broker.wait_end(patience)? {
+            None if broker.kill()? => None,
+            // It may have got there just before it was to be killed.
+            None => broker.ended()?,
+            ended => ended,
+        };
+        match ended {
             Some(status) if status.signal() == Some(ABORTED) => {
                 self.kills.died_at(kind, &place);
                 Ok(place)
@@ -244,7 +251,7 @@ impl Run {
             Some(status) => Err(self.unexpected(&format!("ended by itself: {status}"))),
             None => {
                 self.kills.missed += 1;
-                self.kill_running(&mut broker)?;
+                self.kills.died(Kind::Running);
                 Ok(format!("{place} was not reached"))
             }
         }

@@ -1,0 +1,62 @@
+//! A session of claudebus/1: whatever a client sends, and in whatever pieces, asks the broker for the
+//! same, is answered by the same bytes, ends in the same way, and never panics.
+#![no_main]
+
+use std::sync::Arc;
+
+use claudebus::model::limits::Limits;
+use claudebus::session::native::{Ending, Session};
+use claudebus::wire::native::{Decoder, Output, Welcome};
+use libfuzzer_sys::fuzz_target;
+
+const LIMIT: usize = 1 << 16;
+
+/// What the session makes of its client.
+#[derive(Debug, Default, PartialEq)]
+struct Heard {
+    requests: Vec<String>,
+    answers: Vec<u8>,
+    ending: Option<String>,
+}
+
+fn hear(is_first: bool, bytes: &[u8], piece: usize) -> Heard {
+    let limits = Arc::new(Limits::default());
+    let mut session = if is_first { Session::first(limits) } else { Session::further(limits) };
+    let (mut requests, mut out) = (Vec::new(), Output::new());
+    let ending = talk(&mut session, bytes, piece, &mut requests, &mut out).err();
+    Heard {
+        requests: requests.iter().map(|request| format!("{request:?}")).collect(),
+        answers: out.take().concat(),
+        ending: ending.map(|ending| ending.to_string()),
+    }
+}
+
+fn talk(
+    session: &mut Session,
+    bytes: &[u8],
+    piece: usize,
+    requests: &mut Vec<claudebus::model::request::Request>,
+    out: &mut Output,
+) -> Result<(), Ending> {
+    let mut decoder = Decoder::new(LIMIT);
+    for part in bytes.chunks(piece) {
+        decoder.buffer().extend_from_slice(part);
+        while let Some(frame) = decoder.next_frame()? {
+            if session.is_busy() {
+                return Ok(());
+            }
+            if session.receive(frame, requests, out)?.is_some() {
+                session.welcome(Welcome::default(), requests, out);
+            }
+        }
+    }
+    decoder.finish()?;
+    session.finish(requests)
+}
+
+fuzz_target!(|input: (bool, u8, &[u8])| {
+    let (is_first, piece, bytes) = input;
+    let whole = hear(is_first, bytes, bytes.len().max(1));
+    let pieces = hear(is_first, bytes, usize::from(piece).max(1));
+    assert_eq!(whole, pieces);
+});
