@@ -287,7 +287,12 @@ async fn read_some(
                 Err(error) if error.is_not_found() => false,
                 Err(error) => return Err(error),
             };
-            let presence = presence[seq as usize];
+            let mut presence = presence[seq as usize];
+            if !there && presence == Presence::Must && LINES[index].rule == Rule::Interest {
+                // A streamed consumer goes on meanwhile. It is known to have received a message
+                // before it acknowledges it, and so before the broker may delete it.
+                presence = self::presence(shared, index)[seq as usize];
+            }
             // What is asked for may become a dead letter before it is answered.
             let dies = LINES[index].rule == Rule::WorkQueue && !there;
             if !dies || presence != Presence::Must {
