@@ -23,6 +23,7 @@ use super::consumer::{DeadReason, Dying};
 use super::jobs::{Progress, Task};
 use super::reading::one;
 use super::stream::Stream;
+use super::stream::ttl::Ttl;
 use super::{Awaiting, Broker, Deadline};
 
 /// How long a message waits before a full dead-letter stream is tried again.
@@ -187,7 +188,7 @@ impl<L: Log> Broker<L> {
             self.check_room(stream, &subject, size).is_ok()
         });
         room && self.log.pressure() < Pressure::Full
-            && self.append_own(target, &subject, &headers, &payload)
+            && self.append_own(target, &subject, &headers, &payload, None)
     }
 
     /// Leaves a pointer to a damaged part of a stream that a consumer passes over, if dead letters
@@ -302,11 +303,22 @@ impl<L: Log> Broker<L> {
     }
 
     /// Appends a record without the checks of a publish. Returns whether it was.
-    fn append_own(&mut self, id: StreamId, subject: &str, headers: &[u8], payload: &[u8]) -> bool {
+    pub(super) fn append_own(
+        &mut self,
+        id: StreamId,
+        subject: &str,
+        headers: &[u8],
+        payload: &[u8],
+        ttl: Option<Ttl>,
+    ) -> bool {
         let time = self.log.stream(id).map_or(0, |held| held.last_time).max(self.now.wall);
-        let record = NewRecord { subject, headers, payload, time, expires: None, message_id: None };
+        let expires = ttl.map(|ttl| ttl.expires(time));
+        let record = NewRecord { subject, headers, payload, time, expires, message_id: None };
         if self.log.append(id, &record).is_err() {
             return false;
+        }
+        if expires.is_some() {
+            self.schedule_expiry(id);
         }
         self.appended.insert(id);
         self.grown.insert(id);
@@ -507,7 +519,7 @@ impl<L: Log> Broker<L> {
         }
         let size = stream.storage().size(subject.len(), headers.len(), record.payload().len());
         self.check_room(stream, &subject, size)?;
-        if !self.append_own(target, &subject, &headers, record.payload()) {
+        if !self.append_own(target, &subject, &headers, record.payload(), None) {
             return Err(ApiError::insufficient_resources());
         }
         Ok(())

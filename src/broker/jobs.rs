@@ -160,6 +160,7 @@ impl<L: Log> Broker<L> {
                 let (expires, seq) = self.log.next_expiry(job.stream)?;
                 (expires <= self.horizon.wall).then(|| request(seq, seq, 1))
             }
+            Task::Chore(Chore::Fire) => self.next_due(job.stream).map(|seq| request(seq, seq, 1)),
             Task::Purge { cursor, below, left, .. } => {
                 let from = (*cursor).max(held.first_seq);
                 (*left > 0 && from < *below).then(|| request(from, *below - 1, *left))
@@ -208,6 +209,7 @@ impl<L: Log> Broker<L> {
                 }
                 self.expire_records(id, records);
             }
+            Task::Chore(Chore::Fire) => return self.fire(id, records),
             Task::Purge { cursor, left, purged, .. } => {
                 for record in records.iter().take(usize::try_from(*left).unwrap_or(usize::MAX)) {
                     if self.remove_record(id, record, false) {
@@ -249,6 +251,9 @@ impl<L: Log> Broker<L> {
 
     /// A job met damage: it goes on behind it where it can.
     fn pass_over(&mut self, job: &mut Job, error: &ReadError) -> Progress {
+        if let Task::Chore(Chore::Fire) = job.task {
+            return self.fire_failed(job.stream, error);
+        }
         let ReadError::Damaged { last, .. } = error else { return Progress::Done };
         match &mut job.task {
             Task::Purge { cursor, .. } | Task::Disinterest { cursor, .. } => *cursor = last + 1,
@@ -290,6 +295,7 @@ impl<L: Log> Broker<L> {
                     Chore::Age | Chore::Expire => self.schedule_expiry(job.stream),
                     // The stream's own limits waited for this.
                     Chore::Overflow => _ = self.grown.insert(job.stream),
+                    Chore::Fire => self.set_firing(job.stream),
                     Chore::Trim => {}
                 }
             }

@@ -32,6 +32,7 @@ mod restore;
 mod retention;
 mod router;
 mod schedule;
+mod scheduling;
 mod sessions;
 mod settling;
 mod state;
@@ -111,6 +112,8 @@ enum Deadline {
     Expiry(StreamId),
     /// A consumer has something to do.
     Consumer(StreamId, Arc<str>),
+    /// Schedules of a stream are due.
+    Scheduled(StreamId),
     /// The dead letters may have room again for a consumer's.
     Burial(StreamId, Arc<str>),
 }
@@ -201,6 +204,7 @@ impl<L: Log> Broker<L> {
             match due {
                 Deadline::Expiry(stream) => self.expire(stream),
                 Deadline::Consumer(stream, name) => self.consumer_timeout(stream, &name),
+                Deadline::Scheduled(stream) => self.scheduled_timeout(stream),
                 Deadline::Burial(stream, name) => {
                     self.mourning.insert((stream, name));
                 }

@@ -302,12 +302,14 @@ impl<L: Log> Broker<L> {
             return Err(ApiError::stream_sealed());
         }
         self.check_expectations(stream, run.subject, &asked)?;
+        let planned = self.plan(id, run.subject, &asked)?;
         let fingerprint = asked.message_id.map(|text| self.id_key.fingerprint(text));
         if let Some(fingerprint) = fingerprint
             && let Some(seq) = self.log.recall(id, fingerprint, run.time)
         {
             return Ok(Placed { stream: id, seq, duplicate: true });
         }
+        let Some(stream) = self.catalog.get(id) else { return Err(ApiError::stream_not_found()) };
         self.check_rest(stream, run, &asked, message)?;
         let window = u64::try_from(stream.config.duplicate_window.as_nanos()).unwrap_or(u64::MAX);
         let record = NewRecord {
@@ -318,7 +320,9 @@ impl<L: Log> Broker<L> {
             expires: asked.ttl.map(|ttl| ttl.expires(run.time)),
             message_id: fingerprint.map(|id| (id, run.time.saturating_add(window))),
         };
-        let unwanted = stream.config.retention == crate::model::stream::Retention::Interest
+        // A schedule is wanted by the stream itself.
+        let unwanted = planned.is_none()
+            && stream.config.retention == crate::model::stream::Retention::Interest
             && !stream.has_interest(run.subject);
         let seq = if unwanted {
             self.use_up_sequence(id, &record)?
@@ -333,12 +337,14 @@ impl<L: Log> Broker<L> {
         if unwanted {
             return Ok(Placed { stream: id, seq, duplicate: false });
         }
-        if asked.rollup.is_some() {
+        let rollup = if planned.is_some() { Some(Rollup::Subject) } else { asked.rollup };
+        self.note_schedule(id, run.subject, seq, &asked, planned);
+        if rollup.is_some() {
             // Consumers hear of a message before they hear that it is gone.
             self.tell_appended(id, run.subject, run.stored - run.told);
             run.told = run.stored;
         }
-        match asked.rollup {
+        match rollup {
             None => {}
             Some(Rollup::Subject) => self.roll_up(id, Some(run.subject), seq),
             Some(Rollup::All) => self.roll_up(id, None, seq),

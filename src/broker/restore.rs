@@ -106,6 +106,7 @@ impl<L: Log> Broker<L> {
         broker.restore_gaps();
         broker.restore_consumers()?;
         broker.restore_producers()?;
+        broker.restore_schedules()?;
         broker.restore_jobs()?;
         for id in broker.catalog.ids() {
             broker.keep_all_limits(id);

@@ -27,6 +27,7 @@ impl<L: Log> Broker<L> {
 
     /// Tells consumers that a record is gone.
     pub(super) fn tell_removed(&mut self, id: StreamId, seq: u64, subject: &str) {
+        self.forget_schedule(id, seq);
         let Some(stream) = self.catalog.get_mut(id) else { return };
         for (name, member) in &mut stream.consumers {
             if member.filter().matches(subject) {

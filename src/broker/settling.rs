@@ -98,10 +98,13 @@ impl<L: Log> Broker<L> {
     /// one consumer that wants a message is the one that settles it.
     pub(super) fn is_wanted(&self, id: StreamId, seq: u64, subject: &str) -> bool {
         self.catalog.get(id).is_some_and(|stream| {
-            stream.config.retention == Retention::Interest
-                && stream.consumers.values().any(|member| {
-                    member.filter().matches(subject) && !member.consumer.has_settled(seq)
-                })
+            let interest = stream.config.retention == Retention::Interest;
+            // A schedule stays until it is done, whoever has seen it.
+            stream.timetable.contains(seq)
+                || interest
+                    && stream.consumers.values().any(|member| {
+                        member.filter().matches(subject) && !member.consumer.has_settled(seq)
+                    })
         })
     }
 

@@ -9,6 +9,7 @@
 //! | `k/` stream id, name | a consumer's configuration |
 //! | `c/` stream id, name | a consumer's progress |
 //! | `p/` id | a producer's counters |
+//! | `t/` stream id, sequence | a schedule |
 //! | `j/` stream id, number | a job that a restart must not forget |
 //!
 //! Ids are big-endian, so that keys sort as ids do.
@@ -33,6 +34,7 @@ pub(super) const CONSUMER_CONFIGS: &[u8] = b"k/";
 pub(super) const CONSUMERS: &[u8] = b"c/";
 pub(super) const PRODUCERS: &[u8] = b"p/";
 pub(super) const JOBS: &[u8] = b"j/";
+pub(super) const SCHEDULES: &[u8] = b"t/";
 
 /// Notes may grow to this, or to the size of their base, before a new base is written.
 pub(super) const MAX_NOTES: usize = 64 << 10;
@@ -50,6 +52,20 @@ pub(super) struct KeptStream {
 pub(super) struct KeptConsumer {
     pub(super) config: ConsumerConfig,
     pub(super) created: Timestamp,
+}
+
+/// A schedule as it is kept: what its message says, and when it is due.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct KeptSchedule {
+    pub(super) subject: String,
+    pub(super) schedule: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) time_zone: Option<String>,
+    pub(super) target: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) ttl: Option<String>,
+    /// In nanoseconds since the Unix epoch.
+    pub(super) due: u64,
 }
 
 /// The key of what is lost of a stream.
@@ -92,6 +108,16 @@ pub(super) fn parse_job_key(key: &[u8]) -> Option<(StreamId, JobId)> {
     Some((StreamId(u64::from_be_bytes(*stream)), JobId(u64::from_be_bytes(job))))
 }
 
+pub(super) fn schedule_key(stream: StreamId, seq: u64) -> Vec<u8> {
+    [SCHEDULES, &stream.0.to_be_bytes(), &seq.to_be_bytes()].concat()
+}
+
+/// The stream and the sequence of a key.
+pub(super) fn parse_schedule_key(key: &[u8]) -> Option<(StreamId, u64)> {
+    let (stream, seq) = key.strip_prefix(SCHEDULES)?.split_first_chunk::<8>()?;
+    Some((StreamId(u64::from_be_bytes(*stream)), u64::from_be_bytes(seq.try_into().ok()?)))
+}
+
 /// The names of all streams whose configuration the log holds.
 pub fn stream_names(log: &impl Log) -> BTreeMap<StreamId, String> {
     let kept = log.states(STREAMS).into_iter();
@@ -122,5 +148,6 @@ mod tests {
         assert_eq!(parse_producer_key(&producer_key(ProducerId(9))), Some(ProducerId(9)));
         let job = (StreamId(7), JobId(3));
         assert_eq!(parse_job_key(&job_key(job.0, job.1)), Some(job));
+        assert_eq!(parse_schedule_key(&schedule_key(StreamId(7), 9)), Some((StreamId(7), 9)));
     }
 }

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use claudebus_storage::{Log, StreamId};
 
 use crate::model::error::ApiError;
+use crate::model::schedule::PREFIX;
 use crate::model::stream::StreamConfig;
 use crate::model::subject::{matches, overlap};
 use crate::model::time::Timestamp;
 
+use super::scheduling::schedules_config;
 use super::state::{self, KeptStream};
 use super::stream::{Stream, config};
 use super::{Broker, Deadline};
@@ -179,6 +181,7 @@ impl<L: Log> Broker<L> {
         for name in names {
             self.remove_consumer(id, &name);
         }
+        self.forget_schedules(id);
         let Some(stream) = self.catalog.remove(id) else { return };
         for subject in &stream.config.subjects {
             self.router.remove_stream(subject, id);
@@ -198,6 +201,7 @@ impl<L: Log> Broker<L> {
             |config: &&StreamConfig| config.subjects.iter().any(|own| matches(own, subject));
         match self.defaults.iter().find(captures).cloned() {
             Some(config) => self.make_default(config).is_some(),
+            None if subject.starts_with(PREFIX) => self.make_default(schedules_config()).is_some(),
             None => false,
         }
     }

@@ -7,7 +7,7 @@ use clap::{Arg, ArgMatches, Args, FromArgMatches, Parser, Subcommand, builder::s
 
 use super::output::OutputFormat;
 use super::{
-    bench, completions, config, consumer, dead, messages, publish, request, serve, stats, stream,
+    bench, completions, config, consumer, dead, messages, publish, request, schedule, serve, stats, stream,
     subscribe, verify,
 };
 use crate::config::SETTINGS;
@@ -111,6 +111,8 @@ pub(super) enum ClientCommand {
     Stream(stream::Stream),
     /// Look after consumers
     Consumer(consumer::Consumer),
+    /// Look after messages that are to be published later
+    Schedule(schedule::Schedule),
     /// Look after messages that consumers gave up
     Dead(dead::Dead),
     /// Show a message of a stream

@@ -17,6 +17,7 @@ mod messages;
 pub mod output;
 mod publish;
 mod request;
+mod schedule;
 mod serve;
 mod stats;
 mod stream;
@@ -94,6 +95,7 @@ async fn run_client(
         ClientCommand::Reply(args) => request::reply(&args, global, output).await,
         ClientCommand::Stream(args) => stream::run(&args, global, output).await,
         ClientCommand::Consumer(args) => consumer::run(&args, global, output).await,
+        ClientCommand::Schedule(args) => schedule::run(&args, global, output).await,
         ClientCommand::Dead(args) => dead::run(&args, global, output).await,
         ClientCommand::Get(args) => messages::get(&args, global, output).await,
         ClientCommand::Purge(args) => messages::purge(&args, global, output).await,

@@ -17,6 +17,9 @@ use super::output::{Output, thousands};
 use super::template::{UnknownName, fill};
 use crate::client::{Ack, Client, Message, PublishError, Publisher, Ticket};
 use crate::config::text;
+use crate::model::schedule::Schedule;
+use crate::model::subject::is_name;
+use crate::model::time::Timestamp;
 
 /// Tickets waited for at a time. More than the client keeps in flight, so that it never waits for
 /// us.
@@ -33,12 +36,16 @@ macro_rules! n {
     };
 }
 
+const LATER: &str = "Later, and again and again";
+
 /// `claudebus publish`.
 #[derive(Debug, Args)]
 #[command(after_help = concat!("Examples:\n  \
     claudebus publish claude.task.started hello\n  \
     claudebus publish orders.new --file order.json -H 'Content-Type: application/json' --id 4711\n  \
     claudebus publish load.test 'message ", n!(), "' --count 10000\n  \
+    claudebus publish orders.remind 4711 --in 10m\n  \
+    claudebus publish report.make '' --cron '0 8 * * 1-5' --tz Europe/Berlin --name report\n  \
     tail -f app.log | claudebus publish system.log.app --stdin"))]
 pub(super) struct Publish {
     #[arg(help = concat!("Where to; ", n!(), " is filled in with --count and --stdin"))]
@@ -64,14 +71,33 @@ pub(super) struct Publish {
     /// Remove it after this time, on streams that allow it
     #[arg(long, value_name = "DURATION", value_parser = text::positive_duration)]
     ttl: Option<Duration>,
+    /// Publish it after this time: the server keeps it until then
+    #[arg(long = "in", value_name = "DURATION", value_parser = text::positive_duration, group = "when", help_heading = LATER)]
+    wait: Option<Duration>,
+    /// Publish it at this time, such as 2030-01-31T18:00:00Z
+    #[arg(long, value_name = "TIME", group = "when", help_heading = LATER)]
+    at: Option<Timestamp>,
+    /// Publish it again and again, so often; at least 1s
+    #[arg(long, value_name = "DURATION", value_parser = text::positive_duration, group = "when", help_heading = LATER)]
+    every: Option<Duration>,
+    /// Publish it whenever this says: minute, hour, day of month, month, day of week; or @hourly,
+    /// @daily, @weekly, @monthly, @yearly
+    #[arg(long, value_name = "EXPRESSION", group = "when", help_heading = LATER)]
+    cron: Option<String>,
+    /// The time zone of --cron, such as Europe/Berlin; UTC unless given
+    #[arg(long, value_name = "ZONE", requires = "cron", help_heading = LATER)]
+    tz: Option<String>,
+    /// Names the schedule, to replace or cancel it; one by chance unless given
+    #[arg(long, value_name = "NAME", requires = "when", conflicts_with_all = ["stdin", "count"], help_heading = LATER)]
+    name: Option<String>,
     /// Only this stream may store it
-    #[arg(long, value_name = "STREAM")]
+    #[arg(long, value_name = "STREAM", conflicts_with = "when")]
     expect_stream: Option<String>,
     /// Store it only if the stream's last sequence is this
-    #[arg(long, value_name = "SEQ")]
+    #[arg(long, value_name = "SEQ", conflicts_with = "when")]
     expect_last_seq: Option<u64>,
     /// Store it only if the subject's last sequence is this; 0 for none yet
-    #[arg(long, value_name = "SEQ")]
+    #[arg(long, value_name = "SEQ", conflicts_with = "when")]
     expect_last_subject_seq: Option<u64>,
 }
 
@@ -125,7 +151,38 @@ fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     Ok(payload)
 }
 
+/// When a message is published, if not at once.
+enum When<'a> {
+    After(Duration),
+    At(Timestamp),
+    Every(Duration),
+    Cron(&'a str),
+}
+
 impl Publish {
+    /// When it is published, if not at once. Mistakes are told before a connection is made.
+    fn schedule(&self) -> Result<Option<When<'_>>, Failure> {
+        let when = if let Some(wait) = self.wait {
+            When::After(wait)
+        } else if let Some(time) = self.at {
+            When::At(time)
+        } else if let Some(interval) = self.every {
+            if interval < Duration::from_secs(1) {
+                return Err(Failure::usage("--every is a second or more"));
+            }
+            When::Every(interval)
+        } else if let Some(expression) = &self.cron {
+            Schedule::parse(expression, self.tz.as_deref()).map_err(Failure::usage)?;
+            When::Cron(expression)
+        } else {
+            return Ok(None);
+        };
+        if self.name.as_ref().is_some_and(|name| !is_name(name)) {
+            return Err(Failure::usage("--name is letters and digits, without dots or spaces"));
+        }
+        Ok(Some(when))
+    }
+
     /// Whether the payload is a template too.
     fn is_template(&self) -> bool {
         self.count > 1 && self.message.is_some()
@@ -161,6 +218,16 @@ impl Publish {
         }
         if let Some(ttl) = self.ttl {
             message = message.ttl(ttl);
+        }
+        message = match self.schedule()? {
+            None => message,
+            Some(When::After(wait)) => message.deliver_after(wait),
+            Some(When::At(time)) => message.deliver_at(time),
+            Some(When::Every(interval)) => message.deliver_every(interval),
+            Some(When::Cron(expression)) => message.deliver_cron(expression, self.tz.as_deref()),
+        };
+        if let Some(name) = &self.name {
+            message = message.schedule_name(name);
         }
         if let Some(stream) = &self.expect_stream {
             message = message.expect_stream(stream);
@@ -310,7 +377,20 @@ impl<'a> Sending<'a> {
         if let Err(failure) = settled {
             return Err(self.part_way(failure).await?);
         }
-        if self.output.is_json() { Ok(()) } else { self.output.line(self.tally) }
+        if self.output.is_json() {
+            return Ok(());
+        }
+        match (self.args.schedule()?, &self.args.name) {
+            (None, _) => self.output.line(self.tally),
+            (Some(_), Some(name)) => self.output.line(format_args!("scheduled as {name}")),
+            (Some(_), None) if self.tally.stored == 1 => {
+                self.output.line("scheduled; `claudebus schedule ls` lists it")
+            }
+            (Some(_), None) => {
+                let stored = thousands(self.tally.stored);
+                self.output.line(format_args!("scheduled {stored} messages"))
+            }
+        }
     }
 }
 

@@ -7,10 +7,12 @@ use serde::{Deserialize, Serialize};
 use super::control::Answer;
 use super::{Client, Consumer, RequestError};
 use crate::model::api::{
-    ConsumerAction, DeadLetter, DeadOptions, MessageGetOptions, PurgeOptions, StreamInfoOptions,
+    ConsumerAction, DeadLetter, DeadOptions, MessageGetOptions, PurgeOptions, ScheduledMessage,
+    StreamInfoOptions,
 };
 use crate::model::consumer::{ConsumerConfig, ConsumerInfo};
 use crate::model::headers;
+use crate::model::schedule;
 use crate::model::stream::{StreamConfig, StreamInfo};
 use crate::model::subject::is_name;
 use crate::model::time::Timestamp;
@@ -77,7 +79,7 @@ struct Names {
 #[derive(Deserialize)]
 struct List<T> {
     total: usize,
-    #[serde(default = "Vec::new", alias = "streams", alias = "consumers")]
+    #[serde(default = "Vec::new", alias = "streams", alias = "consumers", alias = "schedules")]
     items: Vec<T>,
 }
 
@@ -100,6 +102,11 @@ struct Page {
 struct DeleteMessage {
     seq: u64,
     no_erase: bool,
+}
+
+#[derive(Serialize)]
+struct DeleteSchedule<'a> {
+    subject: &'a str,
 }
 
 #[derive(Serialize)]
@@ -420,6 +427,39 @@ impl Client {
     ) -> Result<u64, RequestError> {
         let operation = format!("DEAD.DROP.{}", named("stream", stream)?);
         self.json::<Settled>(operation, &options, false).await.map(|answer| answer.settled)
+    }
+
+    /// Messages that are to be published later: those that one stream keeps, or all. By stream,
+    /// those that are due first coming first.
+    ///
+    /// # Errors
+    /// [`RequestError`].
+    pub async fn schedules(
+        &self,
+        stream: Option<&str>,
+    ) -> Result<Vec<ScheduledMessage>, RequestError> {
+        match stream {
+            Some(stream) => self.all(&format!("SCHEDULE.LIST.{}", named("stream", stream)?)).await,
+            None => self.all("SCHEDULE.LIST").await,
+        }
+    }
+
+    /// Cancels a message that was to be published later, by the name of its schedule.
+    ///
+    /// # Errors
+    /// [`RequestError`], also if there is no such schedule.
+    pub async fn cancel_schedule(&self, name: &str) -> Result<(), RequestError> {
+        self.delete_schedule(schedule::STREAM, &format!("{}{name}", schedule::PREFIX)).await
+    }
+
+    /// Deletes the schedule of this subject from the stream that keeps it.
+    ///
+    /// # Errors
+    /// [`RequestError`], also if there is no such schedule.
+    pub async fn delete_schedule(&self, stream: &str, subject: &str) -> Result<(), RequestError> {
+        let operation = format!("SCHEDULE.DELETE.{}", named("stream", stream)?);
+        let body = DeleteSchedule { subject };
+        self.json::<IgnoredAny>(operation, &body, false).await.map(drop)
     }
 
     /// The server's version, durability and counters, as it tells them.

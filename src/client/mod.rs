@@ -7,6 +7,7 @@
 //! | to | use |
 //! |---|---|
 //! | store messages | [`Client::publish`], [`Client::publisher`] |
+//! | store messages later, or again and again | [`Message::deliver_at`] and the like, [`Client::schedules`] |
 //! | receive stored messages | [`Client::consumer`], [`Consumer::fetch`], [`Consumer::messages`] |
 //! | send without storing | [`Client::send`], [`Client::subscribe`], [`Client::request`] |
 //! | manage | [`Client::create_stream`] and the like |
@@ -53,7 +54,8 @@ pub use publish::{Ack, Publisher, Ticket, WindowLimits};
 pub use tls::{Fingerprint, FingerprintError, TrustError};
 
 pub use crate::model::api::{
-    ConsumerAction, DeadLetter, DeadOptions, MessageGetOptions, PurgeOptions, StreamInfoOptions,
+    ConsumerAction, DeadLetter, DeadOptions, MessageGetOptions, PurgeOptions, ScheduledMessage,
+    StreamInfoOptions,
 };
 pub use crate::model::consumer::{
     AckPolicy, ConsumerConfig, ConsumerInfo, DeliverPolicy, Idle, ReplayPolicy,

@@ -348,6 +348,13 @@ pub const SETTINGS: &[Setting] = &[
         |s| text::show_duration(s.limits.max_duplicate_window),
     ),
     quiet(
+        "limits.max_schedules",
+        "COUNT",
+        "Schedules of one stream: each costs about a kilobyte of memory",
+        |s, text| text::count(text).map(|count| s.limits.max_schedules = count),
+        |s| s.limits.max_schedules.to_string(),
+    ),
+    quiet(
         "limits.max_producer_ranges",
         "COUNT",
         "Ranges of counters remembered for each producer: more than a client can have in flight",

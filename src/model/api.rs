@@ -130,6 +130,20 @@ pub enum ApiRequest {
         /// Which ones.
         options: DeadOptions,
     },
+    /// `SCHEDULE.LIST[.<stream>]` (ours): messages that are to be published later.
+    ScheduleList {
+        /// The stream that keeps them; none for all.
+        stream: Option<String>,
+        /// Which page.
+        options: ScheduleListOptions,
+    },
+    /// `SCHEDULE.DELETE.<stream>` (ours).
+    ScheduleDelete {
+        /// The stream that keeps it.
+        stream: String,
+        /// The schedule's subject.
+        subject: String,
+    },
     /// `DEAD.DROP.<stream>` (ours): delete dead letters.
     DeadDrop {
         /// The stream they were in.
@@ -137,6 +151,40 @@ pub enum ApiRequest {
         /// Which ones.
         options: DeadOptions,
     },
+}
+
+/// Body of `SCHEDULE.LIST`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ScheduleListOptions {
+    /// Skip so many.
+    pub offset: u64,
+}
+
+/// A message that is published when it is due, as lists show it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScheduledMessage {
+    /// The stream that keeps it.
+    pub stream: String,
+    /// Its sequence there.
+    pub seq: u64,
+    /// Its subject, which names it: a subject has one schedule at most.
+    pub subject: String,
+    /// When it is due, as it was published: `@at`, `@after`, `@every`, or a cron expression.
+    pub schedule: String,
+    /// The time zone of a cron expression; UTC if there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_zone: Option<String>,
+    /// Where it publishes to.
+    pub target: String,
+    /// How long what it publishes lives.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<String>,
+    /// When it is due.
+    pub next: Timestamp,
+    /// Why it could not be published; it is tried again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
 }
 
 /// Whether a consumer must exist already.
@@ -332,6 +380,12 @@ pub enum ApiResponse {
     DeadLetters {
         total: usize,
         letters: Vec<DeadLetter>,
+    },
+    Schedules {
+        total: usize,
+        offset: usize,
+        limit: usize,
+        schedules: Vec<ScheduledMessage>,
     },
     /// Dead letters requeued or dropped.
     Settled {

@@ -1,4 +1,4 @@
-//! Durations in JSON bodies: integers of nanoseconds, as JetStream writes them.
+//! Durations as JetStream writes them: in JSON bodies integers of nanoseconds, in headers Go's form.
 
 use std::time::Duration;
 
@@ -27,7 +27,47 @@ pub fn is_zero(duration: &Duration) -> bool {
     duration.is_zero()
 }
 
-/// The same for lists of durations.
+/// A duration as Go writes it: decimal numbers with units (`1h30m`). `None` for other text.
+#[must_use]
+pub fn from_go(text: &str) -> Option<Duration> {
+    let mut rest = text;
+    let mut nanos = 0.0_f64;
+    while !rest.is_empty() {
+        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let (number, tail) = rest.split_at_checked(end)?;
+        let unit_end = tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len());
+        let (unit, tail) = tail.split_at_checked(unit_end)?;
+        let scale = match unit {
+            "ns" => 1.0,
+            "us" | "µs" | "μs" => 1e3,
+            "ms" => 1e6,
+            "s" => 1e9,
+            "m" => 60e9,
+            "h" => 3600e9,
+            _ => return None,
+        };
+        nanos += number.parse::<f64>().ok()? * scale;
+        rest = tail;
+    }
+    (!text.is_empty() && nanos < 9.2e18).then(|| Duration::from_nanos(nanos as u64))
+}
+
+/// A duration as Go reads it: `1h30m`, `500ms`.
+#[must_use]
+pub fn to_go(duration: Duration) -> String {
+    let mut rest = duration.as_nanos();
+    let mut text = String::new();
+    let units = [("h", 3_600_000_000_000), ("m", 60_000_000_000), ("s", 1_000_000_000), ("ms", 1_000_000), ("us", 1_000), ("ns", 1)];
+    for (unit, nanos) in units {
+        if rest >= nanos {
+            text += &format!("{}{unit}", rest / nanos);
+            rest %= nanos;
+        }
+    }
+    if text.is_empty() { "0s".to_owned() } else { text }
+}
+
+/// Lists of durations in JSON bodies.
 pub mod list {
     use std::time::Duration;
 
@@ -48,5 +88,21 @@ pub mod list {
     pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<Duration>, D::Error> {
         let nanos = Option::<Vec<i64>>::deserialize(d)?.unwrap_or_default();
         Ok(nanos.into_iter().map(|n| Duration::from_nanos(u64::try_from(n).unwrap_or(0))).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gos_form_comes_back() {
+        for (nanos, text) in
+            [(0, "0s"), (5_400_000_000_000, "1h30m"), (1_500_000_000, "1s500ms"), (1_001, "1us1ns")]
+        {
+            assert_eq!(to_go(Duration::from_nanos(nanos)), text);
+            assert_eq!(from_go(text), Some(Duration::from_nanos(nanos)));
+        }
+        assert_eq!((from_go(""), from_go("5"), from_go("1d")), (None, None, None));
     }
 }

@@ -97,6 +97,22 @@ api_errors! {
     invalid_ttl = 400 / 10165 "invalid per-message TTL";
     /// The stream allows no TTL by message.
     ttl_disabled = 400 / 10166 "per-message TTL is disabled";
+    /// The stream takes no schedules.
+    schedules_disabled = 400 / 10188 "message schedules is disabled";
+    /// The schedule's time cannot be read.
+    schedule_pattern_invalid(why) = 400 / 10189 "message schedules pattern is invalid: {}";
+    /// The schedule's target is wrong.
+    schedule_target_invalid(why) = 400 / 10190 "message schedules target is invalid: {}";
+    /// The TTL of what a schedule publishes is wrong.
+    schedule_ttl_invalid = 400 / 10191 "message schedules invalid per-message TTL";
+    /// A schedule replaces the one of its subject and nothing else.
+    schedule_rollup_invalid = 400 / 10192 "message schedules invalid rollup";
+    /// A schedule has its payload from nowhere else.
+    schedule_source_invalid = 400 / 10203 "message schedules source is invalid: schedules publish their own payload only";
+    /// The schedule to be ended is wrong.
+    scheduler_invalid = 400 / 10212 "message schedules invalid scheduler";
+    /// The schedule's time zone is wrong.
+    schedule_time_zone_invalid(why) = 400 / 10223 "message schedules time zone is invalid: {}";
     /// The stream is full and discards new messages.
     store_failed(why) = 503 / 10077 "{}";
     /// No consumer of that name.
@@ -175,6 +191,10 @@ api_errors! {
     not_admitted = 401 / 20011 "the server wants a token, and was given none or another one";
     /// An acknowledgement of what the server does not know to have delivered.
     not_delivered = 404 / 20012 "the server does not know that it delivered this message, because it was started anew; the message will come again";
+    /// No schedule of that subject.
+    schedule_not_found(subject) = 404 / 20013 "the stream has no schedule of subject \"{}\"";
+    /// The stream has as many schedules as it may.
+    too_many_schedules(most) = 503 / 20014 "the stream has {} schedules, as many as it may; remove some";
     /// The dead-letter target cannot take the message.
     dead_letters_full(why) = 503 / 20010 "the dead-letter stream cannot take the message: {}";
 }

@@ -24,6 +24,22 @@ pub mod names {
     pub const ROLLUP: &str = "Nats-Rollup";
     /// Time to live of the message.
     pub const TTL: &str = "Nats-TTL";
+    /// When the message is due: the message itself is a schedule.
+    pub const SCHEDULE: &str = "Nats-Schedule";
+    /// Schedule: the subject of what is published when it is due.
+    pub const SCHEDULE_TARGET: &str = "Nats-Schedule-Target";
+    /// Schedule: time to live of what is published.
+    pub const SCHEDULE_TTL: &str = "Nats-Schedule-TTL";
+    /// Schedule: the time zone of a cron expression.
+    pub const SCHEDULE_TIME_ZONE: &str = "Nats-Schedule-Time-Zone";
+    /// Schedule: a subject whose last message is published. Not supported.
+    pub const SCHEDULE_SOURCE: &str = "Nats-Schedule-Source";
+    /// Schedule: what the published message replaces.
+    pub const SCHEDULE_ROLLUP: &str = "Nats-Schedule-Rollup";
+    /// Published by a schedule: the schedule's subject.
+    pub const SCHEDULER: &str = "Nats-Scheduler";
+    /// Published by a schedule: when it is due again, or `purge` if it is done.
+    pub const SCHEDULE_NEXT: &str = "Nats-Schedule-Next";
     /// Size of a payload that was left out.
     pub const MESSAGE_SIZE: &str = "Nats-Msg-Size";
     /// Why the server stored a marker.

@@ -7,6 +7,7 @@
 pub mod api;
 pub mod batch;
 pub mod consumer;
+pub mod cron;
 pub mod duration;
 pub mod error;
 pub mod event;
@@ -14,6 +15,7 @@ pub mod fields;
 pub mod headers;
 pub mod limits;
 pub mod request;
+pub mod schedule;
 pub mod stream;
 pub mod subject;
 pub mod time;

@@ -140,6 +140,8 @@ pub struct StreamConfig {
     pub allow_msg_ttl: bool,
     #[serde(with = "duration", skip_serializing_if = "duration::is_zero")]
     pub subject_delete_marker_ttl: Duration,
+    #[serde(skip_serializing_if = "is_false")]
+    pub allow_msg_schedules: bool,
     #[serde(skip_serializing_if = "is_zero_u64")]
     pub first_seq: u64,
     #[serde(deserialize_with = "null_is_default")]
@@ -181,6 +183,7 @@ impl Default for StreamConfig {
             consumer_limits: ConsumerLimits::default(),
             allow_msg_ttl: false,
             subject_delete_marker_ttl: Duration::ZERO,
+            allow_msg_schedules: false,
             first_seq: 0,
             metadata: BTreeMap::new(),
             block_compression: BlockCompression::default(),

@@ -41,6 +41,8 @@ const OPERATIONS: &[&str] = &[
     "CONSUMER.LIST",
     "CONSUMER.DELETE",
     "CONSUMER.PAUSE",
+    "SCHEDULE.LIST",
+    "SCHEDULE.DELETE",
     "DEAD.LIST",
     "DEAD.REQUEUE",
     "DEAD.DROP",
@@ -70,6 +72,13 @@ struct Pause {
     pause_until: Option<Timestamp>,
 }
 
+/// Body of `SCHEDULE.DELETE`.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct ScheduleDelete {
+    subject: String,
+}
+
 /// Reads a request: `operation` such as `STREAM.CREATE.ORDERS`, and its JSON body, which may be
 /// empty.
 ///
@@ -88,6 +97,17 @@ pub fn parse(operation: &str, body: &[u8], strictness: Strictness) -> Result<Api
             consumer_create_durable(rest, body, strictness)
         }
         ["CONSUMER", rest @ ..] => consumer(operation, rest, body, strictness),
+        ["SCHEDULE", "LIST"] => {
+            Ok(ApiRequest::ScheduleList { stream: None, options: body_as(body, &[], strictness)? })
+        }
+        ["SCHEDULE", "LIST", name] => Ok(ApiRequest::ScheduleList {
+            stream: Some(stream_name(name)?),
+            options: body_as(body, &[], strictness)?,
+        }),
+        ["SCHEDULE", "DELETE", name] => {
+            let ScheduleDelete { subject } = body_as(body, &[], strictness)?;
+            Ok(ApiRequest::ScheduleDelete { stream: stream_name(name)?, subject })
+        }
         ["DEAD", verb @ ("LIST" | "REQUEUE" | "DROP"), name] => {
             let stream = stream_name(name)?;
             let options = body_as(body, &[], strictness)?;

@@ -96,4 +96,6 @@ fn the_first_minute_works_as_pasted() {
     assert!(again.contains("Hello 3"), "{again}");
     assert!(!again.contains("Hello 2"), "it was acknowledged: {again}");
     assert!(again.contains("Messages: 3"), "{again}");
+    let later = home.run(&block("later"));
+    assert!(later.contains("claude.beat") && later.ends_with("cancelled report\n"), "{later}");
 }

@@ -8,6 +8,7 @@ use claudebus_storage::{Log, Record, StreamId};
 use crate::model::api::{ApiRequest, ApiResponse, MessageGetOptions, StoredMessage};
 use crate::model::error::ApiError;
 use crate::model::request::{SessionId, Token};
+use crate::model::schedule::STREAM;
 use crate::model::time::Timestamp;
 
 use super::super::jobs::Task;
@@ -192,6 +193,28 @@ impl<L: Log> Broker<L> {
             return Err(ApiError::sequence_not_found(seq));
         }
         self.start_job(id, Task::Delete { seq, erase, answer: Some(answer) }, Filter::all());
+        Ok(Reply::Later)
+    }
+
+    /// `SCHEDULE.DELETE`.
+    pub(super) fn schedule_delete(
+        &mut self,
+        answer: (SessionId, Token),
+        name: &str,
+        subject: &str,
+    ) -> Result<Reply, ApiError> {
+        let stream = match self.catalog.find(name) {
+            Some(stream) => stream,
+            None if name == STREAM => return Err(ApiError::schedule_not_found(subject)),
+            None => return Err(ApiError::stream_not_found()),
+        };
+        if stream.config.sealed {
+            return Err(ApiError::stream_sealed());
+        }
+        if stream.config.deny_delete {
+            return Err(ApiError::message_delete_failed("message delete not permitted"));
+        }
+        self.delete_schedule(stream.id, subject, Some(answer))?;
         Ok(Reply::Later)
     }
 }

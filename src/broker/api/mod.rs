@@ -141,6 +141,12 @@ impl<L: Log> Broker<L> {
             ApiRequest::ConsumerPause { stream, consumer, until } => {
                 self.consumer_pause(stream, consumer, *until)
             }
+            ApiRequest::ScheduleList { stream, options } => {
+                self.list_schedules(stream.as_deref(), options).map(Reply::Now)
+            }
+            ApiRequest::ScheduleDelete { stream, subject } => {
+                self.schedule_delete(answer, stream, subject)
+            }
             ApiRequest::DeadList { .. }
             | ApiRequest::DeadRequeue { .. }
             | ApiRequest::DeadDrop { .. } => {

@@ -122,6 +122,7 @@ impl<L: Log> Broker<L> {
     /// Deletes all records of a stream.
     fn clear_stream(&mut self, id: StreamId) -> u64 {
         let purged = self.log.clear(id);
+        self.forget_schedules(id);
         let last = self.log.stream(id).map_or(0, |held| held.last_seq);
         if let Some(stream) = self.catalog.get_mut(id) {
             stream.overflowing.clear();

@@ -2,6 +2,7 @@
 
 use crate::model::error::ApiError;
 use crate::model::headers::{self, names};
+use crate::model::subject::is_publishable;
 
 use super::ttl::Ttl;
 
@@ -12,6 +13,53 @@ pub(in crate::broker) enum Rollup {
     Subject,
     /// All of the stream.
     All,
+}
+
+/// What a message says of itself as a schedule, or of one that it ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::broker) struct AskedSchedule<'a> {
+    pub(in crate::broker) pattern: Option<&'a str>,
+    pub(in crate::broker) time_zone: Option<&'a str>,
+    pub(in crate::broker) target: Option<&'a str>,
+    pub(in crate::broker) ttl: Option<&'a str>,
+    pub(in crate::broker) source: Option<&'a str>,
+    pub(in crate::broker) rollup: Option<&'a str>,
+    pub(in crate::broker) scheduler: Option<&'a str>,
+    pub(in crate::broker) next: Option<&'a str>,
+}
+
+impl<'a> AskedSchedule<'a> {
+    fn read(&mut self, key: &str, value: &'a str) {
+        let field = match key {
+            names::SCHEDULE => &mut self.pattern,
+            names::SCHEDULE_TIME_ZONE => &mut self.time_zone,
+            names::SCHEDULE_TARGET => &mut self.target,
+            names::SCHEDULE_TTL => &mut self.ttl,
+            names::SCHEDULE_SOURCE => &mut self.source,
+            names::SCHEDULE_ROLLUP => &mut self.rollup,
+            names::SCHEDULER => &mut self.scheduler,
+            names::SCHEDULE_NEXT => &mut self.next,
+            _ => return,
+        };
+        field.get_or_insert(value);
+    }
+
+    /// The subject of the schedule that ends with this message.
+    pub(in crate::broker) fn ends(&self) -> Option<&'a str> {
+        self.next.and(self.scheduler)
+    }
+
+    /// Checks a message that is no schedule: it may end one, of another subject.
+    ///
+    /// # Errors
+    /// 10212 if it says something else.
+    pub(in crate::broker) fn check_end(&self, subject: &str) -> Result<(), ApiError> {
+        match (self.next, self.scheduler) {
+            (None, None) => Ok(()),
+            (Some("purge"), Some(ended)) if ended != subject && is_publishable(ended) => Ok(()),
+            _ => Err(ApiError::scheduler_invalid()),
+        }
+    }
 }
 
 /// The headers that mean something to a stream.
@@ -25,6 +73,7 @@ pub(in crate::broker) struct Asked<'a> {
     pub(in crate::broker) expected_last_id: Option<&'a str>,
     pub(in crate::broker) rollup: Option<Rollup>,
     pub(in crate::broker) ttl: Option<Ttl>,
+    pub(in crate::broker) schedule: AskedSchedule<'a>,
 }
 
 impl<'a> Asked<'a> {
@@ -60,7 +109,7 @@ impl<'a> Asked<'a> {
                 names::TTL if !value.is_empty() && asked.ttl.is_none() => {
                     asked.ttl = Ttl::parse(value).ok_or_else(ApiError::invalid_ttl)?;
                 }
-                _ => {}
+                _ => asked.schedule.read(key, value),
             }
         }
         if asked.expected_subject.is_some() && asked.expected_last_of_subject.is_none() {

@@ -66,6 +66,10 @@ pub(in crate::broker) fn complete(
         config.allow_msg_ttl = true;
         config.allow_rollup_hdrs = true;
     }
+    if config.allow_msg_schedules {
+        // A schedule replaces the one before it on its subject.
+        config.allow_rollup_hdrs = true;
+    }
     if config.deny_purge && config.allow_rollup_hdrs {
         return invalid("roll-ups require the purge permission");
     }
@@ -190,6 +194,9 @@ pub(in crate::broker) fn check_update(
     }
     if old.allow_msg_ttl && !new.allow_msg_ttl {
         return Err(ApiError::stream_invalid_update("message TTL status can not be disabled"));
+    }
+    if old.allow_msg_schedules && !new.allow_msg_schedules {
+        return Err(ApiError::stream_invalid_update("message schedules can not be disabled"));
     }
     if new.sealed {
         new.max_age = Duration::ZERO;

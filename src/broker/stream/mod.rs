@@ -2,6 +2,7 @@
 
 pub(super) mod asked;
 pub(super) mod config;
+pub(super) mod timetable;
 pub(super) mod ttl;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,6 +18,7 @@ use crate::model::stream::{BlockCompression, Discard, Retention, Storage, Stream
 use crate::model::time::Timestamp;
 
 use super::member::Member;
+use timetable::Timetable;
 
 /// A limit that -1 turns off.
 fn limit(value: i64) -> Option<u64> {
@@ -46,6 +48,8 @@ pub(super) struct Stream {
     pub(super) age_cursor: u64,
     /// When something expires next, on the monotonic clock.
     pub(super) expiry_at: Option<Duration>,
+    /// Messages that are schedules.
+    pub(super) timetable: Timetable,
     /// Sequences that the log lost, ascending.
     pub(super) gaps: Vec<Arc<Gap>>,
     /// Kinds of jobs at work on the stream, of which there is one at a time.
@@ -63,6 +67,8 @@ pub(super) enum Chore {
     Age,
     /// Deleting what expires by itself.
     Expire,
+    /// Publishing what is due.
+    Fire,
 }
 
 impl Stream {
@@ -81,6 +87,7 @@ impl Stream {
             overflow_from: (Box::from(""), 0),
             age_cursor: 0,
             expiry_at: None,
+            timetable: Timetable::default(),
             gaps: Vec::new(),
             busy: BTreeSet::new(),
         }
@@ -112,6 +119,7 @@ impl Stream {
         self.config.discard == Discard::Old
             && self.config.retention != Retention::Interest
             && !self.config.sealed
+            && !self.config.allow_msg_schedules
     }
 
     /// Whether acknowledged messages are deleted.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::model::duration::from_go;
+
 /// How long a message lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::broker) enum Ttl {
@@ -34,34 +36,10 @@ impl Ttl {
         let ttl = match text.parse::<u64>() {
             Ok(0) => return Some(None),
             Ok(seconds) => Duration::from_secs(seconds),
-            Err(_) => go_duration(text)?,
+            Err(_) => from_go(text)?,
         };
         (ttl >= Duration::from_secs(1)).then_some(Some(Self::For(ttl)))
     }
-}
-
-/// A duration as Go writes it: decimal numbers with units.
-fn go_duration(text: &str) -> Option<Duration> {
-    let mut rest = text;
-    let mut nanos = 0.0_f64;
-    while !rest.is_empty() {
-        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let (number, tail) = rest.split_at_checked(end)?;
-        let unit_end = tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len());
-        let (unit, tail) = tail.split_at_checked(unit_end)?;
-        let scale = match unit {
-            "ns" => 1.0,
-            "us" | "µs" | "μs" => 1e3,
-            "ms" => 1e6,
-            "s" => 1e9,
-            "m" => 60e9,
-            "h" => 3600e9,
-            _ => return None,
-        };
-        nanos += number.parse::<f64>().ok()? * scale;
-        rest = tail;
-    }
-    (!text.is_empty() && nanos < 9.2e18).then(|| Duration::from_nanos(nanos as u64))
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ mod delivering;
 mod model;
 mod publishing;
 mod retention;
+mod scheduling;
 
 use std::time::Duration;
 

@@ -61,6 +61,9 @@ pub(super) struct StreamFlags {
     /// Whether messages may bring their own time to live
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     allow_ttl: Option<bool>,
+    /// Whether messages may be schedules; cannot be undone
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    allow_schedules: Option<bool>,
     /// Whether a message may replace those before it
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     allow_rollup: Option<bool>,
@@ -210,6 +213,7 @@ impl StreamFlags {
         set(&mut config.duplicate_window, self.duplicate_window);
         set(&mut config.allow_direct, self.allow_direct);
         set(&mut config.allow_msg_ttl, self.allow_ttl);
+        set(&mut config.allow_msg_schedules, self.allow_schedules);
         set(&mut config.allow_rollup_hdrs, self.allow_rollup);
         set(&mut config.deny_delete, self.deny_delete);
         set(&mut config.deny_purge, self.deny_purge);

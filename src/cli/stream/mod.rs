@@ -203,6 +203,7 @@ fn describe(config: &StreamConfig) -> Vec<(&'static str, String)> {
         ("Dead letters", if config.dead_letters.enabled { "kept" } else { "not kept" }.to_owned()),
         ("Direct reads", yes(config.allow_direct, "allowed")),
         ("Own time to live", yes(config.allow_msg_ttl, "allowed")),
+        ("Schedules", yes(config.allow_msg_schedules, "allowed")),
         ("Rollup", yes(config.allow_rollup_hdrs, "allowed")),
         ("Deleting", yes(config.deny_delete, "denied")),
         ("Purging", yes(config.deny_purge, "denied")),

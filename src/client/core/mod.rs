@@ -93,7 +93,7 @@ async fn send(shared: &Shared, message: Message, reply: &str) -> Result<(), Send
     if !is_publishable(&message.subject) {
         return Err(SendError::Subject(message.subject));
     }
-    let (subject, headers, payload) = message.into_headers();
+    let (subject, headers, payload) = message.into_parts();
     shared.send(&subject, reply, &headers, &payload).await
 }
 

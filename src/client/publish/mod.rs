@@ -106,7 +106,7 @@ impl Publisher {
         if let Some(key) = message.wrong_header {
             return Err(PublishError::Header(key));
         }
-        let (subject, headers, payload) = message.into_headers();
+        let (subject, headers, payload) = message.into_parts();
         self.push(&subject, &headers, &payload).await
     }
 
