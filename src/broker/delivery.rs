@@ -180,6 +180,14 @@ impl<L: Log> Broker<L> {
                         member.consumer.lost(seq);
                         continue;
                     }
+                    Some(Some(record))
+                        if member.consumer.is_held(seq)
+                            && !member.filter().matches(record.subject()) =>
+                    {
+                        // The filters changed while it was held back.
+                        member.consumer.lost(seq);
+                        continue;
+                    }
                     Some(Some(record)) => self.redeliver(id, member, terms, mail, pushes, record),
                 },
                 Want::Deliver => {

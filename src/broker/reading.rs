@@ -36,6 +36,9 @@ impl<L: Log> Broker<L> {
         member: &mut Member,
         seq: u64,
     ) -> Option<Option<Record>> {
+        if let Some(record) = member.consumer.held_record(seq) {
+            return Some(self.log.contains(id, seq).then(|| record.clone()));
+        }
         if let Some((found, record)) = member.reread.take()
             && found == seq
         {
@@ -128,7 +131,13 @@ impl<L: Log> Broker<L> {
                 else {
                     return;
                 };
-                member.consumer.give_up(seq, DeadReason::Unreadable(why));
+                if member.consumer.is_held(seq) {
+                    // It was never delivered: it is passed over, as other damage is.
+                    member.consumer.lost(seq);
+                    self.bury_damage(id, name, seq, &why);
+                } else {
+                    member.consumer.give_up(seq, DeadReason::Unreadable(why));
+                }
                 self.mourning.insert((id, Arc::clone(name)));
             }
         }

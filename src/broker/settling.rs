@@ -27,8 +27,9 @@ impl<L: Log> Broker<L> {
         let mut delivered = true;
         let known = id.and_then(|id| {
             let (name, member) = self.catalog.get_mut(id)?.member_mut(&consumer)?;
-            let undelivered = member.consumer.first_undelivered();
-            delivered = sequences.iter().all(|(_, last)| *last < undelivered);
+            let was_delivered =
+                |(first, last): &(u64, u64)| member.consumer.was_delivered(*first, *last);
+            delivered = sequences.iter().all(was_delivered);
             member.consumer.ack(now, &sequences, &kind, &mut settled);
             Some((id, name))
         });

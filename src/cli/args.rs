@@ -7,8 +7,8 @@ use clap::{Arg, ArgMatches, Args, FromArgMatches, Parser, Subcommand, builder::s
 
 use super::output::OutputFormat;
 use super::{
-    bench, completions, config, consumer, dead, messages, publish, request, schedule, serve, stats, stream,
-    subscribe, verify,
+    bench, completions, config, consumer, dead, messages, publish, request, schedule, serve, stats,
+    stream, subscribe, verify,
 };
 use crate::config::SETTINGS;
 

@@ -48,9 +48,7 @@ pub(super) async fn run(
 ) -> Result<(), Failure> {
     let client = connect(global).await?;
     match &schedule.command {
-        ScheduleCommand::Ls { stream } => {
-            list(&client.schedules(stream.as_deref()).await?, output)
-        }
+        ScheduleCommand::Ls { stream } => list(&client.schedules(stream.as_deref()).await?, output),
         ScheduleCommand::Rm { name, stream } => {
             match stream {
                 Some(stream) => client.delete_schedule(stream, name).await?,

@@ -109,6 +109,13 @@ pub struct ConsumerConfig {
     pub idle_heartbeat: Duration,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pause_until: Option<Timestamp>,
+    /// Ours: one message of a key is in flight at a time. `subject`, or the name of the header whose
+    /// value is the key; messages without it wait for nobody.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub order_by: Option<String>,
+    /// Ours: of the next messages, those with the highest `Claudebus-Priority` (0 to 9) come first.
+    #[serde(skip_serializing_if = "is_false")]
+    pub by_priority: bool,
 }
 
 impl ConsumerConfig {
@@ -150,6 +157,8 @@ pub enum Idle {
     Paused,
     /// Redeliveries wait for their time.
     BackingOff,
+    /// What is left waits for earlier messages of the same key to be acknowledged.
+    KeysInFlight,
     /// It reads from disk.
     Reading,
     /// The receiving session has not sent what it was given.

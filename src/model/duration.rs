@@ -57,7 +57,14 @@ pub fn from_go(text: &str) -> Option<Duration> {
 pub fn to_go(duration: Duration) -> String {
     let mut rest = duration.as_nanos();
     let mut text = String::new();
-    let units = [("h", 3_600_000_000_000), ("m", 60_000_000_000), ("s", 1_000_000_000), ("ms", 1_000_000), ("us", 1_000), ("ns", 1)];
+    let units = [
+        ("h", 3_600_000_000_000),
+        ("m", 60_000_000_000),
+        ("s", 1_000_000_000),
+        ("ms", 1_000_000),
+        ("us", 1_000),
+        ("ns", 1),
+    ];
     for (unit, nanos) in units {
         if rest >= nanos {
             text += &format!("{}{unit}", rest / nanos);

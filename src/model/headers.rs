@@ -44,6 +44,8 @@ pub mod names {
     pub const MESSAGE_SIZE: &str = "Nats-Msg-Size";
     /// Why the server stored a marker.
     pub const MARKER_REASON: &str = "Nats-Marker-Reason";
+    /// How urgent a message is, from 0 to 9.
+    pub const PRIORITY: &str = "Claudebus-Priority";
     /// Dead letter: why.
     pub const DEAD_REASON: &str = "Claudebus-Dead-Reason";
     /// Dead letter: the stream it was in.

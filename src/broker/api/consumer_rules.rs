@@ -3,8 +3,9 @@
 
 use std::time::Duration;
 
-use crate::model::consumer::{AckPolicy, ConsumerConfig, DeliverPolicy};
+use crate::model::consumer::{AckPolicy, ConsumerConfig, DeliverPolicy, ReplayPolicy};
 use crate::model::error::ApiError;
+use crate::model::headers::is_key;
 use crate::model::stream::{Retention, StreamConfig};
 use crate::model::subject::{is_name, is_pattern, is_publishable, matches, overlap};
 
@@ -57,6 +58,7 @@ pub(super) fn complete(
     if let Some(first) = config.backoff.first() {
         config.ack_wait = *first;
     }
+    check_order(&config)?;
     complete_acks(&mut config, stream)?;
     if config.deliver_subject.is_some() {
         complete_push(&config, stream)?;
@@ -94,6 +96,22 @@ fn complete_acks(config: &mut ConsumerConfig, stream: &StreamConfig) -> Result<(
     }
     if most > 0 && !(1..=most).contains(&config.max_ack_pending) {
         return Err(ApiError::consumer_max_pending_ack(most));
+    }
+    Ok(())
+}
+
+fn check_order(config: &ConsumerConfig) -> Result<(), ApiError> {
+    if config.order_by.is_none() && !config.by_priority {
+        return Ok(());
+    }
+    if config.order_by.as_deref().is_some_and(|key| !is_key(key)) {
+        return policy("consumer order_by is \"subject\" or the name of a header");
+    }
+    if config.ack_policy != AckPolicy::Explicit {
+        return policy("consumer order_by and by_priority require explicit acknowledgements");
+    }
+    if config.by_priority && config.replay_policy == ReplayPolicy::Original {
+        return policy("consumer by_priority contradicts replay at original speed");
     }
     Ok(())
 }
@@ -244,6 +262,8 @@ pub(super) fn check_update(
             "can not update push consumer to pull based",
         ),
         (old.max_waiting != new.max_waiting, "max waiting can not be updated"),
+        (old.order_by != new.order_by, "order_by can not be updated"),
+        (old.by_priority != new.by_priority, "by_priority can not be updated"),
     ];
     if let Some((_, why)) = fixed.into_iter().find(|(changed, _)| *changed) {
         return Err(ApiError::consumer_create_failed(why));

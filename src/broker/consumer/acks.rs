@@ -68,6 +68,9 @@ impl Consumer {
     pub(super) fn settle(&mut self, seq: u64) -> Option<Settled> {
         let entry = self.pending.remove(seq)?;
         self.notes.settled(seq);
+        if let Some(holding) = &mut self.holding {
+            holding.settled(seq);
+        }
         match self.pending.first() {
             None => self.floor = self.delivered_first(),
             Some(first) if entry.consumer_seq == self.floor.consumer_seq + 1 => {

@@ -9,6 +9,7 @@ use crate::model::event::{Delivery, PullStatus};
 use crate::model::request::{Pull, ReplyTo, SessionId, Token};
 use crate::model::time::{Now, Timestamp};
 
+use super::holding::Traits;
 use super::pending::{Entry, State};
 use super::pulls::PullLimits;
 use super::{Consumer, Meta};
@@ -22,7 +23,7 @@ const READ_BYTES: usize = 256 << 10;
 /// What a consumer wants now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Want {
-    /// The record `seq`, to deliver it again: give it to [`Consumer::redeliver`], or call
+    /// The record `seq`, to deliver it again, or for the first time after it was held back: give it to [`Consumer::redeliver`], or call
     /// [`Consumer::lost`] if it is not there.
     Redeliver {
         /// Its sequence.
@@ -159,6 +160,9 @@ impl Consumer {
         if allowed == 0 {
             return Want::Nothing(Idle::MaxAckPending);
         }
+        if self.holding.is_some() {
+            return self.wish_in_order(now, stream_last);
+        }
         let open_room = |most| self.pulls.room(most, open).messages.min(allowed);
         if let Some(read) = self.wish_to_read_ahead(stream_last, open_room) {
             return read;
@@ -174,6 +178,46 @@ impl Consumer {
             return Want::Nothing(Idle::Reading);
         }
         self.wish_to_read(stream_last, room.messages.min(allowed).min(READ_RECORDS))
+    }
+
+    /// What a consumer wants that orders messages by key or by priority.
+    fn wish_in_order(&mut self, now: Now, stream_last: u64) -> Want {
+        let turn = self.last_consumer_seq + 1;
+        while let Some(holding) = &self.holding
+            && holding.has_room()
+            && let Some(record) = self.fetched.front()
+            && self.replay_wait(now, record.seq, record.time).is_none()
+        {
+            let (seq, traits) = (record.seq, holding.traits(record));
+            if !holding.is_by_priority() && holding.is_free(traits.key) {
+                return Want::Deliver;
+            }
+            let record = self.fetched.pop_front();
+            self.note_held(seq, traits, record.as_ref());
+        }
+        let Some(holding) = &self.holding else { return Want::Nothing(Idle::Reading) };
+        let (has_room, next) = (holding.has_room(), holding.next(turn));
+        let more = self.wish_to_read(stream_last, READ_RECORDS);
+        let reads = has_room && self.fetched.is_empty() && self.reading.is_none();
+        match (more, next) {
+            (read @ Want::Read { .. }, _) if reads => read,
+            (_, Some(seq)) => Want::Redeliver { seq },
+            _ if self.reading.is_some() => Want::Nothing(Idle::Reading),
+            (_, None) if !self.fetched.is_empty() && has_room => Want::Nothing(Idle::BackingOff),
+            (_, None) if self.num_held() > 0 => Want::Nothing(Idle::KeysInFlight),
+            (more, None) => more,
+        }
+    }
+
+    /// Holds a message back; the part that replay repeats.
+    pub(super) fn note_held(&mut self, seq: u64, traits: Traits, record: Option<&Record>) {
+        let Some(holding) = &mut self.holding else { return };
+        holding.hold(seq, traits, record);
+        self.notes.held(seq, traits);
+        if self.listed.front() == Some(&seq) {
+            self.listed.pop_front();
+        }
+        self.cursor = self.cursor.max(if self.listed.is_empty() { seq + 1 } else { 0 });
     }
 
     /// While records come from the disk, the next ones are read when half of what may be at hand is
@@ -201,7 +245,7 @@ impl Consumer {
             let idle = if self.pending.len() == 0 { Idle::EndOfStream } else { Idle::BackingOff };
             return Want::Nothing(idle);
         }
-        if self.num_pending == 0 {
+        if self.num_pending <= self.num_held() as u64 {
             return Want::Nothing(Idle::FilterMatchesNothing);
         }
         Want::Read { from: self.cursor, to: stream_last, records, bytes: READ_BYTES }
@@ -301,6 +345,22 @@ impl Consumer {
     ) -> Option<Sent> {
         let (session, reply) = self.pulls.take(now.monotonic, open, size, &mut self.statuses)?;
         let record = self.fetched.pop_front()?;
+        if let Some(holding) = &self.holding {
+            // It passes through, so that its key is known to be in flight.
+            let traits = holding.traits(&record);
+            self.note_held(record.seq, traits, None);
+        }
+        Some(self.deliver_first(now, (session, reply), record, meta))
+    }
+
+    /// Delivers a record for the first time.
+    fn deliver_first(
+        &mut self,
+        now: Now,
+        (session, reply): (SessionId, ReplyTo),
+        record: Record,
+        meta: Option<Meta>,
+    ) -> Sent {
         self.num_pending = self.num_pending.saturating_sub(1);
         let consumer_seq = self.last_consumer_seq + 1;
         if let Some(replay) = &mut self.replay {
@@ -310,10 +370,10 @@ impl Consumer {
         self.notes.delivered(now.wall, record.seq, consumer_seq);
         self.wait_for_ack(now, record.seq, 1);
         let delivery = self.delivery(record, consumer_seq, 1);
-        Some(Sent { session, reply, delivery, wait_durable: self.config.max_deliver == 1 })
+        Sent { session, reply, delivery, wait_durable: self.config.max_deliver == 1 }
     }
 
-    /// Delivers `record` again.
+    /// Delivers `record` again, or for the first time if it was held back.
     pub(crate) fn redeliver(
         &mut self,
         now: Now,
@@ -324,6 +384,9 @@ impl Consumer {
     ) -> Option<Sent> {
         let (session, reply) = self.pulls.take(now.monotonic, open, size, &mut self.statuses)?;
         let seq = record.seq;
+        if self.is_held(seq) {
+            return Some(self.deliver_first(now, (session, reply), record, meta));
+        }
         if self.redeliver.front() == Some(&seq) {
             self.redeliver.pop_front();
         }
@@ -339,9 +402,14 @@ impl Consumer {
         Some(Sent { session, reply, delivery, wait_durable: true })
     }
 
-    /// The record that was to be delivered again is not in the stream any more.
+    /// The record that was to be delivered, again or after it was held back, is not in the stream any
+    /// more, or not wanted.
     pub(crate) fn lost(&mut self, seq: u64) {
-        self.settle(seq);
+        if self.release(seq) {
+            self.num_pending = self.num_pending.saturating_sub(1);
+        } else {
+            self.settle(seq);
+        }
     }
 
     /// The lowest due redelivery that is still pending.
@@ -369,6 +437,9 @@ impl Consumer {
             stream_seq: seq.max(self.delivered.stream_seq),
             last_active: Some(Timestamp(wall)),
         };
+        if let Some(holding) = &mut self.holding {
+            holding.delivered(seq);
+        }
         if self.listed.front() == Some(&seq) {
             self.listed.pop_front();
         }

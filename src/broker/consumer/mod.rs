@@ -9,6 +9,7 @@
 
 mod acks;
 mod delivery;
+mod holding;
 mod notes;
 mod pending;
 mod pulls;
@@ -25,12 +26,15 @@ use crate::model::event::{ConsumerPath, Delivery, PullStatus};
 use crate::model::request::{ReplyTo, SessionId};
 use crate::model::time::{Now, Timestamp};
 
+use holding::Holding;
 use notes::Notes;
 use pending::Pending;
 use pulls::Pulls;
 use timers::Timers;
 
 pub(crate) use delivery::{Sent, Want};
+#[cfg(test)]
+pub(in crate::broker) use holding::MAX_HELD;
 
 /// Deliveries that need not be noted while they flow: what a consumer without acknowledgements may see
 /// again after a crash.
@@ -113,6 +117,8 @@ pub(crate) struct Consumer {
     listed: VecDeque<u64>,
     /// The last first delivery.
     delivered: SequencePair,
+    /// Messages held back, if it orders them by key or by priority.
+    holding: Option<Box<Holding>>,
     /// Number of the last delivery, redeliveries included.
     last_consumer_seq: u64,
     floor: SequencePair,
@@ -176,6 +182,7 @@ impl Consumer {
         let origin = SequencePair { consumer_seq: 0, stream_seq: before, last_active: None };
         Self {
             path,
+            holding: Holding::of(&config),
             config,
             created,
             cursor: start.cursor,
@@ -217,7 +224,8 @@ impl Consumer {
         if !config.filters().eq(self.config.filters()) {
             // What was read ahead, and what was passed over, was chosen by the old filters.
             if self.listed.is_empty() {
-                self.cursor = self.delivered.stream_seq + 1;
+                let held = self.holding.as_ref().and_then(|holding| holding.last());
+                self.cursor = self.delivered.stream_seq.max(held.unwrap_or(0)) + 1;
             } else {
                 self.cursor = self.fetched.front().map_or(self.cursor, |record| record.seq);
             }
@@ -240,7 +248,9 @@ impl Consumer {
 
     /// Up to where everything is acknowledged.
     pub(crate) fn ack_floor(&self) -> SequencePair {
-        self.floor
+        let first = self.holding.as_ref().and_then(|holding| Some(holding.iter().next()?.0));
+        let stream_seq = self.floor.stream_seq.min(first.map_or(u64::MAX, |first| first - 1));
+        SequencePair { stream_seq, ..self.floor }
     }
 
     /// Deliveries that await acknowledgement.
@@ -273,10 +283,34 @@ impl Consumer {
         self.cursor
     }
 
-    /// How many messages below the cursor it has still to deliver: those that are listed, and those
-    /// that were read ahead.
+    /// How many messages below the cursor it has still to deliver: those that are listed, those that
+    /// were read ahead, and those that are held back.
     pub(crate) fn num_before_cursor(&self) -> u64 {
-        (self.listed.len() + self.fetched.len()) as u64
+        (self.listed.len() + self.fetched.len() + self.num_held()) as u64
+    }
+
+    fn num_held(&self) -> usize {
+        self.holding.as_ref().map_or(0, |holding| holding.len())
+    }
+
+    /// Whether `seq` is held back.
+    pub(crate) fn is_held(&self, seq: u64) -> bool {
+        self.holding.as_ref().is_some_and(|holding| holding.is_held(seq))
+    }
+
+    /// A message that is held back, if it was kept and need not be read again.
+    pub(crate) fn held_record(&self, seq: u64) -> Option<&Record> {
+        self.holding.as_ref()?.record(seq)
+    }
+
+    /// Forgets a message that is held back, which will not be delivered. Returns whether it was
+    /// held.
+    fn release(&mut self, seq: u64) -> bool {
+        let released = self.holding.as_mut().is_some_and(|holding| holding.release(seq));
+        if released {
+            self.notes.settled(seq);
+        }
+        released
     }
 
     /// The configured acknowledgement policy.
@@ -294,6 +328,7 @@ impl Consumer {
     pub(crate) fn has_settled(&self, seq: u64) -> bool {
         seq < self.cursor
             && !self.is_pending(seq)
+            && !self.is_held(seq)
             && self.listed.binary_search(&seq).is_err()
             && self.position_fetched(seq).is_none()
     }
@@ -303,13 +338,14 @@ impl Consumer {
         self.fetched.binary_search_by_key(&seq, |record| record.seq).ok()
     }
 
-    /// The lowest sequence that may still be delivered for the first time. An acknowledgement from
-    /// there on is of a delivery whose note was lost with a crash: nothing can be confirmed then,
-    /// because the message will be delivered again.
-    pub(crate) fn first_undelivered(&self) -> u64 {
+    /// Whether all sequences from `first` to `last` were delivered, or passed over. If not, an
+    /// acknowledgement of them is of a delivery whose note was lost with a crash: nothing can be
+    /// confirmed then, because the message will be delivered again.
+    pub(crate) fn was_delivered(&self, first: u64, last: u64) -> bool {
         let fetched = self.fetched.front().map_or(u64::MAX, |record| record.seq);
         let listed = self.listed.front().copied().unwrap_or(u64::MAX);
-        self.cursor.min(fetched).min(listed)
+        last < self.cursor.min(fetched).min(listed)
+            && !self.holding.as_ref().is_some_and(|holding| holding.holds_any(first, last))
     }
 
     /// So many records that the filters want were appended, in a row that ends at `last`. Those
@@ -327,6 +363,8 @@ impl Consumer {
             self.num_pending = self.num_pending.saturating_sub(1);
         } else if self.pending.get(seq).is_some() {
             self.settle(seq);
+        } else if self.release(seq) {
+            self.num_pending = self.num_pending.saturating_sub(1);
         } else if let Some(at) = self.position_fetched(seq) {
             self.fetched.remove(at);
             self.num_pending = self.num_pending.saturating_sub(1);
@@ -339,6 +377,14 @@ impl Consumer {
         self.listed.clear();
         self.num_pending = 0;
         self.cursor = self.cursor.max(through + 1);
+        let held: Vec<u64> = self
+            .holding
+            .as_ref()
+            .map(|holding| holding.iter().map(|(seq, _)| seq).collect())
+            .unwrap_or_default();
+        for seq in held {
+            self.release(seq);
+        }
         let gone: Vec<u64> =
             self.pending.iter().map(|entry| entry.seq).filter(|seq| *seq <= through).collect();
         for seq in gone {

@@ -7,11 +7,16 @@
 //! | delivered | 1, wall time, first stream sequence, first consumer sequence, count: both go up by one |
 //! | delivered again | 2, wall time, stream sequence, consumer sequence |
 //! | settled | 3, first stream sequence, count |
+//! | held back | 4, stream sequence, priority, number of its key or 0 |
 //!
 //! A base is: 1 (version), cursor, delivered (consumer, stream sequence, wall time), last consumer
 //! sequence, floor (consumer, stream sequence), count of listed sequences and each as the distance
 //! from the one before, count of pending messages and for each: distance of its sequence from the
 //! one before, consumer sequence, attempts, first and last wall time.
+//!
+//! A base of version 2, of consumers that order messages by key or priority, goes on with: count of
+//! messages held back and for each its sequence, priority, and the number of its key or 0; count of
+//! keys in flight and for each the sequence and the key's number.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,13 +25,16 @@ use crate::model::consumer::ConsumerConfig;
 use crate::model::event::ConsumerPath;
 use crate::model::time::{Now, Timestamp};
 
+use super::holding::Traits;
 use super::pending::{Entry, State};
 use super::{Consumer, Start};
 
 const DELIVERED: u8 = 1;
 const DELIVERED_AGAIN: u8 = 2;
 const SETTLED: u8 = 3;
+const HELD: u8 = 4;
 const BASE_VERSION: u8 = 1;
+const ORDERED_BASE_VERSION: u8 = 2;
 /// Longest run in one note. No turn makes longer ones; damaged bytes must not cost hours.
 const MAX_RUN: u64 = 1 << 24;
 
@@ -86,6 +94,14 @@ impl Notes {
         self.run = Some(Run::Settled { seq, count: 1 });
     }
 
+    pub(super) fn held(&mut self, seq: u64, traits: Traits) {
+        self.flush();
+        self.bytes.push(HELD);
+        for number in [seq, u64::from(traits.priority), traits.key.unwrap_or(0)] {
+            put(&mut self.bytes, number);
+        }
+    }
+
     pub(super) fn take(&mut self) -> Option<Vec<u8>> {
         self.flush();
         (!self.bytes.is_empty()).then(|| std::mem::take(&mut self.bytes))
@@ -112,7 +128,8 @@ impl Notes {
 impl Consumer {
     /// Everything that must survive, as bytes.
     pub(crate) fn base(&self) -> Vec<u8> {
-        let mut bytes = vec![BASE_VERSION];
+        let version = if self.holding.is_some() { ORDERED_BASE_VERSION } else { BASE_VERSION };
+        let mut bytes = vec![version];
         let time = self.delivered.last_active.unwrap_or_default().0;
         // What was read ahead was not delivered: after a restart it is read again.
         let cursor = self.fetched.front().map_or(self.cursor, |record| record.seq);
@@ -143,6 +160,20 @@ impl Consumer {
             }
             previous = entry.seq;
         }
+        if let Some(holding) = &self.holding {
+            put(&mut bytes, holding.len() as u64);
+            for (seq, traits) in holding.iter() {
+                for number in [seq, u64::from(traits.priority), traits.key.unwrap_or(0)] {
+                    put(&mut bytes, number);
+                }
+            }
+            let in_flight = holding.in_flight();
+            put(&mut bytes, in_flight.len() as u64);
+            for (seq, key) in in_flight {
+                put(&mut bytes, seq);
+                put(&mut bytes, key);
+            }
+        }
         bytes
     }
 
@@ -171,7 +202,8 @@ impl Consumer {
 
     fn read_base(&mut self, base: &[u8]) -> Result<(), NotUnderstood> {
         let mut reader = Reader { bytes: base, at: 0, what: "the base" };
-        if reader.byte() != Some(BASE_VERSION) {
+        let version = reader.byte();
+        if ![Some(BASE_VERSION), Some(ORDERED_BASE_VERSION)].contains(&version) {
             return Err(reader.error());
         }
         self.cursor = reader.number()?;
@@ -200,7 +232,23 @@ impl Consumer {
                 state: State::Due,
             });
         }
+        if version == Some(ORDERED_BASE_VERSION) {
+            self.read_held(&mut reader)?;
+        }
         if reader.at == base.len() { Ok(()) } else { Err(reader.error()) }
+    }
+
+    fn read_held(&mut self, reader: &mut Reader<'_>) -> Result<(), NotUnderstood> {
+        let holding = self.holding.as_mut().ok_or_else(|| reader.error())?;
+        for _ in 0..reader.number()? {
+            let (seq, traits) = reader.held()?;
+            holding.hold(seq, traits, None);
+        }
+        for _ in 0..reader.number()? {
+            let (seq, key) = (reader.number()?, reader.number()?);
+            holding.set_in_flight(seq, key);
+        }
+        Ok(())
     }
 
     fn apply(&mut self, notes: &[u8]) -> Result<(), NotUnderstood> {
@@ -227,8 +275,18 @@ impl Consumer {
                 SETTLED => {
                     let (seq, count) = (reader.number()?, reader.run()?);
                     for n in 0..count {
-                        self.settle(seq.checked_add(n).ok_or_else(|| reader.error())?);
+                        let seq = seq.checked_add(n).ok_or_else(|| reader.error())?;
+                        if !self.release(seq) {
+                            self.settle(seq);
+                        }
                     }
+                }
+                HELD => {
+                    let (seq, traits) = reader.held()?;
+                    if self.holding.is_none() {
+                        return Err(reader.error());
+                    }
+                    self.note_held(seq, traits, None);
                 }
                 _ => return Err(reader.error()),
             }
@@ -279,6 +337,12 @@ impl Reader<'_> {
         let byte = self.bytes.get(self.at).copied()?;
         self.at += 1;
         Some(byte)
+    }
+
+    fn held(&mut self) -> Result<(u64, Traits), NotUnderstood> {
+        let (seq, priority, key) = (self.number()?, self.number()?, self.number()?);
+        let priority = u8::try_from(priority).map_err(|_| self.error())?;
+        Ok((seq, Traits { key: (key > 0).then_some(key), priority }))
     }
 
     fn run(&mut self) -> Result<u64, NotUnderstood> {

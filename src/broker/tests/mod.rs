@@ -4,6 +4,7 @@
 mod asking;
 mod delivering;
 mod model;
+mod ordering;
 mod publishing;
 mod retention;
 mod scheduling;

@@ -41,6 +41,12 @@ pub(super) struct ConsumerFlags {
     /// How fast stored messages come
     #[arg(long, value_name = "HOW")]
     replay: Option<ReplayWord>,
+    /// One message of a key at a time, by subject or by the header of this name
+    #[arg(long, value_name = "subject|HEADER")]
+    order_by: Option<String>,
+    /// Of the next messages, those with the highest Claudebus-Priority (0 to 9) first
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    by_priority: Option<bool>,
     /// Leave payloads out
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     headers_only: Option<bool>,
@@ -185,6 +191,10 @@ impl ConsumerFlags {
         set(&mut config.ack_wait, self.ack_wait);
         set(&mut config.max_deliver, self.max_deliver);
         set(&mut config.max_ack_pending, self.max_pending);
+        if let Some(key) = &self.order_by {
+            config.order_by = Some(key.clone());
+        }
+        set(&mut config.by_priority, self.by_priority);
         set(&mut config.headers_only, self.headers_only);
         set(&mut config.inactive_threshold, self.inactive_threshold);
     }

@@ -237,6 +237,7 @@ fn why_idle(idle: &Idle) -> String {
         Idle::FilterMatchesNothing => "nothing left matches the filter".to_owned(),
         Idle::Paused => "paused".to_owned(),
         Idle::BackingOff => "redeliveries wait for their time".to_owned(),
+        Idle::KeysInFlight => "earlier messages of the same keys are in flight".to_owned(),
         Idle::Reading => "reading from disk".to_owned(),
         Idle::SlowSession => "the receiver is slow".to_owned(),
         Idle::DeadLettersFull => "the dead-letter stream is full".to_owned(),
