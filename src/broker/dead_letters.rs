@@ -83,7 +83,12 @@ impl<L: Log> Broker<L> {
                 if member.burying.is_some() {
                     return None;
                 }
-                Some((member.consumer.next_dying()?, Arc::clone(member.consumer.path())))
+                let Some(dying) = member.consumer.next_dying() else {
+                    // Late acknowledgements may have settled what waited for room.
+                    member.dead_letters_full = false;
+                    return None;
+                };
+                Some((dying, Arc::clone(member.consumer.path())))
             });
             let Some((dying, path)) = found else { return };
             match self.bury(id, name, &path, &dying) {

@@ -11,7 +11,7 @@ use crate::model::consumer::{AckPolicy, Idle};
 use crate::model::event::{Delivery, Event};
 use crate::model::request::{ReplyTo, SessionId, Token};
 
-use super::consumer::{Sent, Settled, Want};
+use super::consumer::{Rest, Sent, Settled, Want};
 use super::member::Member;
 use super::reading::meta_of;
 use super::router::{Route, SubscriptionId};
@@ -109,8 +109,7 @@ impl<L: Log> Broker<L> {
 
     /// Writes what changed in a consumer to the log's state.
     pub(super) fn keep_progress(&mut self, member: &mut Member) {
-        let is_flowing = matches!(member.idle, Idle::Reading | Idle::SlowSession);
-        if is_flowing && member.consumer.may_note_later() {
+        if member.flowing && member.consumer.may_note_later() {
             return;
         }
         if let Some(notes) = member.consumer.take_notes() {
@@ -160,8 +159,8 @@ impl<L: Log> Broker<L> {
                 &who_has_room(&self.sessions, pushes, limit),
             );
             let sent = match want {
-                Want::Nothing(idle) => {
-                    member.idle = idle;
+                Want::Nothing(rest) => {
+                    member.flowing = rest == Rest::Going;
                     return;
                 }
                 Want::Read { from, to, records, bytes } => {
@@ -173,7 +172,7 @@ impl<L: Log> Broker<L> {
                 }
                 Want::Redeliver { seq } => match self.find_again(id, name, member, seq) {
                     None => {
-                        member.idle = Idle::Reading;
+                        member.flowing = true;
                         return;
                     }
                     Some(None) => {
@@ -288,6 +287,25 @@ impl<L: Log> Broker<L> {
             }
         }
         mail.chosen = chosen;
+    }
+}
+
+impl<L: Log> Broker<L> {
+    /// Why a consumer delivers nothing at this moment.
+    pub(super) fn why_idle(&self, id: StreamId, member: &Member) -> Idle {
+        if member.dead_letters_full {
+            return Idle::DeadLettersFull;
+        }
+        let pushes = member.is_pushing() && self.listeners_have_room(&self.push_route(member));
+        let open = who_has_room(&self.sessions, pushes, self.limits.max_session_deliveries);
+        let last = self.log.stream(id).map_or(0, |held| held.last_seq);
+        match (&member.damage, member.consumer.why_idle(self.now, last, &open)) {
+            // It has delivered all it can, and that was not all there is.
+            (Some(why), Idle::EndOfStream | Idle::FilterMatchesNothing) => {
+                Idle::Damaged(why.clone())
+            }
+            (_, idle) => idle,
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use claudebus_storage::log::Filter;
 use claudebus_storage::{Log, StreamId};
 
 use crate::model::api::{SUBJECTS_PAGE, StreamInfoOptions};
-use crate::model::consumer::{ConsumerInfo, Idle, SequencePair};
+use crate::model::consumer::{ConsumerInfo, SequencePair};
 use crate::model::error::ApiError;
 use crate::model::stream::{StreamInfo, StreamState};
 use crate::model::time::Timestamp;
@@ -95,14 +95,6 @@ impl<L: Log> Broker<L> {
             stream_seq: if pair.consumer_seq == 0 { 0 } else { pair.stream_seq },
             ..pair
         };
-        let idle = match (&member.damage, &member.idle) {
-            _ if member.dead_letters_full => Idle::DeadLettersFull,
-            // It has delivered all it can, and that was not all there is.
-            (Some(why), Idle::EndOfStream | Idle::FilterMatchesNothing) => {
-                Idle::Damaged(why.clone())
-            }
-            (_, idle) => idle.clone(),
-        };
         Ok(ConsumerInfo {
             stream_name: stream.name.to_string(),
             name: name.to_owned(),
@@ -117,7 +109,7 @@ impl<L: Log> Broker<L> {
             paused: paused_for > 0,
             pause_remaining: Duration::from_nanos(paused_for),
             ts: Timestamp(self.now.wall),
-            idle: Some(idle),
+            idle: Some(self.why_idle(id, member)),
             config,
         })
     }

@@ -5,8 +5,6 @@ use std::sync::Arc;
 use claudebus_storage::log::{Filter, FilterMemo};
 use claudebus_storage::{Record, StreamId};
 
-use crate::model::consumer::Idle;
-
 use super::consumer::Consumer;
 use super::gaps::GapsToTell;
 use super::state;
@@ -29,8 +27,8 @@ pub(super) struct Member {
     pub(super) checked: u64,
     /// The key of its progress in the log's state.
     key: Vec<u8>,
-    /// Why it delivered nothing more when it was last asked.
-    pub(super) idle: Idle,
+    /// Whether it goes on by itself: the disk is read, or a session is sending.
+    pub(super) flowing: bool,
     /// What it is still to be told of lost sequences.
     pub(super) gaps: GapsToTell,
     /// The last damage it passed over.
@@ -53,7 +51,7 @@ impl Member {
             pushing: false,
             checked: 0,
             key,
-            idle: Idle::NoPullWaiting,
+            flowing: false,
             gaps,
             damage: None,
             dead_letters_full: false,

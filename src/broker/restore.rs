@@ -173,9 +173,11 @@ impl<L: Log> Broker<L> {
                 .ok_or_else(|| not_understood(&what, "its progress is missing"))?;
             let path =
                 Arc::new(ConsumerPath { stream: stream.name.to_string(), consumer: name.into() });
-            let consumer =
+            let last = self.log.stream(id).map_or(0, |held| held.last_seq);
+            let mut consumer =
                 Consumer::restore(path, kept.config, kept.created, (&at.base, &at.notes), self.now)
                     .map_err(|why| not_understood(&what, why))?;
+            consumer.resume_replay(last);
             let name: Arc<str> = Arc::from(name);
             if consumer.config().deliver_subject.is_some() {
                 self.listened.insert((id, Arc::clone(&name)));

@@ -113,6 +113,9 @@ pub struct ConsumerConfig {
     /// value is the key; messages without it wait for nobody.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub order_by: Option<String>,
+    /// Ours: the speed of replay, in percent of the original's: 1,000 is ten times as fast.
+    #[serde(skip_serializing_if = "is_zero_u64")]
+    pub replay_percent: u64,
     /// Ours: of the next messages, those with the highest `Claudebus-Priority` (0 to 9) come first.
     #[serde(skip_serializing_if = "is_false")]
     pub by_priority: bool,
@@ -145,18 +148,29 @@ pub struct SequencePair {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Idle {
-    /// It has delivered all there is.
+    /// It has delivered all there is, acknowledged or not.
     EndOfStream,
-    /// No pull waits for messages.
+    /// There are messages, and no pull waits for them.
     NoPullWaiting,
     /// As many deliveries as allowed await acknowledgement.
     MaxAckPending,
     /// What is left does not match its filters.
     FilterMatchesNothing,
     /// It is paused.
-    Paused,
-    /// Redeliveries wait for their time.
-    BackingOff,
+    Paused {
+        /// Until then.
+        until: Timestamp,
+    },
+    /// All that is left are messages that were refused and asked for again later.
+    BackingOff {
+        /// When the first of them comes.
+        until: Timestamp,
+    },
+    /// It keeps the gaps in time that messages were published with.
+    Replaying {
+        /// When the next one comes.
+        until: Timestamp,
+    },
     /// What is left waits for earlier messages of the same key to be acknowledged.
     KeysInFlight,
     /// It reads from disk.

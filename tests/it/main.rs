@@ -10,11 +10,15 @@
 
 mod cli;
 mod cli_server;
+mod idle;
+mod later;
 mod native;
+mod order;
 mod python;
 mod raw;
 mod readme;
 mod sdk;
 mod sdk_reconnect;
+mod serving;
 mod stopping;
 mod verify;

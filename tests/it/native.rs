@@ -281,7 +281,13 @@ async fn a_client_that_does_not_read_does_not_hold_up_others() {
             answered += count;
         }
     }
-    control.request("STREAM.INFO.ORDERS", "").await.unwrap();
+    let told = async {
+        let mut info = String::new();
+        while !info.contains(r#""idle":"slow_session""#) {
+            info = control.request("CONSUMER.INFO.ORDERS.bill", "").await.unwrap();
+        }
+    };
+    tokio::time::timeout(LIMIT, told).await.expect("the consumer says that its reader is slow");
     assert_eq!(take(&mut lazy, 100).await.len(), 100);
 }
 

@@ -19,6 +19,8 @@ const DEFAULT_MAX_WAITING: i64 = 512;
 const DEFAULT_INACTIVE: Duration = Duration::from_secs(5);
 /// Shortest idle heartbeat.
 const MIN_HEARTBEAT: Duration = Duration::from_millis(100);
+/// Fastest replay, in percent: ten thousand times as fast. Beyond that it is instant.
+const MAX_REPLAY_PERCENT: u64 = 1_000_000;
 /// Longest name, in bytes.
 const MAX_NAME: usize = 255;
 
@@ -59,6 +61,12 @@ pub(super) fn complete(
         config.ack_wait = *first;
     }
     check_order(&config)?;
+    if config.replay_percent > 0 && config.replay_policy != ReplayPolicy::Original {
+        return policy("consumer replay_percent requires replay policy original");
+    }
+    if config.replay_percent > MAX_REPLAY_PERCENT {
+        return policy(format_args!("consumer replay_percent is {MAX_REPLAY_PERCENT} at most"));
+    }
     complete_acks(&mut config, stream)?;
     if config.deliver_subject.is_some() {
         complete_push(&config, stream)?;

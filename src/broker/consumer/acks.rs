@@ -111,7 +111,7 @@ impl Consumer {
             }
         } else {
             let until = now.monotonic.saturating_add(delay);
-            entry.state = State::Until(until);
+            entry.state = State::Delayed(until);
             self.timers.set(until, seq);
         }
     }
@@ -120,7 +120,7 @@ impl Consumer {
         let Some(attempts) = self.pending.get(seq).map(|entry| entry.attempts) else { return };
         let until = now.monotonic + self.ack_wait(attempts);
         if let Some(entry) = self.pending.get_mut(seq)
-            && matches!(entry.state, State::Until(_))
+            && entry.state.deadline().is_some()
         {
             entry.state = State::Until(until);
             self.timers.set(until, seq);
@@ -180,7 +180,7 @@ impl Consumer {
     /// whether the consumer has been unused for longer than its inactive threshold.
     pub(crate) fn timeout(&mut self, now: Now) -> bool {
         while let Some((at, seq)) = self.timers.pop_due(now.monotonic) {
-            let in_force = self.pending.get(seq).is_some_and(|e| e.state == State::Until(at));
+            let in_force = self.pending.get(seq).is_some_and(|e| e.state.deadline() == Some(at));
             if !in_force {
                 continue;
             }
@@ -202,9 +202,9 @@ impl Consumer {
     /// When [`Consumer::timeout`] has something to do.
     pub(crate) fn poll_timeout(&mut self, now: Now) -> Option<Duration> {
         let pending = &self.pending;
-        let acks = self
-            .timers
-            .next(|seq, at| pending.get(seq).is_some_and(|entry| entry.state == State::Until(at)));
+        let acks = self.timers.next(|seq, at| {
+            pending.get(seq).is_some_and(|entry| entry.state.deadline() == Some(at))
+        });
         let inactive = if self.pulls.is_empty() { self.inactive_at() } else { None };
         let resumed = self
             .config

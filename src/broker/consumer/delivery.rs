@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use claudebus_storage::{ReadId, Record};
 
-use crate::model::consumer::{AckPolicy, Idle, SequencePair};
+use crate::model::consumer::{AckPolicy, SequencePair};
 use crate::model::event::{Delivery, PullStatus};
 use crate::model::request::{Pull, ReplyTo, SessionId, Token};
 use crate::model::time::{Now, Timestamp};
@@ -42,8 +42,19 @@ pub(crate) enum Want {
     },
     /// Deliver what was read: call [`Consumer::deliver`] with [`Consumer::next_fetched`].
     Deliver,
-    /// Nothing, and why.
-    Nothing(Idle),
+    /// Nothing at this moment.
+    Nothing(Rest),
+}
+
+/// Whether a consumer that wants nothing goes on by itself. [`Consumer::why_idle`] says more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rest {
+    /// It does: the disk is read, or a session is sending.
+    Going,
+    /// Its pulls are used up.
+    NoRoom,
+    /// There is nothing that it may deliver.
+    Nothing,
 }
 
 /// A delivery on its way.
@@ -125,12 +136,10 @@ impl Consumer {
         open: &dyn Fn(SessionId) -> bool,
     ) -> Want {
         if self.pulls.is_empty() {
-            return Want::Nothing(Idle::NoPullWaiting);
+            return Want::Nothing(Rest::NoRoom);
         }
         let want = self.wish(now, stream_last, open);
-        if let Want::Nothing(idle) = &want
-            && !matches!(idle, Idle::Reading | Idle::SlowSession | Idle::NoPullWaiting)
-        {
+        if want == Want::Nothing(Rest::Nothing) {
             self.pulls.nothing_now(&mut self.statuses);
         }
         want
@@ -138,27 +147,20 @@ impl Consumer {
 
     fn wish(&mut self, now: Now, stream_last: u64, open: &dyn Fn(SessionId) -> bool) -> Want {
         if self.is_paused(now) {
-            return Want::Nothing(Idle::Paused);
+            return Want::Nothing(Rest::Nothing);
         }
         // With something at hand it is enough that one pull can take it.
         let at_hand = !self.fetched.is_empty() || !self.redeliver.is_empty();
         let room = self.pulls.room(if at_hand { 1 } else { READ_RECORDS }, open);
         if room.messages == 0 {
-            let idle = if room.closed { Idle::SlowSession } else { Idle::NoPullWaiting };
-            return Want::Nothing(idle);
+            return Want::Nothing(if room.closed { Rest::Going } else { Rest::NoRoom });
         }
         if let Some(seq) = self.next_redelivery() {
             return Want::Redeliver { seq };
         }
-        let unacked = self.pending.len() as u64;
-        let allowed = match u64::try_from(self.config.max_ack_pending) {
-            Ok(most) if most > 0 && self.config.ack_policy != AckPolicy::None => {
-                most.saturating_sub(unacked)
-            }
-            _ => u64::MAX,
-        };
+        let allowed = self.allowed();
         if allowed == 0 {
-            return Want::Nothing(Idle::MaxAckPending);
+            return Want::Nothing(Rest::Nothing);
         }
         if self.holding.is_some() {
             return self.wish_in_order(now, stream_last);
@@ -170,14 +172,24 @@ impl Consumer {
         if let Some(record) = self.fetched.front() {
             let (seq, time) = (record.seq, record.time);
             return match self.replay_wait(now, seq, time) {
-                Some(_) => Want::Nothing(Idle::BackingOff),
+                Some(_) => Want::Nothing(Rest::Nothing),
                 None => Want::Deliver,
             };
         }
         if self.reading.is_some() {
-            return Want::Nothing(Idle::Reading);
+            return Want::Nothing(Rest::Going);
         }
         self.wish_to_read(stream_last, room.messages.min(allowed).min(READ_RECORDS))
+    }
+
+    /// How many more deliveries may await acknowledgement.
+    pub(super) fn allowed(&self) -> u64 {
+        match u64::try_from(self.config.max_ack_pending) {
+            Ok(most) if most > 0 && self.config.ack_policy != AckPolicy::None => {
+                most.saturating_sub(self.pending.len() as u64)
+            }
+            _ => u64::MAX,
+        }
     }
 
     /// What a consumer wants that orders messages by key or by priority.
@@ -195,16 +207,16 @@ impl Consumer {
             let record = self.fetched.pop_front();
             self.note_held(seq, traits, record.as_ref());
         }
-        let Some(holding) = &self.holding else { return Want::Nothing(Idle::Reading) };
+        let Some(holding) = &self.holding else { return Want::Nothing(Rest::Going) };
         let (has_room, next) = (holding.has_room(), holding.next(turn));
         let more = self.wish_to_read(stream_last, READ_RECORDS);
         let reads = has_room && self.fetched.is_empty() && self.reading.is_none();
         match (more, next) {
             (read @ Want::Read { .. }, _) if reads => read,
             (_, Some(seq)) => Want::Redeliver { seq },
-            _ if self.reading.is_some() => Want::Nothing(Idle::Reading),
-            (_, None) if !self.fetched.is_empty() && has_room => Want::Nothing(Idle::BackingOff),
-            (_, None) if self.num_held() > 0 => Want::Nothing(Idle::KeysInFlight),
+            _ if self.reading.is_some() => Want::Nothing(Rest::Going),
+            // What is read waits for its time or for a key, and nothing more is read until then.
+            (Want::Read { .. }, None) => Want::Nothing(Rest::Nothing),
             (more, None) => more,
         }
     }
@@ -234,19 +246,15 @@ impl Consumer {
     }
 
     fn wish_to_read(&self, stream_last: u64, records: u64) -> Want {
-        if let Some(why) = &self.damage {
-            return Want::Nothing(Idle::Damaged(why.clone()));
+        if self.damage.is_some() {
+            return Want::Nothing(Rest::Nothing);
         }
         let records = usize::try_from(records).unwrap_or(1);
         if let Some(seq) = self.listed.front() {
             return Want::Read { from: *seq, to: *seq, records: 1, bytes: READ_BYTES };
         }
-        if self.cursor > stream_last {
-            let idle = if self.pending.len() == 0 { Idle::EndOfStream } else { Idle::BackingOff };
-            return Want::Nothing(idle);
-        }
-        if self.num_pending <= self.num_held() as u64 {
-            return Want::Nothing(Idle::FilterMatchesNothing);
+        if self.cursor > stream_last || self.num_pending <= self.num_held() as u64 {
+            return Want::Nothing(Rest::Nothing);
         }
         Want::Read { from: self.cursor, to: stream_last, records, bytes: READ_BYTES }
     }
@@ -488,7 +496,9 @@ impl Consumer {
         if seq > replay.until {
             return None;
         }
-        let due = last_moment + Duration::from_nanos(time.saturating_sub(last_time));
+        let gap = u128::from(time.saturating_sub(last_time));
+        let gap = (gap * 100).checked_div(self.config.replay_percent.into()).unwrap_or(gap);
+        let due = last_moment + Duration::from_nanos(u64::try_from(gap).unwrap_or(u64::MAX));
         (due > now.monotonic).then_some(due)
     }
 

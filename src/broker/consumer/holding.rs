@@ -15,7 +15,7 @@ use crate::model::headers::{get, names};
 
 /// Messages held back at most; past that reading stops until a key is free. Each costs about 200
 /// bytes.
-pub(super) const MAX_HELD: usize = 16_384;
+pub(in crate::broker) const MAX_HELD: usize = 16_384;
 /// How far a consumer looks ahead for the most urgent message: about as many as one read brings.
 pub(super) const PRIORITY_WINDOW: usize = 1024;
 /// Every so many deliveries the oldest message goes first, however urgent others are.

@@ -10,6 +10,7 @@
 mod acks;
 mod delivery;
 mod holding;
+mod idle;
 mod notes;
 mod pending;
 mod pulls;
@@ -32,7 +33,7 @@ use pending::Pending;
 use pulls::Pulls;
 use timers::Timers;
 
-pub(crate) use delivery::{Sent, Want};
+pub(crate) use delivery::{Rest, Sent, Want};
 #[cfg(test)]
 pub(in crate::broker) use holding::MAX_HELD;
 
@@ -216,6 +217,13 @@ impl Consumer {
     /// Its configuration, defaults included.
     pub(crate) fn config(&self) -> &ConsumerConfig {
         &self.config
+    }
+
+    /// After a restart: goes on at the speed of the originals, up to what is stored now.
+    pub(crate) fn resume_replay(&mut self, stream_last: u64) {
+        if self.config.replay_policy == ReplayPolicy::Original {
+            self.replay = Some(Replay { until: stream_last, last: None });
+        }
     }
 
     /// Replaces the configuration. The caller has checked that the change is allowed, and counts

@@ -22,12 +22,24 @@ pub(super) struct Entry {
 /// What the message waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum State {
-    /// For an acknowledgement, or for its time to be delivered again.
+    /// For an acknowledgement, until it is delivered again.
     Until(Duration),
+    /// For the time at which it was asked for again.
+    Delayed(Duration),
     /// For a pull: its redelivery is due.
     Due,
     /// To become a dead letter.
     Dying(DeadReason),
+}
+
+impl State {
+    /// When it ends by itself.
+    pub(super) fn deadline(&self) -> Option<Duration> {
+        match self {
+            Self::Until(at) | Self::Delayed(at) => Some(*at),
+            Self::Due | Self::Dying(_) => None,
+        }
+    }
 }
 
 /// The entries. First deliveries come in ascending order and most acknowledgements in that order

@@ -70,7 +70,9 @@ impl Bench {
                     None
                 }
                 Want::Deliver => self.consumer.deliver(now, &|_| true, 10, None),
-                Want::Nothing(idle) => return (sent, idle),
+                Want::Nothing(_) => {
+                    return (sent, self.consumer.why_idle(now, self.last, &|_| true));
+                }
             };
             if let Some(Sent { delivery: d, .. }) = delivered {
                 sent.push((d.record.seq, d.consumer_seq, d.attempts, d.pending));
@@ -296,18 +298,36 @@ fn replay_keeps_the_gaps() {
     let replay_policy = ReplayPolicy::Original;
     let mut bench = Bench::new(ConsumerConfig { replay_policy, ..config() }, 3);
     bench.pull(at(100), |pull| pull.batch = 3);
-    assert_eq!(bench.run(at(100)).0.len(), 1);
+    let (sent, idle) = bench.run(at(100));
+    assert_eq!((sent.len(), idle), (1, Idle::Replaying { until: Timestamp(at(101).wall) }));
     assert_eq!(bench.consumer.poll_timeout(at(100)), Some(Duration::from_secs(101)));
     assert_eq!(bench.run(at(101)).0.len(), 1);
+}
+
+#[test]
+fn replay_may_be_faster_or_slower() {
+    let replay_policy = ReplayPolicy::Original;
+    for (replay_percent, next) in [(1000, 100_100), (50, 102_000), (0, 101_000)] {
+        let config = ConsumerConfig { replay_policy, replay_percent, ..config() };
+        let mut bench = Bench::new(config, 3);
+        bench.pull(at(100), |pull| pull.batch = 3);
+        assert_eq!(bench.run(at(100)).0.len(), 1);
+        assert_eq!(bench.consumer.poll_timeout(at(100)), Some(Duration::from_millis(next)));
+    }
 }
 
 #[test]
 fn what_is_left_says_why_nothing_comes() {
     let mut bench = Bench::new(config(), 1);
     bench.pull(at(0), |pull| pull.batch = 9);
-    assert_eq!(bench.run(at(0)), (vec![(1, 1, 1, 0)], Idle::BackingOff));
-    bench.ack(at(0), 1, 1, &AckKind::Ack);
-    assert_eq!(bench.run(at(0)), (vec![], Idle::EndOfStream));
+    assert_eq!(bench.run(at(0)), (vec![(1, 1, 1, 0)], Idle::EndOfStream));
+    let delay = Duration::from_secs(3);
+    bench.ack(at(0), 1, 1, &AckKind::Nak { delay });
+    let until = Timestamp(at(3).wall);
+    assert_eq!(bench.run(at(1)), (vec![], Idle::BackingOff { until }));
+    bench.ack(at(1), 1, 1, &AckKind::InProgress);
+    assert_eq!(bench.run(at(1)), (vec![], Idle::EndOfStream));
+    bench.ack(at(1), 1, 1, &AckKind::Ack);
     bench.last = 4;
     assert_eq!(bench.run(at(0)), (vec![], Idle::FilterMatchesNothing), "no new message counted");
 }
@@ -317,7 +337,7 @@ fn a_pause_ends_by_itself() {
     let pause_until = Some(Timestamp(at(5).wall));
     let mut bench = Bench::new(ConsumerConfig { pause_until, ..config() }, 1);
     bench.pull(at(0), |_| {});
-    assert_eq!(bench.run(at(0)).1, Idle::Paused);
+    assert_eq!(bench.run(at(0)).1, Idle::Paused { until: Timestamp(at(5).wall) });
     assert_eq!(bench.consumer.poll_timeout(at(0)), Some(Duration::from_secs(5)));
     assert_eq!(bench.run(at(5)).0.len(), 1);
 }
@@ -408,7 +428,7 @@ fn what_comes_from_disk_is_read_ahead() {
     let read = |from, records| Want::Read { from, to: 9, records, bytes: 256 << 10 };
     assert_eq!(want(&mut bench), read(1, 6));
     bench.consumer.reading(ReadId(1));
-    assert_eq!(want(&mut bench), Want::Nothing(Idle::Reading));
+    assert_eq!(want(&mut bench), Want::Nothing(Rest::Going));
     assert!(bench.consumer.finish_reading(ReadId(1)));
     bench.consumer.feed([1, 2].map(record), 3);
     // Before these are delivered the next ones are asked for, as many as may be pending beside them.
@@ -418,7 +438,7 @@ fn what_comes_from_disk_is_read_ahead() {
         assert_eq!(want(&mut bench), Want::Deliver);
         assert!(bench.consumer.deliver(at(0), &|_| true, 10, None).is_some());
     }
-    assert_eq!(want(&mut bench), Want::Nothing(Idle::Reading));
+    assert_eq!(want(&mut bench), Want::Nothing(Rest::Going));
     assert!(bench.consumer.finish_reading(ReadId(2)));
     bench.consumer.feed([3].map(record), 4);
     assert_eq!(want(&mut bench), read(4, 3));

@@ -110,13 +110,16 @@ fn again_and_again_and_once_for_what_passed_while_nobody_ran() {
 fn what_it_publishes_and_its_next_time_are_one_group() {
     let mut bench = bench();
     bench.schedule("later.1", "@every 1m", "s.a");
+    let before = bench.broker.commit();
     bench.at += MINUTE;
     bench.broker.handle_timeout(now(bench.at));
-    // Nothing of it is committed, so after a crash none of it has been.
-    let mut crashed = bench.restarted(BrokerOptions::default());
-    assert_eq!(crashed.held("S"), ["later.1"]);
-    crashed.pass(Duration::from_millis(2));
-    assert_eq!(crashed.held("S"), ["later.1", "s.a"]);
+    assert_eq!(bench.held("S"), ["later.1", "s.a"]);
+    let due = now(bench.at + MINUTE).wall;
+    let kept = bench.broker.log.states(state::SCHEDULES).pop().unwrap().1;
+    assert_eq!(serde_json::from_slice::<state::KeptSchedule>(&kept.base).unwrap().due, due);
+    // Both were done before the group was closed, and there is one.
+    assert_eq!(bench.broker.log.durable(), before);
+    assert_eq!(bench.broker.commit().0, before.0 + 1);
 }
 
 #[test]

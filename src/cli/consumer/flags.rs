@@ -38,9 +38,9 @@ pub(super) struct ConsumerFlags {
     /// Deliveries that may await acknowledgement at a time; -1 for no limit
     #[arg(long, value_name = "COUNT", allow_negative_numbers = true)]
     max_pending: Option<i64>,
-    /// How fast stored messages come
-    #[arg(long, value_name = "HOW")]
-    replay: Option<ReplayWord>,
+    /// How fast stored messages come: instant, original, or a factor such as 10x
+    #[arg(long, value_name = "SPEED", value_parser = replay)]
+    replay: Option<Replay>,
     /// One message of a key at a time, by subject or by the header of this name
     #[arg(long, value_name = "subject|HEADER")]
     order_by: Option<String>,
@@ -120,13 +120,35 @@ enum AckWord {
     None,
 }
 
-/// `--replay`.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum ReplayWord {
-    /// As fast as they are wanted
-    Instant,
-    /// With the gaps they were published with
-    Original,
+/// How fast stored messages come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::cli) struct Replay {
+    policy: ReplayPolicy,
+    percent: u64,
+}
+
+/// Reads a [`Replay`].
+pub(in crate::cli) fn replay(word: &str) -> Result<Replay, String> {
+    let original = |percent| Ok(Replay { policy: ReplayPolicy::Original, percent });
+    match word {
+        "instant" => return Ok(Replay { policy: ReplayPolicy::Instant, percent: 0 }),
+        "original" => return original(0),
+        _ => {}
+    }
+    let factor: Option<f64> = word.strip_suffix('x').and_then(|factor| factor.parse().ok());
+    match factor.map(|factor| (factor * 100.0).round()) {
+        Some(percent) if (1.0..=1_000_000.0).contains(&percent) => original(percent as u64),
+        _ => {
+            Err(format!("`{word}` is none of instant, original, or a factor from 0.01x to 10000x"))
+        }
+    }
+}
+
+impl Replay {
+    /// Writes it into `config`.
+    pub(in crate::cli) fn apply(self, config: &mut ConsumerConfig) {
+        (config.replay_policy, config.replay_percent) = (self.policy, self.percent);
+    }
 }
 
 impl ConsumerFlags {
@@ -181,13 +203,9 @@ impl ConsumerFlags {
                 AckWord::None => AckPolicy::None,
             }),
         );
-        set(
-            &mut config.replay_policy,
-            self.replay.map(|word| match word {
-                ReplayWord::Instant => ReplayPolicy::Instant,
-                ReplayWord::Original => ReplayPolicy::Original,
-            }),
-        );
+        if let Some(replay) = self.replay {
+            replay.apply(config);
+        }
         set(&mut config.ack_wait, self.ack_wait);
         set(&mut config.max_deliver, self.max_deliver);
         set(&mut config.max_ack_pending, self.max_pending);
@@ -234,6 +252,19 @@ mod tests {
         let edited = flags.edit(config).unwrap();
         assert_eq!(edited.filters().collect::<Vec<_>>(), ["c"]);
         assert_eq!(edited.deliver_policy, DeliverPolicy::ByStartSequence);
+    }
+
+    #[test]
+    fn how_fast_it_goes() {
+        let percent = |word| replay(word).map(|replay| replay.percent);
+        assert_eq!(
+            (percent("original"), percent("10x"), percent("0.5x")),
+            (Ok(0), Ok(1000), Ok(50))
+        );
+        assert_eq!(replay("instant").unwrap().policy, ReplayPolicy::Instant);
+        for bad in ["fast", "10", "0x", "-1x", "NaNx", "1e9x"] {
+            assert!(replay(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -12,10 +12,12 @@ use super::exit::Failure;
 use super::output::{Output, confirm, thousands};
 use super::stream::{deleted, nonzero};
 use crate::config::text::{self, show_duration};
-use crate::model::consumer::{AckPolicy, ConsumerConfig, ConsumerInfo, DeliverPolicy, Idle};
+use crate::model::consumer::{
+    AckPolicy, ConsumerConfig, ConsumerInfo, DeliverPolicy, Idle, ReplayPolicy,
+};
 use crate::model::time::Timestamp;
 use flags::ConsumerFlags;
-pub(super) use flags::{Start, set_filters, start};
+pub(super) use flags::{Replay, Start, replay, set_filters, start};
 
 /// `claudebus consumer`.
 #[derive(Debug, Args)]
@@ -223,9 +225,23 @@ fn describe(config: &ConsumerConfig) -> Vec<(&'static str, String)> {
         ("Backoff", config.backoff.iter().map(|&t| show_duration(t)).collect::<Vec<_>>().join(" ")),
         ("Deliveries", limit(config.max_deliver)),
         ("Unacknowledged", limit(config.max_ack_pending)),
+        ("Replay", speed(config)),
+        ("One at a time by", config.order_by.clone().unwrap_or_default()),
+        ("By priority", if config.by_priority { "yes".to_owned() } else { String::new() }),
         ("Headers only", if config.headers_only { "yes".to_owned() } else { String::new() }),
         ("Deleted after", or_none(config.inactive_threshold)),
     ]
+}
+
+/// How fast stored messages come, if not at once.
+fn speed(config: &ConsumerConfig) -> String {
+    match (config.replay_policy, config.replay_percent) {
+        (ReplayPolicy::Instant, _) => String::new(),
+        (ReplayPolicy::Original, 0) => "at original speed".to_owned(),
+        (ReplayPolicy::Original, percent) => {
+            format!("at {} % of original speed", thousands(percent))
+        }
+    }
 }
 
 /// Why a consumer delivers nothing, in words that say what to do.
@@ -235,8 +251,11 @@ fn why_idle(idle: &Idle) -> String {
         Idle::NoPullWaiting => "nobody asks for messages".to_owned(),
         Idle::MaxAckPending => "too many deliveries await acknowledgement".to_owned(),
         Idle::FilterMatchesNothing => "nothing left matches the filter".to_owned(),
-        Idle::Paused => "paused".to_owned(),
-        Idle::BackingOff => "redeliveries wait for their time".to_owned(),
+        Idle::Paused { until } => format!("paused until {until}"),
+        Idle::BackingOff { until } => {
+            format!("refused messages wait for their time; the next at {until}")
+        }
+        Idle::Replaying { until } => format!("replaying; the next message comes at {until}"),
         Idle::KeysInFlight => "earlier messages of the same keys are in flight".to_owned(),
         Idle::Reading => "reading from disk".to_owned(),
         Idle::SlowSession => "the receiver is slow".to_owned(),

@@ -9,7 +9,7 @@ use clap::Args;
 
 use super::args::Global;
 use super::connect::connect;
-use super::consumer::{Start, set_filters, start};
+use super::consumer::{Replay, Start, replay, set_filters, start};
 use super::exit::{Exit, Failure};
 use super::message::{Look, MessageFormat, Show, Shown, Stored};
 use super::output::{Output, say, thousands};
@@ -54,6 +54,9 @@ pub(super) struct Subscribe {
     /// Where a new consumer begins: all, new, last, last-per-subject, a sequence, or a time
     #[arg(long, value_name = "WHERE", value_parser = start)]
     deliver: Option<Start>,
+    /// How fast a new consumer brings stored messages: instant, original, or a factor such as 10x
+    #[arg(long, value_name = "SPEED", value_parser = replay)]
+    replay: Option<Replay>,
     /// When messages are acknowledged
     #[arg(long, value_name = "WHEN")]
     ack: Option<AckWord>,
@@ -362,6 +365,9 @@ async fn open(args: &Subscribe, client: &Client, output: &Output) -> Result<Cons
     }
     if let Some(start) = &args.deliver {
         start.apply(&mut config);
+    }
+    if let Some(replay) = args.replay {
+        replay.apply(&mut config);
     }
     if let Some(subject) = &args.subject {
         set_filters(&mut config, std::slice::from_ref(subject));
