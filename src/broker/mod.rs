@@ -10,6 +10,7 @@
 
 mod advisories;
 mod api;
+mod atomic;
 mod catalog;
 pub(crate) mod consumer;
 mod core;

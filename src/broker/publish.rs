@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use claudebus_storage::{Log, NewRecord, Pressure, StreamId};
+use claudebus_storage::{Fingerprint, Log, NewRecord, Pressure, StreamId};
 
 use crate::model::batch::{MessageBatch, MessageView};
 use crate::model::error::ApiError;
@@ -20,12 +20,13 @@ use super::router::Route;
 use super::state;
 use super::stream::Stream;
 use super::stream::asked::{Asked, Rollup};
+use super::stream::timetable::Entry;
 
 /// What is looked up once for messages of one subject.
 pub(super) struct Run<'a> {
     pub(super) subject: &'a str,
     pub(super) route: Arc<Route>,
-    stream: Option<StreamId>,
+    pub(super) stream: Option<StreamId>,
     /// A message without headers needs no check but that of its size.
     plain: bool,
     max_message: usize,
@@ -42,6 +43,18 @@ pub(super) struct Run<'a> {
     told: u64,
     /// Whether the last of them had no headers, and so no message id.
     last_is_bare: bool,
+}
+
+/// What was found out about a message before it is stored: the stream takes it, or it was stored
+/// before, at this sequence.
+pub(super) type Checked<'m> = Result<New<'m>, u64>;
+
+/// A message that its stream takes.
+pub(super) struct New<'m> {
+    asked: Asked<'m>,
+    /// It is a schedule.
+    planned: Option<Entry>,
+    fingerprint: Option<Fingerprint>,
 }
 
 /// Where a message went.
@@ -291,12 +304,25 @@ impl<L: Log> Broker<L> {
         id: StreamId,
         message: &MessageView<'_>,
     ) -> Result<Placed, ApiError> {
-        let asked = Asked::parse(message.headers)?;
         if std::mem::take(&mut run.last_is_bare)
             && let Some(stream) = self.catalog.get_mut(id)
         {
             stream.last_message_id.clear();
         }
+        match self.check(run, id, message)? {
+            Err(seq) => Ok(Placed { stream: id, seq, duplicate: true }),
+            Ok(checked) => self.place(run, id, message, checked),
+        }
+    }
+
+    /// Whether a stream takes a message, in JetStream's order of checks.
+    pub(super) fn check<'m>(
+        &mut self,
+        run: &Run<'_>,
+        id: StreamId,
+        message: &MessageView<'m>,
+    ) -> Result<Checked<'m>, ApiError> {
+        let asked = Asked::parse(message.headers)?;
         let Some(stream) = self.catalog.get(id) else { return Err(ApiError::stream_not_found()) };
         if stream.config.sealed {
             return Err(ApiError::stream_sealed());
@@ -307,10 +333,23 @@ impl<L: Log> Broker<L> {
         if let Some(fingerprint) = fingerprint
             && let Some(seq) = self.log.recall(id, fingerprint, run.time)
         {
-            return Ok(Placed { stream: id, seq, duplicate: true });
+            return Ok(Err(seq));
         }
         let Some(stream) = self.catalog.get(id) else { return Err(ApiError::stream_not_found()) };
         self.check_rest(stream, run, &asked, message)?;
+        Ok(Ok(New { asked, planned, fingerprint }))
+    }
+
+    /// Stores a message that was checked. Nothing is stored if its id cannot be remembered, which is
+    /// all that can fail.
+    pub(super) fn place(
+        &mut self,
+        run: &mut Run<'_>,
+        id: StreamId,
+        message: &MessageView<'_>,
+        New { asked, planned, fingerprint }: New<'_>,
+    ) -> Result<Placed, ApiError> {
+        let Some(stream) = self.catalog.get(id) else { return Err(ApiError::stream_not_found()) };
         let window = u64::try_from(stream.config.duplicate_window.as_nanos()).unwrap_or(u64::MAX);
         let record = NewRecord {
             subject: run.subject,

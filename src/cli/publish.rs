@@ -15,7 +15,7 @@ use super::exit::{Exit, Failure};
 use super::message::header;
 use super::output::{Output, thousands};
 use super::template::{UnknownName, fill};
-use crate::client::{Ack, Client, Message, PublishError, Publisher, Ticket};
+use crate::client::{Ack, BatchAck, Client, Message, PublishError, Publisher, Ticket};
 use crate::config::text;
 use crate::model::schedule::Schedule;
 use crate::model::subject::is_name;
@@ -24,6 +24,9 @@ use crate::model::time::Timestamp;
 /// Tickets waited for at a time. More than the client keeps in flight, so that it never waits for
 /// us.
 const MAX_TICKETS: usize = 65_536;
+
+/// Most messages that are collected to be stored together: more than any server takes, which says so.
+const MAX_ATOMIC: u64 = 65_536;
 
 /// Most bytes of a line of standard input, or of a file: the largest message a server can take.
 const MAX_INPUT_BYTES: u64 = 64 << 20;
@@ -68,6 +71,9 @@ pub(super) struct Publish {
     /// Publish so many
     #[arg(short = 'n', long, value_name = "COUNT", default_value = "1", value_parser = clap::value_parser!(u64).range(1..))]
     count: u64,
+    /// Store all of them or none, with --count or --stdin; --id is that of them all
+    #[arg(long)]
+    atomic: bool,
     /// Remove it after this time, on streams that allow it
     #[arg(long, value_name = "DURATION", value_parser = text::positive_duration)]
     ttl: Option<Duration>,
@@ -115,6 +121,11 @@ pub(super) async fn run(
     // Mistakes are told before a connection is made.
     publish.message(1, payload.as_deref().unwrap_or_default())?;
     let client = connect(global).await?;
+    if publish.atomic {
+        let result = atomically(publish, payload.as_deref(), &client, output).await;
+        client.close().await;
+        return result;
+    }
     let mut sending = Sending::new(&client, publish, global.timeout, output);
     let sent = match payload {
         Some(payload) => sending.repeat(&payload).await,
@@ -126,6 +137,40 @@ pub(super) async fn run(
         client.close().await;
     }
     result
+}
+
+/// Publishes all messages together.
+async fn atomically(
+    publish: &Publish,
+    payload: Option<&[u8]>,
+    client: &Client,
+    output: &mut Output,
+) -> Result<(), Failure> {
+    let mut messages = Vec::new();
+    if let Some(payload) = payload {
+        for n in 1..=publish.count.min(MAX_ATOMIC) {
+            messages.push(publish.message(n, payload)?);
+        }
+    } else {
+        let mut input = tokio::io::BufReader::new(tokio::io::stdin());
+        let limit = usize::try_from(MAX_INPUT_BYTES).unwrap_or(usize::MAX);
+        for n in 1..=MAX_ATOMIC {
+            let mut line = Vec::new();
+            if read_line(&mut input, &mut line, limit).await? == 0 {
+                break;
+            }
+            let text = line.strip_suffix(b"\n").unwrap_or(&line);
+            messages.push(publish.message(n, text.strip_suffix(b"\r").unwrap_or(text))?);
+        }
+    }
+    let BatchAck { duplicate, stored } = client.publish_atomically(messages).await?;
+    if output.is_json() {
+        return output.json(&json!({ "duplicate": duplicate, "stored": stored }));
+    }
+    if duplicate {
+        return output.line("were stored before");
+    }
+    output.line(format_args!("stored {} messages together", thousands(stored.len() as u64)))
 }
 
 /// Reads a payload.
@@ -213,7 +258,7 @@ impl Publish {
         for (key, value) in &self.headers {
             message = message.header(key, value);
         }
-        if let Some(id) = &self.id {
+        if let Some(id) = self.id.as_ref().filter(|_| n == 1 || !self.atomic) {
             message = message.id(fill_in(id)?);
         }
         if let Some(ttl) = self.ttl {

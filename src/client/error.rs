@@ -149,6 +149,11 @@ pub enum RequestError {
         /// The name.
         name: String,
     },
+    /// A header of a message in a batch that cannot be one.
+    #[error(
+        "header \"{0}\": keys are visible ASCII without a colon, values hold no line breaks or control characters"
+    )]
+    Header(String),
     /// More requests wait than may.
     #[error("{operation}: {limit} requests are waiting already; wait for some to be answered")]
     Busy {

@@ -5,10 +5,10 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
 
 use super::control::Answer;
-use super::{Client, Consumer, RequestError};
+use super::{Client, Consumer, Message, RequestError};
 use crate::model::api::{
-    ConsumerAction, DeadLetter, DeadOptions, MessageGetOptions, PurgeOptions, ScheduledMessage,
-    StreamInfoOptions,
+    BatchPlace, ConsumerAction, DeadLetter, DeadOptions, MessageGetOptions, PurgeOptions,
+    ScheduledMessage, StreamInfoOptions,
 };
 use crate::model::consumer::{ConsumerConfig, ConsumerInfo};
 use crate::model::headers;
@@ -60,6 +60,15 @@ impl StreamMessage {
     }
 }
 
+/// An atomic batch is stored, durably.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct BatchAck {
+    /// Whether it had been stored before, under the same id.
+    pub duplicate: bool,
+    /// Where each message is stored, in order; of a duplicate, where the first one is.
+    pub stored: Vec<BatchPlace>,
+}
+
 /// Some of a stream's dead letters.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct DeadLetterPage {
@@ -102,6 +111,18 @@ struct Page {
 struct DeleteMessage {
     seq: u64,
     no_erase: bool,
+}
+
+#[derive(Serialize)]
+struct Batch {
+    messages: Vec<InBatch>,
+}
+
+#[derive(Serialize)]
+struct InBatch {
+    subject: String,
+    hdrs: String,
+    data: String,
 }
 
 #[derive(Serialize)]
@@ -427,6 +448,37 @@ impl Client {
     ) -> Result<u64, RequestError> {
         let operation = format!("DEAD.DROP.{}", named("stream", stream)?);
         self.json::<Settled>(operation, &options, false).await.map(|answer| answer.settled)
+    }
+
+    /// Publishes messages of any streams, all or none of them: they are stored together, or one is
+    /// refused and none is stored. Expectations are about what was there before the batch. With an
+    /// [id](Message::id) on the first message a second batch with that id is not stored again, and
+    /// this may be called again after a lost connection; without one, an error may mean that it was
+    /// stored. For some hundred messages at most, as one frame must hold them.
+    ///
+    /// # Errors
+    /// [`RequestError`]: which message was refused, and why.
+    pub async fn publish_atomically(
+        &self,
+        messages: impl IntoIterator<Item = Message>,
+    ) -> Result<BatchAck, RequestError> {
+        use base64::Engine;
+        use base64::engine::general_purpose::STANDARD;
+
+        let mut batch = Vec::new();
+        let mut has_id = false;
+        for message in messages {
+            let wrong = message.wrong_header.clone();
+            let (subject, headers, payload) = message.into_parts();
+            if let Some(key) = wrong {
+                return Err(RequestError::Header(key));
+            }
+            has_id |= headers::get(&headers, headers::names::MESSAGE_ID).is_some();
+            let (hdrs, data) = (STANDARD.encode(headers), STANDARD.encode(payload));
+            batch.push(InBatch { subject, hdrs, data });
+        }
+        let body = Batch { messages: batch };
+        self.json("BATCH.PUBLISH".to_owned(), &body, has_id).await
     }
 
     /// Messages that are to be published later: those that one stream keeps, or all. By stream,

@@ -6,7 +6,7 @@
 //!
 //! | to | use |
 //! |---|---|
-//! | store messages | [`Client::publish`], [`Client::publisher`] |
+//! | store messages | [`Client::publish`], [`Client::publisher`], [`Client::publish_atomically`] |
 //! | store messages later, or again and again | [`Message::deliver_at`] and the like, [`Client::schedules`] |
 //! | receive stored messages | [`Client::consumer`], [`Consumer::fetch`], [`Consumer::messages`] |
 //! | send without storing | [`Client::send`], [`Client::subscribe`], [`Client::request`] |
@@ -47,15 +47,15 @@ pub use consume::{Consumer, Credit, Delivery, Fetch, Fetched, Messages, Received
 pub use error::{AckError, ConnectError, ConsumeError, PublishError, RequestError, SendError};
 pub use event::{ConnectionEvent, Events};
 pub use local::{CONTEXT_VARIABLE, LocalError, LocalServer};
-pub use manage::{DeadLetterPage, StreamMessage};
+pub use manage::{BatchAck, DeadLetterPage, StreamMessage};
 pub use message::Message;
 pub use options::{ClientBuilder, ReconnectPolicy};
 pub use publish::{Ack, Publisher, Ticket, WindowLimits};
 pub use tls::{Fingerprint, FingerprintError, TrustError};
 
 pub use crate::model::api::{
-    ConsumerAction, DeadLetter, DeadOptions, MessageGetOptions, PurgeOptions, ScheduledMessage,
-    StreamInfoOptions,
+    BatchPlace, ConsumerAction, DeadLetter, DeadOptions, MessageGetOptions, PurgeOptions,
+    ScheduledMessage, StreamInfoOptions,
 };
 pub use crate::model::consumer::{
     AckPolicy, ConsumerConfig, ConsumerInfo, DeliverPolicy, Idle, ReplayPolicy,

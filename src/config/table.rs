@@ -348,6 +348,13 @@ pub const SETTINGS: &[Setting] = &[
         |s| text::show_duration(s.limits.max_duplicate_window),
     ),
     quiet(
+        "limits.max_atomic_messages",
+        "COUNT",
+        "Messages of one atomic batch, as JetStream; all are checked before one is stored",
+        |s, text| text::count(text).map(|count| s.limits.max_atomic_messages = count),
+        |s| s.limits.max_atomic_messages.to_string(),
+    ),
+    quiet(
         "limits.max_schedules",
         "COUNT",
         "Schedules of one stream: each costs about a kilobyte of memory",

@@ -130,6 +130,11 @@ pub enum ApiRequest {
         /// Which ones.
         options: DeadOptions,
     },
+    /// `BATCH.PUBLISH` (ours): store all messages, or none.
+    PublishBatch {
+        /// The messages, of any streams.
+        messages: Vec<BatchMessage>,
+    },
     /// `SCHEDULE.LIST[.<stream>]` (ours): messages that are to be published later.
     ScheduleList {
         /// The stream that keeps them; none for all.
@@ -151,6 +156,26 @@ pub enum ApiRequest {
         /// Which ones.
         options: DeadOptions,
     },
+}
+
+/// One message of `BATCH.PUBLISH`. In JSON `hdrs` and `data` are base64.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BatchMessage {
+    /// Where it is published.
+    pub subject: String,
+    /// The header block, or empty.
+    pub headers: Vec<u8>,
+    /// The message body.
+    pub payload: Vec<u8>,
+}
+
+/// Where a message of a batch is stored.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BatchPlace {
+    /// The stream.
+    pub stream: String,
+    /// Its sequence there.
+    pub seq: u64,
 }
 
 /// Body of `SCHEDULE.LIST`.
@@ -380,6 +405,11 @@ pub enum ApiResponse {
     DeadLetters {
         total: usize,
         letters: Vec<DeadLetter>,
+    },
+    /// A batch: where each message is stored, in order; of a duplicate, where the first one is.
+    Batch {
+        duplicate: bool,
+        stored: Vec<BatchPlace>,
     },
     Schedules {
         total: usize,

@@ -97,6 +97,8 @@ api_errors! {
     invalid_ttl = 400 / 10165 "invalid per-message TTL";
     /// The stream allows no TTL by message.
     ttl_disabled = 400 / 10166 "per-message TTL is disabled";
+    /// The atomic batch has too many messages.
+    batch_too_large(most) = 400 / 10199 "atomic publish batch is too large: {}";
     /// The stream takes no schedules.
     schedules_disabled = 400 / 10188 "message schedules is disabled";
     /// The schedule's time cannot be read.

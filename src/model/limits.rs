@@ -31,6 +31,8 @@ pub struct Limits {
     /// Ranges of counters remembered for each producer, to answer resent messages with their
     /// sequence. 4,096: more than any window of ours can have in flight.
     pub max_producer_ranges: usize,
+    /// Messages of one atomic batch. 1,000, as JetStream; all are checked before one is stored.
+    pub max_atomic_messages: usize,
     /// Schedules of one stream. 100,000: each costs about a kilobyte of memory.
     pub max_schedules: usize,
     /// Producers remembered. 100,000: the longest unused is forgotten past that.
@@ -51,6 +53,7 @@ impl Default for Limits {
             max_pull_expires: Duration::from_secs(24 * 3600),
             max_duplicate_window: Duration::from_secs(24 * 3600),
             max_producer_ranges: 4096,
+            max_atomic_messages: 1000,
             max_schedules: 100_000,
             max_producers: 100_000,
         }

@@ -9,7 +9,9 @@ use serde_json::{Map, Value};
 
 pub use super::fields::Strictness;
 use super::fields::{check, fields_of, from_object, nearest, object, parse as body_as};
-use crate::model::api::{ApiRequest, ConsumerAction, MessageGetOptions, PurgeOptions};
+use crate::model::api::{
+    ApiRequest, BatchMessage, ConsumerAction, MessageGetOptions, PurgeOptions,
+};
 use crate::model::consumer::ConsumerConfig;
 use crate::model::error::ApiError;
 use crate::model::stream::{ConsumerLimits, StreamConfig};
@@ -41,6 +43,7 @@ const OPERATIONS: &[&str] = &[
     "CONSUMER.LIST",
     "CONSUMER.DELETE",
     "CONSUMER.PAUSE",
+    "BATCH.PUBLISH",
     "SCHEDULE.LIST",
     "SCHEDULE.DELETE",
     "DEAD.LIST",
@@ -72,6 +75,22 @@ struct Pause {
     pause_until: Option<Timestamp>,
 }
 
+/// Body of `BATCH.PUBLISH`.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Batch {
+    messages: Vec<InBatch>,
+}
+
+/// A message of [`Batch`]; headers and payload are base64.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct InBatch {
+    subject: String,
+    hdrs: String,
+    data: String,
+}
+
 /// Body of `SCHEDULE.DELETE`.
 #[derive(Default, Deserialize)]
 #[serde(default)]
@@ -97,6 +116,7 @@ pub fn parse(operation: &str, body: &[u8], strictness: Strictness) -> Result<Api
             consumer_create_durable(rest, body, strictness)
         }
         ["CONSUMER", rest @ ..] => consumer(operation, rest, body, strictness),
+        ["BATCH", "PUBLISH"] => batch(body, strictness),
         ["SCHEDULE", "LIST"] => {
             Ok(ApiRequest::ScheduleList { stream: None, options: body_as(body, &[], strictness)? })
         }
@@ -119,6 +139,19 @@ pub fn parse(operation: &str, body: &[u8], strictness: Strictness) -> Result<Api
         }
         _ => Err(unknown(operation)),
     }
+}
+
+/// `BATCH.PUBLISH`.
+fn batch(body: &[u8], strictness: Strictness) -> Result<ApiRequest, ApiError> {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+
+    let Batch { messages } = body_as(body, &[], strictness)?;
+    let decode = |text: &str| STANDARD.decode(text).map_err(ApiError::invalid_json);
+    let messages = messages.into_iter().map(|InBatch { subject, hdrs, data }| {
+        Ok(BatchMessage { subject, headers: decode(&hdrs)?, payload: decode(&data)? })
+    });
+    Ok(ApiRequest::PublishBatch { messages: messages.collect::<Result<_, ApiError>>()? })
 }
 
 fn unknown(operation: &str) -> ApiError {

@@ -44,3 +44,18 @@ fn messages_for_later_survive_a_kill_and_are_published_once() {
     assert_eq!(code, 4, "{talk}");
     assert_eq!(server.ok(&["schedule", "ls", "CLAUDEBUS_SCHEDULES"]).lines().count(), 3);
 }
+
+#[test]
+fn lines_are_stored_together_or_not_at_all() {
+    let server = Serving::start();
+    server.ok(&["stream", "create", "S", "--subjects", "s.>"]);
+    let publish = ["publish", "s.{{n}}", "--stdin", "--atomic", "--id", "1"];
+    let said = server.run(&publish).write_stdin("a\nb\nc\n").output().unwrap().stdout;
+    assert_eq!(String::from_utf8(said).unwrap(), "stored 3 messages together\n");
+    let said = server.run(&publish).write_stdin("a\nb\nc\n").output().unwrap().stdout;
+    assert_eq!(String::from_utf8(said).unwrap(), "were stored before\n");
+    let (code, talk) = server.fails(&["publish", "s.x", "x", "--atomic", "--count", "1001"]);
+    assert_eq!(code, 1);
+    assert!(talk.contains("too large: 1000"), "{talk}");
+    assert_eq!(server.json(&["stream", "info", "S"])["state"]["messages"], 3);
+}

@@ -83,6 +83,36 @@ async fn round_trip(client: &Client) {
     assert_eq!((info.ack_floor.stream_seq, info.num_ack_pending), (2, 0));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_is_stored_whole_or_not_at_all() {
+    let (server, client) = start().await;
+    orders(&client).await;
+    let letters = StreamConfig {
+        name: "LETTERS".into(),
+        subjects: vec!["letters.>".into()],
+        ..StreamConfig::default()
+    };
+    client.create_stream(letters).await.unwrap();
+    let batch = [
+        Message::new("orders.new", "4711").id("order-4711"),
+        Message::new("letters.out", "thank you").header("To", "customer"),
+    ];
+    let ack = client.publish_atomically(batch.clone()).await.unwrap();
+    assert_eq!((ack.duplicate, ack.stored.len()), (false, 2));
+    assert_eq!((&*ack.stored[1].stream, ack.stored[1].seq), ("LETTERS", 1));
+    assert!(client.publish_atomically(batch).await.unwrap().duplicate);
+    let refused = [Message::new("orders.new", "4712"), Message::new("nowhere", "")];
+    let error = client.publish_atomically(refused).await.unwrap_err().to_string();
+    assert!(error.contains("message 2 of the batch: no stream matches subject"), "{error}");
+    assert_eq!(client.stream_info("ORDERS").await.unwrap().state.messages, 1);
+    let late = [Message::new("orders.new", ""), Message::new("letters.out", "")]
+        .map(|message| message.deliver_after(Duration::from_secs(3600)));
+    let ack = client.publish_atomically(late).await.unwrap();
+    assert_eq!(&*ack.stored[0].stream, "CLAUDEBUS_SCHEDULES");
+    assert_eq!(client.schedules(None).await.unwrap().len(), 2);
+    server.shutdown().await.unwrap();
+}
+
 #[tokio::test]
 async fn a_message_goes_out_and_comes_back_over_quic() {
     let (_server, client) = start().await;

@@ -141,6 +141,9 @@ impl<L: Log> Broker<L> {
             ApiRequest::ConsumerPause { stream, consumer, until } => {
                 self.consumer_pause(stream, consumer, *until)
             }
+            ApiRequest::PublishBatch { messages } => {
+                self.publish_atomically(answer.0, messages).map(Reply::Now)
+            }
             ApiRequest::ScheduleList { stream, options } => {
                 self.list_schedules(stream.as_deref(), options).map(Reply::Now)
             }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 mod asking;
+mod atomic;
 mod delivering;
 mod model;
 mod ordering;
