@@ -12,7 +12,7 @@ use super::maintenance::{Maintainer, MergeDone, MergeJob};
 use super::options::{InlineWorkers, Workers};
 use super::reader::ReadJob;
 use super::scrub::Scrubber;
-use super::segments::{Library, SegmentFile, Trash};
+use super::segments::{Archive, SegmentFile, Trash};
 use crate::ids::{ReadId, StreamId};
 use crate::journal::files::Filler;
 use crate::journal::shared::JournalShared;
@@ -53,7 +53,7 @@ pub(super) struct Crew {
 /// The workers of an engine. Dropping it lets them finish what they have.
 pub(super) struct Background {
     journal: Arc<JournalShared>,
-    library: Arc<Library>,
+    archive: Arc<Archive>,
     pub(super) checkpoints: Arc<Mailbox<Box<CheckpointJob>>>,
     pub(super) reads: Arc<Mailbox<ReadJob>>,
     pub(super) news: Arc<Mailbox<News>>,
@@ -71,13 +71,13 @@ impl Background {
         workers: Workers,
         readers: usize,
         journal: Arc<JournalShared>,
-        library: Arc<Library>,
+        archive: Arc<Archive>,
         hurry: Arc<AtomicBool>,
         crew: Crew,
     ) -> io::Result<Self> {
         let mut background = Self {
             journal,
-            library,
+            archive,
             checkpoints: Arc::default(),
             reads: Arc::default(),
             news: Arc::default(),
@@ -106,11 +106,11 @@ impl Background {
                 tell(News::Checkpoint(checkpointer.run(*job)));
             }
         })?;
-        let (library, tell) = (Arc::clone(&self.library), self.teller());
+        let (archive, tell) = (Arc::clone(&self.archive), self.teller());
         self.spawn("maintenance", move || {
             give_way();
-            while let Some(work) = library.maintenance.pop() {
-                if let Some(done) = maintainer.run(work, &|| library.maintenance.try_pop()) {
+            while let Some(work) = archive.maintenance.pop() {
+                if let Some(done) = maintainer.run(work, &|| archive.maintenance.try_pop()) {
                     tell(News::Merge(done));
                 }
             }
@@ -149,7 +149,7 @@ impl Background {
     }
 
     pub(super) fn maintain(&self, work: Maintenance) {
-        self.library.maintenance.push(work);
+        self.archive.maintenance.push(work);
     }
 
     /// Reads all sealed files, as fast as it goes.
@@ -179,9 +179,9 @@ impl Background {
             self.news.push(News::Checkpoint(crew.checkpointer.run(*job)));
         }
         while workers.maintenance
-            && let Some(work) = self.library.maintenance.try_pop()
+            && let Some(work) = self.archive.maintenance.try_pop()
         {
-            let next = || self.library.maintenance.try_pop();
+            let next = || self.archive.maintenance.try_pop();
             if let Some(done) = crew.maintainer.run(work, &next) {
                 self.news.push(News::Merge(done));
             }
@@ -214,7 +214,7 @@ impl Background {
         }
         self.is_closed.store(true, Ordering::Release);
         self.checkpoints.close();
-        self.library.maintenance.close();
+        self.archive.maintenance.close();
         self.reads.close();
         self.scrubber.alarm.close();
         self.journal.close();

@@ -228,7 +228,7 @@ impl Engine {
         self.progress.calls_to_space = 0;
         let contents = &mut self.contents;
         for meta in &done.segments {
-            let file = SegmentFile::new(Arc::clone(meta), &self.library);
+            let file = SegmentFile::new(Arc::clone(meta), &self.archive);
             contents.segments.add(file, done.generation, &mut contents.streams);
         }
         for stream in contents.streams.values_mut() {

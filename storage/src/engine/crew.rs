@@ -10,7 +10,7 @@ use super::maintenance::Maintainer;
 use super::options::{EngineOptions, Workers};
 use super::pacer::Pacer;
 use super::scrub::Scrubber;
-use super::segments::Library;
+use super::segments::Archive;
 use crate::disk::Disk;
 use crate::journal::files::Filler;
 use crate::journal::shared::JournalShared;
@@ -25,14 +25,14 @@ pub(super) struct CrewPlace<'a> {
     pub(super) journal: &'a Arc<JournalShared>,
     pub(super) hurry: &'a Arc<AtomicBool>,
     pub(super) options: &'a EngineOptions,
-    pub(super) library: &'a Library,
+    pub(super) archive: &'a Archive,
 }
 
 impl CrewPlace<'_> {
     /// Workers that go on from what was loaded; the journal from group `last_group`.
     pub(super) fn crew(self, loaded: Loaded, predecessor: Predecessor, last_group: u64) -> Crew {
-        let Self { disk, journal, hurry, options, library } = self;
-        let (counters, index) = (Arc::clone(&library.counters), library.index.clone());
+        let Self { disk, journal, hurry, options, archive } = self;
+        let (counters, index) = (Arc::clone(&archive.counters), archive.index.clone());
         let crash = options.crash_points;
         let pacer = Pacer {
             journal: Arc::clone(journal),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::checkpointer::SEGMENTS;
 use super::contents::Contents;
 use super::report::{OpenError, lose};
-use super::segments::{Library, SegmentFile};
+use super::segments::{Archive, SegmentFile};
 use crate::copies;
 use crate::disk::Disk;
 use crate::ids_file;
@@ -64,7 +64,7 @@ impl LoadError {
 }
 
 /// Loads the newest checkpoint that can be used.
-pub(super) fn load(disk: &dyn Disk, library: &Arc<Library>) -> Result<Loaded, OpenError> {
+pub(super) fn load(disk: &dyn Disk, archive: &Arc<Archive>) -> Result<Loaded, OpenError> {
     let generations = Manifest::generations(disk).map_err(OpenError::io("list the manifests"))?;
     let present = list(disk, SEGMENTS)?;
     let mut repaired = match disk.copies() {
@@ -74,11 +74,11 @@ pub(super) fn load(disk: &dyn Disk, library: &Arc<Library>) -> Result<Loaded, Op
     let mut problems = Vec::new();
     let mut loaded = None;
     for (index, generation) in generations.iter().enumerate() {
-        let mut result = load_one(disk, library, *generation, &present);
+        let mut result = load_one(disk, archive, *generation, &present);
         // Only then are all copies read to their end.
         if result.is_err() && !disk.copies().is_empty() {
             repaired += copies::mend_checkpoint(disk, *generation);
-            result = load_one(disk, library, *generation, &present);
+            result = load_one(disk, archive, *generation, &present);
         }
         match result {
             Ok((manifest, contents)) => {
@@ -111,13 +111,13 @@ pub(super) fn load(disk: &dyn Disk, library: &Arc<Library>) -> Result<Loaded, Op
     loaded.repaired = repaired;
     // What is built upon must stay: a process that was killed may not have come to this.
     disk.sync_dir(manifest::DIR).map_err(OpenError::io("sync the manifests"))?;
-    hold_retired(&mut loaded, library);
+    hold_retired(&mut loaded, archive);
     sweep(disk, &mut loaded, &present)?;
     Ok(loaded)
 }
 
 /// Segments that only the older manifest lists go when it goes.
-fn hold_retired(loaded: &mut Loaded, library: &Arc<Library>) {
+fn hold_retired(loaded: &mut Loaded, archive: &Arc<Archive>) {
     let Some(previous) = &loaded.previous else { return };
     let segments = &mut loaded.contents.segments;
     for listed in &previous.segments {
@@ -126,7 +126,7 @@ fn hold_retired(loaded: &mut Loaded, library: &Arc<Library>) {
         }
         let ListedSegment { id, length, digest } = *listed;
         let meta = SegmentMeta { id, length, digest, streams: Vec::new() };
-        let file = SegmentFile::new(Arc::new(meta), library);
+        let file = SegmentFile::new(Arc::new(meta), archive);
         segments.retired.insert(id.0, (file, previous.rewrite.contains(&id)));
     }
 }
@@ -138,7 +138,7 @@ fn list(disk: &dyn Disk, dir: &str) -> Result<BTreeSet<String>, OpenError> {
 
 fn load_one(
     disk: &dyn Disk,
-    library: &Arc<Library>,
+    archive: &Arc<Archive>,
     generation: u64,
     present: &BTreeSet<String>,
 ) -> Result<(Manifest, Contents), LoadError> {
@@ -159,7 +159,7 @@ fn load_one(
         stream.subjects.forget_changes();
         contents.clock = contents.clock.max(stream.last_time);
     }
-    load_segments(library, &manifest, &mut contents, &mut metas, present)?;
+    load_segments(archive, &manifest, &mut contents, &mut metas, present)?;
     for file in &manifest.ids {
         for (stream, entry) in ids_file::read(disk, file).map_err(LoadError::Ids)? {
             if contents.streams.contains_key(&stream) {
@@ -212,7 +212,7 @@ fn load_entry(
 }
 
 fn load_segments(
-    library: &Arc<Library>,
+    archive: &Arc<Archive>,
     manifest: &Manifest,
     contents: &mut Contents,
     metas: &mut BTreeMap<u64, SegmentMeta>,
@@ -227,7 +227,7 @@ fn load_segments(
             .remove(&listed.id.0)
             .filter(|meta| (meta.length, meta.digest) == (listed.length, listed.digest))
             .ok_or_else(|| LoadError::Nonsense(format!("nothing about {path}")))?;
-        let file = SegmentFile::new(Arc::new(meta), library);
+        let file = SegmentFile::new(Arc::new(meta), archive);
         load_expiries(contents, &file);
         contents.segments.add_listed(file, listed.id.0, &mut contents.streams);
     }

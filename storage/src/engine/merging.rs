@@ -177,7 +177,7 @@ impl Engine {
                     self.progress.removed.push(SegmentId(*id));
                 }
                 for meta in outputs {
-                    let file = SegmentFile::new(Arc::clone(&meta), &self.library);
+                    let file = SegmentFile::new(Arc::clone(&meta), &self.archive);
                     contents.segments.add(file, generation, &mut contents.streams);
                     self.progress.added.push(meta);
                 }

@@ -44,7 +44,7 @@ use self::background::{Background, News};
 use self::checkpoint::{Counters, Progress};
 use self::contents::Contents;
 use self::group::OpenGroup;
-use self::segments::Library;
+use self::segments::Archive;
 use crate::disk::Disk;
 use crate::ids::{Fingerprint, Position, StreamId, SubjectId};
 use crate::journal::shared::JournalShared;
@@ -67,7 +67,7 @@ pub struct Engine {
     journal_bytes: u64,
     report: RecoveryReport,
     disk: Arc<dyn Disk>,
-    library: Arc<Library>,
+    archive: Arc<Archive>,
     progress: Progress,
     /// Inputs of the merge that is under way.
     merging: BTreeSet<u64>,
@@ -132,7 +132,7 @@ impl Engine {
         }
         self.background.stop();
         self.check_failure()?;
-        if let Some(index) = &self.library.index
+        if let Some(index) = &self.archive.index
             && let Err(error) = index.close()
         {
             tracing::warn!(%error, "the index will be built again");
@@ -312,7 +312,7 @@ impl Log for Engine {
     }
 
     fn scrubbed(&self) -> ScrubStats {
-        self.library.counters.scrub()
+        self.archive.counters.scrub()
     }
 
     fn pressure(&self) -> Pressure {

@@ -17,7 +17,7 @@ use super::group::OpenGroup;
 use super::load::{Loaded, load};
 use super::losses::Losses;
 use super::report::{DamageReport, LOST, OpenError, RecoveryReport, lose};
-use super::segments::{Library, Trash};
+use super::segments::{Archive, Trash};
 use super::{Engine, EngineOptions, Waker};
 use crate::disk::Disk;
 use crate::ids::Position;
@@ -80,15 +80,15 @@ pub(super) fn open(
     let was_clean =
         take_clean_mark(disk.as_ref()).map_err(OpenError::io("remove the clean mark"))?;
     let index = disk.root().filter(|_| options.index).map(|root| Arc::new(Index::new(root)));
-    let library = Arc::new(Library::new(Arc::clone(&disk), index));
+    let archive = Arc::new(Archive::new(Arc::clone(&disk), index));
     options.crash_points.at("trash.before");
-    let mut loaded = load(disk.as_ref(), &library)?;
+    let mut loaded = load(disk.as_ref(), &archive)?;
     options.crash_points.at("trash.after");
     let through = loaded.manifest.through;
     let mended = copies::mend_journal(disk.as_ref(), through);
     let repaired =
         loaded.repaired + mended.map_err(OpenError::io("compare the copies of the journal"))?;
-    library.counters.repaired.fetch_add(repaired, Ordering::Relaxed);
+    archive.counters.repaired.fetch_add(repaired, Ordering::Relaxed);
     let report = RecoveryReport {
         was_clean,
         generation: loaded.manifest.generation,
@@ -111,7 +111,7 @@ pub(super) fn open(
         headless: Vec::new(),
     };
     recovery.replay(&options)?;
-    recovery.start(options, disk, waker, library, loaded)
+    recovery.start(options, disk, waker, archive, loaded)
 }
 
 /// Notes that everything is checkpointed and the journal need not be looked at.
@@ -433,7 +433,7 @@ impl Recovery {
         options: EngineOptions,
         disk: Arc<dyn Disk>,
         waker: Waker,
-        library: Arc<Library>,
+        archive: Arc<Archive>,
         loaded: Loaded,
     ) -> Result<Engine, OpenError> {
         let last_group = self.last_group;
@@ -461,7 +461,7 @@ impl Recovery {
             journal: &journal,
             hurry: &hurry,
             options: &options,
-            library: &library,
+            archive: &archive,
         };
         let crew = place.crew(loaded, self.predecessor, last_group);
         crew.filler.first_spare();
@@ -469,7 +469,7 @@ impl Recovery {
             options.workers,
             options.readers,
             Arc::clone(&journal),
-            Arc::clone(&library),
+            Arc::clone(&archive),
             hurry,
             crew,
         )
@@ -488,7 +488,7 @@ impl Recovery {
             journal_bytes: self.journal_bytes,
             report: self.report,
             disk,
-            library,
+            archive,
             progress,
             merging: BTreeSet::new(),
             is_merge_urgent: Arc::default(),

@@ -29,7 +29,7 @@ pub(super) struct Trash {
 }
 
 /// What segments need to be opened, and where they go in the end.
-pub(super) struct Library {
+pub(super) struct Archive {
     pub(super) disk: Arc<dyn Disk>,
     pub(super) cache: Arc<BlockCache>,
     pub(super) index: Option<Arc<Index>>,
@@ -40,7 +40,7 @@ pub(super) struct Library {
     most_open: usize,
 }
 
-impl Library {
+impl Archive {
     pub(super) fn new(disk: Arc<dyn Disk>, index: Option<Arc<Index>>) -> Self {
         Self {
             disk,
@@ -61,7 +61,7 @@ const DOOMED_AND_SCRUBBED: u8 = 2;
 /// A segment that may be read.
 pub(super) struct SegmentFile {
     pub(super) meta: Arc<SegmentMeta>,
-    library: Arc<Library>,
+    archive: Arc<Archive>,
     open: Mutex<Option<Arc<Segment>>>,
     fate: AtomicU8,
     /// Whether its copies are being compared, or cannot be made whole.
@@ -73,10 +73,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl SegmentFile {
-    pub(super) fn new(meta: Arc<SegmentMeta>, library: &Arc<Library>) -> Arc<Self> {
-        let (library, open) = (Arc::clone(library), Mutex::new(None));
+    pub(super) fn new(meta: Arc<SegmentMeta>, archive: &Arc<Archive>) -> Arc<Self> {
+        let (archive, open) = (Arc::clone(archive), Mutex::new(None));
         let (fate, is_suspect) = (AtomicU8::new(LISTED), AtomicBool::new(false));
-        Arc::new(Self { meta, library, open, fate, is_suspect })
+        Arc::new(Self { meta, archive, open, fate, is_suspect })
     }
 
     /// Calls `read` with the segment. If there are other copies and this one is damaged, they are read,
@@ -92,7 +92,7 @@ impl SegmentFile {
                 range.map_or((0, u64::MAX), |range| (range.first_seq, range.last_seq));
             error.into_read(stream, first, last)
         };
-        let copies = self.library.disk.copies();
+        let copies = self.archive.disk.copies();
         let found = self.segment().map_err(lost);
         if copies.is_empty() {
             return found.and_then(|segment| read(&segment));
@@ -123,8 +123,8 @@ impl SegmentFile {
         read: &mut impl FnMut(&Segment) -> Result<T, ReadError>,
     ) -> Result<T, ReadError> {
         let mut result = Err(ReadError::Io { file: self.meta.id.path(), reason: String::new() });
-        for copy in self.library.disk.copies() {
-            let segment = Segment::open(copy.as_ref(), &self.meta, &self.library.cache);
+        for copy in self.archive.disk.copies() {
+            let segment = Segment::open(copy.as_ref(), &self.meta, &self.archive.cache);
             result = segment.map_err(&lost).and_then(|segment| match segment.is_flawed() {
                 true => Err(ReadError::Io { file: self.meta.id.path(), reason: String::new() }),
                 false => read(&segment),
@@ -139,7 +139,7 @@ impl SegmentFile {
     /// Has its copies compared, once.
     fn suspect(self: &Arc<Self>) {
         if !self.is_suspect.swap(true, Ordering::Relaxed) {
-            self.library.maintenance.push(Maintenance::Mend(Arc::clone(self)));
+            self.archive.maintenance.push(Maintenance::Mend(Arc::clone(self)));
         }
     }
 
@@ -156,17 +156,17 @@ impl SegmentFile {
         if let Some(segment) = &*place {
             return Ok(Arc::clone(segment));
         }
-        let library = &self.library;
-        let mut segment = Segment::open(library.disk.as_ref(), &self.meta, &library.cache)?;
-        if let Some(index) = &library.index {
+        let archive = &self.archive;
+        let mut segment = Segment::open(archive.disk.as_ref(), &self.meta, &archive.cache)?;
+        if let Some(index) = &archive.index {
             segment = segment.with_locator(Arc::clone(index) as Arc<dyn BlockLocator>);
         }
         let segment = Arc::new(segment);
         *place = Some(Arc::clone(&segment));
         drop(place);
-        let mut open = lock(&library.open);
+        let mut open = lock(&archive.open);
         open.push_back(Arc::downgrade(self));
-        let oldest = if open.len() > library.most_open { open.pop_front() } else { None };
+        let oldest = if open.len() > archive.most_open { open.pop_front() } else { None };
         drop(open);
         if let Some(oldest) = oldest.and_then(|weak| weak.upgrade()) {
             lock(&oldest.open).take();
@@ -189,7 +189,7 @@ impl Drop for SegmentFile {
             lock(&self.open).take();
             let scrub = fate == DOOMED_AND_SCRUBBED;
             let trash = Trash { path: self.meta.id.path(), scrub };
-            self.library.maintenance.push(Maintenance::Trash(trash));
+            self.archive.maintenance.push(Maintenance::Trash(trash));
         }
     }
 }

@@ -141,7 +141,7 @@ impl Engine {
             segments: contents.segments.held.len() as u64,
             segment_bytes: contents.segments.bytes(),
             dead_bytes: contents.segments.dead_bytes(),
-            cache_bytes: self.library.cache.bytes() as u64,
+            cache_bytes: self.archive.cache.bytes() as u64,
             journal_files,
             spare_files,
             groups: value(&journal.groups),
@@ -155,16 +155,16 @@ impl Engine {
             generation: self.progress.generation,
             checkpoints: self.counters.checkpoints,
             failed_checkpoints: self.counters.failed_checkpoints,
-            base_rewrites: value(&self.library.counters.base_rewrites),
+            base_rewrites: value(&self.archive.counters.base_rewrites),
             merges: self.counters.merges,
             failed_merges: self.counters.failed_merges,
-            segments_removed: value(&self.library.counters.segments_removed),
+            segments_removed: value(&self.archive.counters.segments_removed),
             reads: self.counters.reads,
             failed_reads: self.counters.failed_reads,
             blocks_read: value(&self.background.read_stats.blocks_read),
             bytes_read: value(&self.background.read_stats.bytes_read),
             is_disk_full: self.journal.is_disk_full.load(Ordering::Relaxed),
-            scrub: self.library.counters.scrub(),
+            scrub: self.archive.counters.scrub(),
         }
     }
 }
