@@ -238,6 +238,8 @@ impl Drop for Background {
         if !self.threads.is_empty() {
             self.stop();
         }
+        // What was not done holds segments, and they the archive in which it waits.
+        while self.archive.maintenance.try_pop().is_some() {}
     }
 }
 

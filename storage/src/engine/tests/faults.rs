@@ -387,3 +387,22 @@ fn deleting_records_makes_room_on_a_full_disk() {
         assert!(again * 10 > full * 9, "{room}: {full}, {again}; {:?}", engine.info());
     }
 }
+
+/// Work on segments that was never done holds segments, which hold what the work waits in.
+#[test]
+fn an_engine_that_is_dropped_lets_go_of_its_disk() {
+    let disk: Arc<dyn Disk> = Arc::new(SimulatedDisk::new());
+    let mut engine = Engine::open(options(1), Arc::clone(&disk), Arc::new(|| {})).unwrap();
+    engine.create_stream(S, StreamOptions::default());
+    for _ in 0..20 {
+        engine.append(S, &record("a", &[1; 1_000])).unwrap();
+    }
+    engine.commit();
+    while engine.info().checkpoints == 0 {
+        engine.run_background();
+        // The last of these takes in the checkpoint, and asks for its segment to be indexed.
+        while engine.poll().unwrap().is_some() {}
+    }
+    drop(engine);
+    assert_eq!(Arc::strong_count(&disk), 1);
+}
