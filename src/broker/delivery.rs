@@ -11,7 +11,7 @@ use crate::model::consumer::{AckPolicy, Idle};
 use crate::model::event::{Delivery, Event};
 use crate::model::request::{ReplyTo, SessionId, Token};
 
-use super::consumer::{Rest, Sent, Settled, Want};
+use super::consumer::{Rest, Settled, Want, Way};
 use super::member::Member;
 use super::reading::meta_of;
 use super::router::{Route, SubscriptionId};
@@ -22,9 +22,9 @@ use super::{Broker, Deadline};
 /// Deliveries of one consumer in one turn, so that others have theirs.
 const TURN_DELIVERIES: usize = 8192;
 
-/// Part of what a session may hold that may be handed to it uncounted, so that a row of messages is
-/// counted once.
-const UNCOUNTED_PART: usize = 256;
+/// A row of messages is no longer than this part of what a session may hold: its room is looked at
+/// before each row. 64: rows of 16 KiB, some seventy small messages.
+const ROW_PART: usize = 64;
 
 /// Deliveries to one session on their way into one event.
 struct Parcel {
@@ -40,8 +40,8 @@ struct Parcel {
 struct Mail {
     parcels: Vec<Parcel>,
     delivered: usize,
-    /// Bytes that a session was handed and that are not counted yet.
-    uncounted: Option<(SessionId, usize)>,
+    /// The deliveries of one step. Kept for its memory.
+    row: Vec<Delivery>,
     /// Deliveries that need no acknowledgement, where the stream keeps messages for those.
     settled: Vec<Settled>,
     /// Who listens to a reply subject, looked up once for a row of deliveries to it.
@@ -52,14 +52,19 @@ struct Mail {
 }
 
 impl Mail {
-    /// Adds a delivery to the last parcel if it goes the same way, otherwise to a new one.
-    fn add(&mut self, to: (SessionId, Token), waits: bool, delivery: Delivery) {
+    /// Adds deliveries to the last parcel if they go the same way, otherwise to a new one.
+    fn add(
+        &mut self,
+        to: (SessionId, Token),
+        waits: bool,
+        row: impl IntoIterator<Item = Delivery>,
+    ) {
         if let Some(last) = self.parcels.last_mut()
             && (last.session, last.token, last.waits) == (to.0, to.1, waits)
         {
-            last.deliveries.push(delivery);
+            last.deliveries.extend(row);
         } else {
-            let deliveries = vec![delivery];
+            let deliveries = row.into_iter().collect();
             self.parcels.push(Parcel { session: to.0, token: to.1, deliveries, waits });
         }
     }
@@ -136,7 +141,6 @@ impl<L: Log> Broker<L> {
         if let Some(terms) = self.terms_of(id) {
             self.deliver_until_idle(id, name, member, &terms, &mut mail);
         }
-        self.count_handed(&mut mail);
         mail
     }
 
@@ -158,7 +162,7 @@ impl<L: Log> Broker<L> {
                 terms.last_seq,
                 &who_has_room(&self.sessions, pushes, limit),
             );
-            let sent = match want {
+            let way = match want {
                 Want::Nothing(rest) => {
                     member.flowing = rest == Rest::Going;
                     return;
@@ -189,30 +193,39 @@ impl<L: Log> Broker<L> {
                     }
                     Some(Some(record)) => self.redeliver(id, member, terms, mail, pushes, record),
                 },
-                Want::Deliver => {
-                    let Some(record) = member.consumer.next_fetched() else { return };
-                    let meta = if terms.deletes {
-                        meta_of(&self.log, id, record, terms.storage, &mut mail.subject)
-                    } else {
-                        None
-                    };
-                    let size = Delivery::pull_bytes(record);
-                    let open = &who_has_room(&self.sessions, pushes, limit);
-                    let sent = member.consumer.deliver(self.now, open, size, meta);
-                    if let Some(sent) = &sent
-                        && terms.deletes
-                        && member.consumer.ack_policy() == AckPolicy::None
-                    {
-                        mail.settled.push(Settled { seq: sent.delivery.record.seq, meta });
-                    }
-                    sent
-                }
+                Want::Deliver => self.deliver_row(id, member, terms, mail, pushes),
             };
-            if let Some(sent) = sent {
-                self.hand_over(member, mail, sent, terms.durable_seq);
+            if let Some(way) = way {
+                self.hand_over(member, mail, way, terms.durable_seq);
             }
         }
         self.stirred.insert((id, Arc::clone(name)));
+    }
+
+    /// Delivers a row of what was read.
+    fn deliver_row(
+        &self,
+        id: StreamId,
+        member: &mut Member,
+        terms: &Terms,
+        mail: &mut Mail,
+        pushes: bool,
+    ) -> Option<Way> {
+        let Mail { row, settled, subject, .. } = mail;
+        let is_settled = terms.deletes && member.consumer.ack_policy() == AckPolicy::None;
+        let meta_of = |record: &Record| {
+            if !terms.deletes {
+                return None;
+            }
+            let meta = meta_of(&self.log, id, record, terms.storage, subject);
+            if is_settled {
+                settled.push(Settled { seq: record.seq, meta });
+            }
+            meta
+        };
+        let limit = self.limits.max_session_deliveries;
+        let open = who_has_room(&self.sessions, pushes, limit);
+        member.consumer.deliver(self.now, &open, limit / ROW_PART, meta_of, row)
     }
 
     fn redeliver(
@@ -223,67 +236,67 @@ impl<L: Log> Broker<L> {
         mail: &mut Mail,
         pushes: bool,
         record: Record,
-    ) -> Option<Sent> {
+    ) -> Option<Way> {
+        let Mail { row, subject, .. } = mail;
         let meta = if terms.deletes {
-            meta_of(&self.log, id, &record, terms.storage, &mut mail.subject)
+            meta_of(&self.log, id, &record, terms.storage, subject)
         } else {
             None
         };
-        let size = Delivery::pull_bytes(&record);
         let open = who_has_room(&self.sessions, pushes, self.limits.max_session_deliveries);
-        member.consumer.redeliver(self.now, &open, record, size, meta)
+        member.consumer.redeliver(self.now, &open, record, meta, row)
     }
 
-    /// Notes what a session was handed, to be counted with what follows.
-    fn note_handed(&mut self, session: SessionId, bytes: usize, mail: &mut Mail) {
-        let most = self.limits.max_session_deliveries / UNCOUNTED_PART;
-        if let Some((to, uncounted)) = &mut mail.uncounted
-            && *to == session
-            && *uncounted < most
-        {
-            *uncounted += bytes;
-            return;
-        }
-        self.count_handed(mail);
-        if bytes < most {
-            mail.uncounted = Some((session, bytes));
-        } else {
-            self.sessions.handed(session, bytes);
-        }
-    }
-
-    fn count_handed(&mut self, mail: &mut Mail) {
-        if let Some((session, bytes)) = mail.uncounted.take() {
-            self.sessions.handed(session, bytes);
-        }
-    }
-
-    /// Puts a delivery into the parcels of who gets it.
-    fn hand_over(&mut self, member: &Member, mail: &mut Mail, sent: Sent, durable_seq: u64) {
-        let Sent { session, reply, delivery, wait_durable } = sent;
-        mail.delivered += 1;
-        let waits = wait_durable || delivery.record.seq > durable_seq;
-        let bytes = delivery.charge();
-        let subject = match reply {
-            ReplyTo::Session(token) => {
-                self.note_handed(session, bytes, mail);
-                mail.add((session, token), waits, delivery);
-                return;
-            }
-            ReplyTo::Subject(subject) => subject,
+    /// Puts the row into the parcels of who gets it.
+    fn hand_over(&mut self, member: &Member, mail: &mut Mail, way: Way, durable_seq: u64) {
+        let Way { session, reply, wait_durable } = way;
+        let mut row = std::mem::take(&mut mail.row);
+        mail.delivered += row.len();
+        // What is durable does not wait for what is not.
+        let durable = match wait_durable {
+            true => 0,
+            false => row.partition_point(|delivery| delivery.record.seq <= durable_seq),
         };
-        if mail.address.as_ref().is_none_or(|(known, _)| *known != subject) {
+        match reply {
+            ReplyTo::Session(token) => {
+                self.sessions.handed(session, row.iter().map(Delivery::charge).sum());
+                let to = (session, token);
+                if durable > 0 {
+                    mail.add(to, false, row.drain(..durable));
+                }
+                if !row.is_empty() {
+                    mail.add(to, true, row.drain(..));
+                }
+            }
+            ReplyTo::Subject(subject) => {
+                for (at, delivery) in row.drain(..).enumerate() {
+                    self.hand_to_listeners(member, mail, &subject, at >= durable, &delivery);
+                }
+            }
+        }
+        mail.row = row;
+    }
+
+    fn hand_to_listeners(
+        &mut self,
+        member: &Member,
+        mail: &mut Mail,
+        subject: &str,
+        waits: bool,
+        delivery: &Delivery,
+    ) {
+        if mail.address.as_ref().is_none_or(|(known, _)| known != subject) {
             let group = member.consumer.config().deliver_group.as_deref();
-            let route = self.route_to(&subject, group);
-            mail.address = Some((subject, route));
+            let route = self.route_to(subject, group);
+            mail.address = Some((subject.to_owned(), route));
         }
         let Some((_, route)) = &mail.address else { return };
         let mut chosen = std::mem::take(&mut mail.chosen);
         self.router.receivers(route, SERVER, true, &mut self.rng, &mut chosen);
         for id in chosen.drain(..) {
             if let Some(to) = self.router.count_delivery(id, 1) {
-                self.sessions.handed(to.0, bytes);
-                mail.add(to, waits, delivery.clone());
+                self.sessions.handed(to.0, delivery.charge());
+                mail.add(to, waits, [delivery.clone()]);
             }
         }
         mail.chosen = chosen;

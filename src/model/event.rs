@@ -129,7 +129,13 @@ impl Delivery {
     /// payload, and 64 for what surrounds them.
     #[must_use]
     pub fn charge(&self) -> usize {
-        self.record.data().len() + 64
+        Self::charge_of(&self.record)
+    }
+
+    /// [`charge`](Self::charge) of a delivery of `record`.
+    #[must_use]
+    pub fn charge_of(record: &Record) -> usize {
+        record.data().len() + 64
     }
 
     /// Bytes that this delivery counts towards the `max_bytes` of a session's pull: subject,

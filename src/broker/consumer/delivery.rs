@@ -40,7 +40,7 @@ pub(crate) enum Want {
         /// Not many more bytes than this.
         bytes: usize,
     },
-    /// Deliver what was read: call [`Consumer::deliver`] with [`Consumer::next_fetched`].
+    /// Deliver what was read: call [`Consumer::deliver`].
     Deliver,
     /// Nothing at this moment.
     Nothing(Rest),
@@ -57,16 +57,14 @@ pub(crate) enum Rest {
     Nothing,
 }
 
-/// A delivery on its way.
+/// Where deliveries go.
 #[derive(Clone, Debug)]
-pub(crate) struct Sent {
-    /// Whose pull it satisfies.
+pub(crate) struct Way {
+    /// Whose pull they satisfy.
     pub(crate) session: SessionId,
-    /// Where it goes.
+    /// What the pull named.
     pub(crate) reply: ReplyTo,
-    /// The message.
-    pub(crate) delivery: Delivery,
-    /// Whether it must not leave before the journal holds that it did: attempts after the first,
+    /// Whether they must not leave before the journal holds that it did: attempts after the first,
     /// and the only attempt allowed.
     pub(crate) wait_durable: bool,
 }
@@ -337,38 +335,44 @@ impl Consumer {
         self.damage.take()
     }
 
-    /// The record that [`Want::Deliver`] is about.
-    pub(crate) fn next_fetched(&self) -> Option<&Record> {
-        self.fetched.front()
-    }
-
-    /// Delivers the record that was read. `size` is what it counts towards a pull's `max_bytes`.
-    /// `None` if no pull could take it; ask [`Consumer::want`] again.
+    /// Delivers records that were read to the pull whose turn it is: as many in a row as it takes and
+    /// as `most_bytes`, counted by [`Delivery::charge`], allow, but one at least. They are added to
+    /// `row`; `meta_of` is asked once for each, in order. `None` if no pull could take any; ask
+    /// [`Consumer::want`] again.
     pub(crate) fn deliver(
         &mut self,
         now: Now,
         open: &dyn Fn(SessionId) -> bool,
-        size: u64,
-        meta: Option<Meta>,
-    ) -> Option<Sent> {
-        let (session, reply) = self.pulls.take(now.monotonic, open, size, &mut self.statuses)?;
-        let record = self.fetched.pop_front()?;
-        if let Some(holding) = &self.holding {
-            // It passes through, so that its key is known to be in flight.
-            let traits = holding.traits(&record);
-            self.note_held(record.seq, traits, None);
+        most_bytes: usize,
+        mut meta_of: impl FnMut(&Record) -> Option<Meta>,
+        row: &mut Vec<Delivery>,
+    ) -> Option<Way> {
+        // A message that keeps an order or a distance is looked at by itself.
+        let is_single = self.holding.is_some() || self.replay.is_some();
+        let most = if is_single { 1 } else { self.allowed() };
+        let mut bytes = 0;
+        let sizes = self.fetched.iter().zip(0..most).map_while(|(record, _)| {
+            let has_room = bytes < most_bytes || bytes == 0;
+            bytes += Delivery::charge_of(record);
+            has_room.then(|| Delivery::pull_bytes(record))
+        });
+        let (session, reply, count) =
+            self.pulls.take(now.monotonic, open, sizes, &mut self.statuses)?;
+        for _ in 0..count {
+            let Some(record) = self.fetched.pop_front() else { break };
+            if let Some(holding) = &self.holding {
+                // It passes through, so that its key is known to be in flight.
+                let traits = holding.traits(&record);
+                self.note_held(record.seq, traits, None);
+            }
+            let meta = meta_of(&record);
+            row.push(self.deliver_first(now, record, meta));
         }
-        Some(self.deliver_first(now, (session, reply), record, meta))
+        Some(Way { session, reply, wait_durable: self.config.max_deliver == 1 })
     }
 
     /// Delivers a record for the first time.
-    fn deliver_first(
-        &mut self,
-        now: Now,
-        (session, reply): (SessionId, ReplyTo),
-        record: Record,
-        meta: Option<Meta>,
-    ) -> Sent {
+    fn deliver_first(&mut self, now: Now, record: Record, meta: Option<Meta>) -> Delivery {
         self.num_pending = self.num_pending.saturating_sub(1);
         let consumer_seq = self.last_consumer_seq + 1;
         if let Some(replay) = &mut self.replay {
@@ -377,23 +381,25 @@ impl Consumer {
         self.note_first_delivery(now.wall, record.seq, consumer_seq, meta);
         self.notes.delivered(now.wall, record.seq, consumer_seq);
         self.wait_for_ack(now, record.seq, 1);
-        let delivery = self.delivery(record, consumer_seq, 1);
-        Sent { session, reply, delivery, wait_durable: self.config.max_deliver == 1 }
+        self.delivery(record, consumer_seq, 1)
     }
 
-    /// Delivers `record` again, or for the first time if it was held back.
+    /// Delivers `record` again, or for the first time if it was held back, and adds it to `row`.
+    /// `None` if no pull could take it.
     pub(crate) fn redeliver(
         &mut self,
         now: Now,
         open: &dyn Fn(SessionId) -> bool,
         record: Record,
-        size: u64,
         meta: Option<Meta>,
-    ) -> Option<Sent> {
-        let (session, reply) = self.pulls.take(now.monotonic, open, size, &mut self.statuses)?;
+        row: &mut Vec<Delivery>,
+    ) -> Option<Way> {
+        let size = std::iter::once(Delivery::pull_bytes(&record));
+        let (session, reply, _) = self.pulls.take(now.monotonic, open, size, &mut self.statuses)?;
         let seq = record.seq;
         if self.is_held(seq) {
-            return Some(self.deliver_first(now, (session, reply), record, meta));
+            row.push(self.deliver_first(now, record, meta));
+            return Some(Way { session, reply, wait_durable: self.config.max_deliver == 1 });
         }
         if self.redeliver.front() == Some(&seq) {
             self.redeliver.pop_front();
@@ -406,8 +412,8 @@ impl Consumer {
             entry.attempts
         });
         self.wait_for_ack(now, seq, attempts);
-        let delivery = self.delivery(record, consumer_seq, attempts);
-        Some(Sent { session, reply, delivery, wait_durable: true })
+        row.push(self.delivery(record, consumer_seq, attempts));
+        Some(Way { session, reply, wait_durable: true })
     }
 
     /// The record that was to be delivered, again or after it was held back, is not in the stream any

@@ -33,7 +33,7 @@ use pending::Pending;
 use pulls::Pulls;
 use timers::Timers;
 
-pub(crate) use delivery::{Rest, Sent, Want};
+pub(crate) use delivery::{Rest, Want, Way};
 #[cfg(test)]
 pub(in crate::broker) use holding::MAX_HELD;
 

@@ -47,6 +47,33 @@ impl Waiting {
         self.messages_left > 0 && self.bytes_left != Some(0) && !self.starved
     }
 
+    fn fits(&self, size: u64) -> bool {
+        self.bytes_left.is_none_or(|left| size <= left)
+    }
+
+    /// Takes messages of these sizes until one does not fit or its turn is over. A pull that is
+    /// alone has no need of turns.
+    fn take_row(&mut self, sizes: impl Iterator<Item = u64>, is_alone: bool) -> usize {
+        let turn = match (is_alone, self.renewable) {
+            (true, _) => u64::MAX,
+            (false, true) => TURN.saturating_sub(self.turn).max(1),
+            (false, false) => 1,
+        };
+        let most = turn.min(self.messages_left);
+        let mut count = 0;
+        for size in sizes {
+            if count == most || !self.fits(size) {
+                break;
+            }
+            self.bytes_left = self.bytes_left.map(|left| left - size);
+            count += 1;
+        }
+        self.messages_left -= count;
+        self.delivered += count;
+        self.turn += count;
+        usize::try_from(count).unwrap_or(usize::MAX)
+    }
+
     fn status(
         &self,
         code: u16,
@@ -187,19 +214,23 @@ impl Pulls {
         room
     }
 
-    /// Gives one message of `size` bytes to the pull whose turn it is. Pulls it does not fit end
-    /// with a status. `None` if no open pull is left.
+    /// Gives messages of these sizes in bytes, in their order, to the pull whose turn it is: as many
+    /// as it takes in a row. Pulls that not even the first one fits end with a status. Returns how
+    /// many messages go to whom; `None` if there are none, or no open pull is left.
     pub(super) fn take(
         &mut self,
         now: Duration,
         open: &dyn Fn(SessionId) -> bool,
-        size: u64,
+        sizes: impl Iterator<Item = u64>,
         told: &mut Vec<Told>,
-    ) -> Option<(SessionId, ReplyTo)> {
+    ) -> Option<(SessionId, ReplyTo, usize)> {
+        let mut sizes = sizes.peekable();
+        let first = *sizes.peek()?;
         loop {
             let at = self.queue.iter().position(|w| w.has_room() && open(w.session))?;
+            let is_alone = self.queue.len() == 1;
             let waiting = self.queue.get_mut(at)?;
-            if waiting.bytes_left.is_some_and(|left| size > left) {
+            if !waiting.fits(first) {
                 if waiting.renewable && waiting.delivered > 0 {
                     // It is raised when its messages were handled; until then others go on.
                     waiting.starved = true;
@@ -210,16 +241,13 @@ impl Pulls {
                 told.push((waiting.session, waiting.reply, status));
                 continue;
             }
-            waiting.messages_left -= 1;
-            waiting.bytes_left = waiting.bytes_left.map(|left| left - size);
-            waiting.delivered += 1;
-            waiting.turn += 1;
+            let count = waiting.take_row(sizes, is_alone);
             if let Some((every, next)) = &mut waiting.heartbeat {
                 *next = now + *every;
             }
             let to = (waiting.session, waiting.reply.clone());
             self.after_taking(at, told);
-            return Some(to);
+            return Some((to.0, to.1, count));
         }
     }
 

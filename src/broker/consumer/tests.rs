@@ -5,6 +5,8 @@ use crate::model::consumer::Idle;
 use crate::model::request::{AckKind, Pull, Token};
 
 const SESSION: SessionId = SessionId(1);
+/// Bytes of a row, more than any test has.
+const ROW: usize = 1 << 20;
 
 fn at(seconds: u64) -> Now {
     Now {
@@ -59,25 +61,33 @@ impl Bench {
     /// Does all that is wanted; returns (stream sequence, consumer sequence, attempts, pending).
     fn run(&mut self, now: Now) -> (Vec<(u64, u64, u64, u64)>, Idle) {
         let mut sent = Vec::new();
+        let mut row = Vec::new();
         loop {
-            let delivered = match self.consumer.want(now, self.last, &|_| true) {
+            match self.consumer.want(now, self.last, &|_| true) {
                 Want::Redeliver { seq } => {
-                    self.consumer.redeliver(now, &|_| true, record(seq), 10, None)
+                    self.consumer.redeliver(now, &|_| true, record(seq), None, &mut row);
                 }
                 Want::Read { from, to, records, .. } => {
                     let end = to.min(from + records as u64 - 1);
                     self.consumer.feed((from..=end).map(record), end + 1);
-                    None
                 }
-                Want::Deliver => self.consumer.deliver(now, &|_| true, 10, None),
+                Want::Deliver => {
+                    self.consumer.deliver(now, &|_| true, ROW, |_| None, &mut row);
+                }
                 Want::Nothing(_) => {
                     return (sent, self.consumer.why_idle(now, self.last, &|_| true));
                 }
-            };
-            if let Some(Sent { delivery: d, .. }) = delivered {
-                sent.push((d.record.seq, d.consumer_seq, d.attempts, d.pending));
             }
+            let numbers = |d: Delivery| (d.record.seq, d.consumer_seq, d.attempts, d.pending);
+            sent.extend(row.drain(..).map(numbers));
         }
+    }
+
+    /// Delivers one row of at most so many bytes; returns the stream sequences.
+    fn deliver(&mut self, most_bytes: usize) -> Vec<u64> {
+        let mut row = Vec::new();
+        self.consumer.deliver(at(0), &|_| true, most_bytes, |_| None, &mut row);
+        row.iter().map(|delivery| delivery.record.seq).collect()
     }
 
     fn ack(&mut self, now: Now, first: u64, last: u64, kind: &AckKind) -> Vec<u64> {
@@ -96,7 +106,7 @@ fn record(seq: u64) -> Record {
     let new = NewRecord {
         subject: "s",
         headers: b"",
-        payload: b"p",
+        payload: b"of nine b",
         time: seq * 1_000_000_000,
         expires: None,
         message_id: None,
@@ -279,6 +289,42 @@ fn bytes_that_a_message_did_not_fit_are_not_lost() {
 }
 
 #[test]
+fn a_row_ends_at_its_bytes_its_pull_and_what_may_be_pending() {
+    let mut bench = Bench::new(ConsumerConfig { max_ack_pending: 7, ..config() }, 9);
+    bench.pull(at(0), |pull| pull.batch = 6);
+    bench.consumer.feed((1..=9).map(record), 10);
+    assert_eq!(bench.deliver(1), [1], "one at least");
+    assert_eq!(bench.deliver(2 * 74), [2, 3], "a message is charged 74 bytes");
+    assert_eq!(bench.deliver(ROW), [4, 5, 6], "the pull is used up");
+    bench.pull(at(0), |pull| pull.batch = 6);
+    assert_eq!(bench.deliver(ROW), [7], "seven await acknowledgement");
+    assert!(bench.deliver(ROW).is_empty());
+}
+
+#[test]
+fn pulls_take_turns() {
+    let mut bench = Bench::new(config(), 200);
+    for token in [Token(1), Token(2)] {
+        bench.pull(at(0), |pull| {
+            pull.batch = 100;
+            pull.renewable = true;
+            pull.reply = ReplyTo::Session(token);
+        });
+    }
+    bench.consumer.feed((1..=200).map(record), 201);
+    let rows: Vec<_> = std::iter::from_fn(|| Some(bench.deliver(ROW).len()))
+        .take_while(|count| *count > 0)
+        .collect();
+    assert_eq!(rows, [64, 64, 36, 36]);
+    let mut bench = Bench::new(config(), 3);
+    for _ in 0..2 {
+        bench.pull(at(0), |pull| pull.batch = 2);
+    }
+    bench.consumer.feed((1..=3).map(record), 4);
+    assert_eq!(bench.deliver(ROW), [1], "pulls that are not renewed go round by message");
+}
+
+#[test]
 fn heartbeats_carry_the_last_delivery() {
     let mut bench = Bench::new(config(), 1);
     bench.pull(at(0), |pull| {
@@ -434,9 +480,9 @@ fn what_comes_from_disk_is_read_ahead() {
     // Before these are delivered the next ones are asked for, as many as may be pending beside them.
     assert_eq!(want(&mut bench), read(3, 4));
     bench.consumer.reading(ReadId(2));
-    for _ in 0..2 {
+    for seq in [1, 2] {
         assert_eq!(want(&mut bench), Want::Deliver);
-        assert!(bench.consumer.deliver(at(0), &|_| true, 10, None).is_some());
+        assert_eq!(bench.deliver(1), [seq]);
     }
     assert_eq!(want(&mut bench), Want::Nothing(Rest::Going));
     assert!(bench.consumer.finish_reading(ReadId(2)));
@@ -447,7 +493,7 @@ fn what_comes_from_disk_is_read_ahead() {
     assert!(bench.consumer.finish_reading(ReadId(3)));
     assert!(bench.consumer.puts_off_failure());
     assert_eq!(want(&mut bench), Want::Deliver);
-    assert!(bench.consumer.deliver(at(0), &|_| true, 10, None).is_some());
+    assert_eq!(bench.deliver(ROW), [3]);
     assert_eq!(want(&mut bench), read(4, 3));
     assert!(!bench.consumer.puts_off_failure());
     // Memory is not read ahead: it answers at once.
