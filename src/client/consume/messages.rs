@@ -14,8 +14,10 @@ use crate::model::event::{Delivery as Delivered, Gap};
 /// What a [`Messages`] stream may have in memory or on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Credit {
-    /// Messages. 4,096 by default: at two million a second it lasts for 2 ms, many round trips.
-    /// Smaller shares work more evenly among those who read from the same consumer.
+    /// Messages. 16,384 by default: at three million a second it lasts for 5 ms, longer than a
+    /// server that shares its processor with the client may have to wait for its turn. (With a
+    /// quarter of it a third of the speed was lost that way.) Smaller shares work more evenly among
+    /// those who read from the same consumer.
     pub messages: u64,
     /// Bytes of subjects, headers and payloads. 4 MiB by default; never less than the largest
     /// message.
@@ -24,7 +26,7 @@ pub struct Credit {
 
 impl Default for Credit {
     fn default() -> Self {
-        Self { messages: 4096, bytes: 4 << 20 }
+        Self { messages: 16384, bytes: 4 << 20 }
     }
 }
 
