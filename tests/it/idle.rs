@@ -56,7 +56,7 @@ fn something_keeps_it_from_delivering() {
     server.ok(&["consumer", "create", "S", "ordered", "--order-by", "subject"]);
     server.ok(&["consumer", "next", "S", "ordered", "--then", "nothing"]);
     // It sees that the second one must wait when it looks at it.
-    server.fails(&["consumer", "next", "S", "ordered", "--wait", "10ms"]);
+    server.fails(&["consumer", "next", "S", "ordered", "--wait", "300ms"]);
     let (reason, words) = why(&server, "ordered");
     assert_eq!(reason, "keys_in_flight");
     assert!(words.contains("same keys"), "{words}");
