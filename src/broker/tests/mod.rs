@@ -3,6 +3,7 @@
 
 mod asking;
 mod atomic;
+mod dead_letters;
 mod delivering;
 mod model;
 mod ordering;
@@ -233,6 +234,15 @@ fn pull(stream: &str, consumer: &str, token: u64) -> Pull {
         heartbeat: None,
         renewable: false,
     }
+}
+
+fn stream(subjects: &[&str]) -> Bench {
+    let mut bench = Bench::new();
+    bench.create(named("S", &["s.>"])).unwrap();
+    if !subjects.is_empty() {
+        bench.publish(1, 1, subjects);
+    }
+    bench
 }
 
 fn named(name: &str, subjects: &[&str]) -> StreamConfig {
