@@ -5,12 +5,12 @@
 
 use std::collections::BTreeMap;
 
-use claudebus_storage::{Log, StreamId};
+use claudebus_storage::{Log, Pressure, StreamId};
 
 use crate::model::api::{ApiResponse, BatchMessage, BatchPlace};
 use crate::model::batch::{MessageBatch, MessageView};
 use crate::model::error::ApiError;
-use crate::model::headers::{get, is_well_formed, names};
+use crate::model::headers::is_well_formed;
 use crate::model::request::SessionId;
 use crate::model::stream::Discard;
 use crate::model::subject::is_publishable;
@@ -48,6 +48,9 @@ impl<L: Log> Broker<L> {
         if messages.len() > most {
             return Err(ApiError::batch_too_large(most));
         }
+        if self.log.pressure() >= Pressure::Full {
+            return Err(ApiError::storage_exceeded());
+        }
         let mut ready = Vec::with_capacity(messages.len());
         for (at, message) in messages.iter().enumerate() {
             match self.check_in_batch(at, message).map_err(|error| at_message(at, &error))? {
@@ -78,11 +81,6 @@ impl<L: Log> Broker<L> {
         if !headers.is_empty() && !is_well_formed(headers) {
             return Err(ApiError::bad_request_because("its header block is malformed"));
         }
-        if at > 0 && get(headers, names::MESSAGE_ID).is_some_and(|id| !id.is_empty()) {
-            return Err(ApiError::bad_request_because(
-                "only the first message of a batch has a Nats-Msg-Id: it is the batch's",
-            ));
-        }
         if !is_publishable(subject) {
             return Err(ApiError::invalid_subject(subject));
         }
@@ -92,7 +90,13 @@ impl<L: Log> Broker<L> {
             return Err(ApiError::payload_too_large(self.limits.max_payload));
         }
         let view = MessageView { subject, reply: "", headers, payload };
-        Ok(match self.check(&run, stream, &view)? {
+        let checked = self.check(&run, stream, &view)?;
+        if at > 0 && checked.as_ref().map_or(true, New::has_id) {
+            return Err(ApiError::bad_request_because(
+                "only the first message of a batch has a Nats-Msg-Id: it is the batch's",
+            ));
+        }
+        Ok(match checked {
             Err(seq) => Err(Placed { stream, seq, duplicate: true }),
             Ok(new) => Ok(Ready { message: view, run, stream, new }),
         })

@@ -325,6 +325,7 @@ impl<L: Log> Broker<L> {
         if expires.is_some() {
             self.schedule_expiry(id);
         }
+        self.end_schedule(id, subject);
         self.appended.insert(id);
         self.grown.insert(id);
         if let Some(stream) = self.catalog.get_mut(id) {

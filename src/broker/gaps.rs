@@ -15,7 +15,9 @@ use crate::model::event::{Event, Gap};
 use crate::model::request::{ReplyTo, SessionId};
 
 use super::member::Member;
+use super::restore::{RestoreError, not_understood};
 use super::state;
+use super::stream::Stream;
 use super::{Broker, Catalog};
 
 /// Gaps kept of one stream; the oldest go first. 1024: far more than damage that anyone lives with.
@@ -62,18 +64,19 @@ impl GapsToTell {
 }
 
 /// The stream's gaps as they are kept.
-pub(super) fn kept_gaps<L: Log>(log: &L, id: StreamId) -> Vec<Arc<Gap>> {
-    let kept = log.states(&state::gaps_key(id)).pop();
-    let gaps: Option<Vec<Gap>> = kept.and_then(|(_, kept)| serde_json::from_slice(&kept.base).ok());
-    gaps.unwrap_or_default().into_iter().map(Arc::new).collect()
+fn kept_gaps<L: Log>(log: &L, id: StreamId) -> Result<Vec<Arc<Gap>>, RestoreError> {
+    let Some((_, kept)) = log.states(&state::gaps_key(id)).pop() else { return Ok(Vec::new()) };
+    let gaps: Vec<Gap> = serde_json::from_slice(&kept.base)
+        .map_err(|why| not_understood(format!("the lost sequences of {id}"), why))?;
+    Ok(gaps.into_iter().map(Arc::new).collect())
 }
 
 impl<L: Log> Broker<L> {
     /// Takes in what opening the log found to be lost. Called once all streams are restored.
-    pub(super) fn restore_gaps(&mut self) {
+    pub(super) fn restore_gaps(&mut self) -> Result<(), RestoreError> {
         let losses = self.log.losses().clone();
         for id in self.catalog.ids() {
-            let mut gaps = kept_gaps(&self.log, id);
+            let mut gaps = kept_gaps(&self.log, id)?;
             let known = gaps.len();
             let Some(stream) = self.catalog.get_mut(id) else { continue };
             for lost in losses.ranges.iter().filter(|lost| lost.stream == id) {
@@ -88,7 +91,7 @@ impl<L: Log> Broker<L> {
                 self.damage.lost_sequences += gap.last - gap.first + 1;
                 gaps.push(Arc::new(gap));
             }
-            gaps.sort_by_key(|gap| gap.first);
+            gaps.sort_by_key(|gap| gap.last);
             let excess = gaps.len().saturating_sub(MAX_GAPS);
             gaps.drain(..excess);
             let is_new = gaps.len() + excess > known;
@@ -98,6 +101,7 @@ impl<L: Log> Broker<L> {
             }
             stream.gaps = gaps;
         }
+        Ok(())
     }
 
     /// A stream of files that the log does not know: its creation is lost. Its sequences go on behind all
@@ -142,7 +146,7 @@ impl<L: Log> Broker<L> {
 
     /// Who may be told of gaps in this turn, if there is anything to tell.
     pub(super) fn hear_of_gaps(&self, id: StreamId, member: &Member) -> Vec<(SessionId, ReplyTo)> {
-        let of_stream = self.catalog.get(id).is_some_and(|stream| !stream.gaps.is_empty());
+        let of_stream = self.catalog.get(id).is_some_and(|s| s.has_gap_from(member.gaps.from));
         if of_stream || !member.gaps.waiting.is_empty() {
             member.consumer.waiting_pulls()
         } else {
@@ -157,7 +161,7 @@ impl<L: Log> Broker<L> {
         member: &mut Member,
         listeners: &[(SessionId, ReplyTo)],
     ) {
-        if let Some(stream) = self.catalog.get(id).filter(|stream| !stream.gaps.is_empty()) {
+        if let Some(stream) = self.catalog.get(id).filter(|s| s.has_gap_from(member.gaps.from)) {
             let last = self.log.stream(id).map_or(0, |held| held.last_seq);
             // Nothing is read behind the last message that it wants.
             let reached = match member.consumer.num_pending() {
@@ -188,6 +192,13 @@ impl<L: Log> Broker<L> {
                 }
             }
         }
+    }
+}
+
+impl Stream {
+    /// Whether some of what it lost lies at or behind `seq`. Its gaps are sorted by their ends.
+    fn has_gap_from(&self, seq: u64) -> bool {
+        self.gaps.last().is_some_and(|gap| gap.last >= seq)
     }
 }
 

@@ -50,8 +50,8 @@ pub(super) enum Task {
     Chore(Chore),
     /// Deletes the first `left` matching records from `cursor` and below `below`.
     Purge { cursor: u64, below: u64, left: u64, purged: u64, answer: Option<(SessionId, Token)> },
-    /// Deletes one record for a client.
-    Delete { seq: u64, erase: bool, answer: Option<(SessionId, Token)> },
+    /// Deletes one record; if it `must_finish`, also after a restart.
+    Delete { seq: u64, erase: bool, must_finish: bool, answer: Option<(SessionId, Token)> },
     /// Deletes settled records whose subject and size are not known.
     Discard { seqs: VecDeque<u64> },
     /// Deletes what no consumer wants any more, from `cursor` to `until`.
@@ -219,7 +219,7 @@ impl<L: Log> Broker<L> {
                 }
                 *cursor = next;
             }
-            Task::Delete { seq, erase, answer } => {
+            Task::Delete { seq, erase, answer, .. } => {
                 let record = records.iter().find(|record| record.seq == *seq);
                 let deleted = record.is_some_and(|record| self.remove_record(id, record, *erase));
                 if deleted && let Some(answer) = answer.take() {

@@ -57,6 +57,13 @@ pub(super) struct New<'m> {
     fingerprint: Option<Fingerprint>,
 }
 
+impl New<'_> {
+    /// Whether it has an id by which it is known again.
+    pub(super) fn has_id(&self) -> bool {
+        self.fingerprint.is_some()
+    }
+}
+
 /// Where a message went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Placed {
@@ -366,8 +373,9 @@ impl<L: Log> Broker<L> {
         let seq = if unwanted {
             self.use_up_sequence(id, &record)?
         } else {
+            let seq = self.log.append(id, &record).map_err(|_| ApiError::id_window_full())?;
             run.stored += 1;
-            self.log.append(id, &record).map_err(|_| ApiError::id_window_full())?
+            seq
         };
         if let Some(stream) = self.catalog.get_mut(id) {
             stream.last_message_id.clear();

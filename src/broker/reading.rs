@@ -1,6 +1,7 @@
 //! Reads for consumers that need the disk, and their answers.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use claudebus_storage::log::{FilterMemo, ReadBatch, ReadError, ReadOutcome, ReadRequest};
 use claudebus_storage::record::StorageKind;
@@ -10,7 +11,10 @@ use crate::model::event::Gap;
 
 use super::consumer::{DeadReason, Meta};
 use super::member::Member;
-use super::{Awaiting, Broker};
+use super::{Awaiting, Broker, Deadline};
+
+/// How long a consumer whose read failed waits, unless something happens before.
+const READ_AGAIN: Duration = Duration::from_secs(1);
 
 impl<L: Log> Broker<L> {
     /// Reads what a consumer wants; if that needs the disk, the consumer waits.
@@ -93,12 +97,24 @@ impl<L: Log> Broker<L> {
                 self.recount(id, name);
             }
             Err(error) => {
-                // The read is tried again with the next pull or message.
-                tracing::error!(%error, "a consumer's read failed");
+                self.read_again_later(id, name, &error);
                 return;
             }
         }
         self.stirred.insert((id, Arc::clone(name)));
+    }
+
+    /// The disk could not be read just now: this loses no message. It is tried again after a while,
+    /// and with the next pull or message.
+    fn read_again_later(&mut self, id: StreamId, name: &Arc<str>, error: &ReadError) {
+        tracing::error!(consumer = %name, %error, "a consumer's read failed; it is tried again");
+        let now = self.now;
+        let Some((_, member)) = self.catalog.get_mut(id).and_then(|s| s.member_mut(name)) else {
+            return;
+        };
+        let retry = now.monotonic + READ_AGAIN;
+        let due = member.consumer.poll_timeout(now).map_or(retry, |due| due.min(retry));
+        self.schedule.set(Deadline::Consumer(id, Arc::clone(name)), Some(due));
     }
 
     /// The record of a redelivery was read.
@@ -118,6 +134,10 @@ impl<L: Log> Broker<L> {
         member.rereading = None;
         match result {
             Ok(mut batch) => member.reread = Some((seq, batch.records.pop())),
+            Err(error @ ReadError::Io { .. }) => {
+                self.read_again_later(id, name, &error);
+                return;
+            }
             Err(error) => {
                 if let ReadError::Damaged { file, offset, .. } = &error {
                     let (stream, file) = (member.consumer.path().stream.clone(), file.clone());

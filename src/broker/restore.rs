@@ -103,7 +103,7 @@ impl<L: Log> Broker<L> {
         broker.pass_kept_jobs();
         broker.restore_secrets()?;
         broker.restore_streams()?;
-        broker.restore_gaps();
+        broker.restore_gaps()?;
         broker.restore_consumers()?;
         broker.restore_producers()?;
         broker.restore_schedules()?;
@@ -184,6 +184,7 @@ impl<L: Log> Broker<L> {
             }
             stream.consumers.insert(Arc::clone(&name), Member::new(id, consumer));
             self.recount(id, &name);
+            self.mourning.insert((id, Arc::clone(&name)));
             self.stirred.insert((id, name));
         }
         Ok(())

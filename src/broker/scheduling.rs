@@ -178,7 +178,7 @@ impl<L: Log> Broker<L> {
     }
 
     /// The schedule of this subject publishes nothing any more; its message stays.
-    fn end_schedule(&mut self, id: StreamId, subject: &str) {
+    pub(super) fn end_schedule(&mut self, id: StreamId, subject: &str) {
         let seq = self.catalog.get(id).and_then(|stream| stream.timetable.of_subject(subject));
         if let Some(seq) = seq {
             self.forget_schedule(id, seq);
@@ -216,7 +216,8 @@ impl<L: Log> Broker<L> {
             .and_then(|stream| stream.timetable.of_subject(subject))
             .ok_or_else(|| ApiError::schedule_not_found(subject))?;
         self.forget_schedule(id, seq);
-        self.start_job(id, Task::Delete { seq, erase: false, answer }, Filter::all());
+        let delete = Task::Delete { seq, erase: false, must_finish: true, answer };
+        self.start_job(id, delete, Filter::all());
         Ok(())
     }
 
@@ -286,6 +287,12 @@ impl<L: Log> Broker<L> {
     /// The message of the schedule that is due cannot be read.
     pub(super) fn fire_failed(&mut self, id: StreamId, error: &ReadError) -> Progress {
         let Some(seq) = self.next_due(id) else { return Progress::Done };
+        if let ReadError::Damaged { first, last, .. } = error
+            && !(*first..=*last).contains(&seq)
+        {
+            // Something else became due while the disk was read; it comes with the next look.
+            return Progress::Done;
+        }
         tracing::error!(stream = %id, seq, "the message of a schedule cannot be read: {error}");
         let again = self.again();
         if let Some(stream) = self.catalog.get_mut(id) {

@@ -33,6 +33,8 @@ enum KeptTask {
     Discard { ranges: Vec<(u64, u64)> },
     /// What nobody wants goes, up to this sequence.
     Disinterest { until: u64 },
+    /// The message of a schedule that was ended.
+    Delete { seq: u64 },
 }
 
 /// Rows of consecutive sequences as ranges.
@@ -54,6 +56,7 @@ impl KeptJob {
             Task::Purge { below, answer: None, .. } => KeptTask::RollUp { below: *below },
             Task::Discard { seqs } => KeptTask::Discard { ranges: ranges(seqs.iter().copied()) },
             Task::Disinterest { until, .. } => KeptTask::Disinterest { until: *until },
+            Task::Delete { seq, must_finish: true, .. } => KeptTask::Delete { seq: *seq },
             _ => return None,
         };
         let patterns = job.memo.filter().patterns().unwrap_or_default();
@@ -70,6 +73,9 @@ impl KeptJob {
                 seqs: ranges.into_iter().flat_map(|(first, last)| first..=last).collect(),
             },
             KeptTask::Disinterest { until } => Task::Disinterest { cursor: 0, until },
+            KeptTask::Delete { seq } => {
+                Task::Delete { seq, must_finish: true, erase: false, answer: None }
+            }
         };
         let filter = match self.subjects.as_slice() {
             [] => Filter::all(),

@@ -203,7 +203,10 @@ impl Cron {
     /// The first moment from `from` on, each reading of the clock once.
     fn by_the_clock(&self, from: Timestamp, zone: &TimeZone) -> Option<Timestamp> {
         // A reading that was skipped comes later than readings after it.
-        let mut clock = zone.to_datetime(from).checked_sub(3.hours()).ok()?;
+        let changed = zone.preceding(from).next();
+        let is_recent = changed.is_some_and(|change| from < change.timestamp() + 3.hours());
+        let back = if is_recent { 3.hours() } else { 0.hours() };
+        let mut clock = zone.to_datetime(from).checked_sub(back).ok()?;
         loop {
             let reading = self.first_from(clock)?;
             let found = zone.to_ambiguous_timestamp(reading).compatible().ok()?;

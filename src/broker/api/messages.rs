@@ -192,7 +192,11 @@ impl<L: Log> Broker<L> {
         if !self.log.contains(id, seq) {
             return Err(ApiError::sequence_not_found(seq));
         }
-        self.start_job(id, Task::Delete { seq, erase, answer: Some(answer) }, Filter::all());
+        self.start_job(
+            id,
+            Task::Delete { seq, erase, must_finish: false, answer: Some(answer) },
+            Filter::all(),
+        );
         Ok(Reply::Later)
     }
 

@@ -132,6 +132,9 @@ impl Consumer {
         if let Some(entry) = self.pending.get_mut(seq)
             && !matches!(entry.state, State::Dying(_))
         {
+            if let DeadReason::Terminated(words) = &reason {
+                self.notes.terminated(seq, words);
+            }
             entry.state = State::Dying(reason);
             self.dying.push_back(seq);
         }

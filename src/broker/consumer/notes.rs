@@ -8,6 +8,7 @@
 //! | delivered again | 2, wall time, stream sequence, consumer sequence |
 //! | settled | 3, first stream sequence, count |
 //! | held back | 4, stream sequence, priority, number of its key or 0 |
+//! | terminated | 5, stream sequence, length of the words, the words |
 //!
 //! A base is: 1 (version), cursor, delivered (consumer, stream sequence, wall time), last consumer
 //! sequence, floor (consumer, stream sequence), count of listed sequences and each as the distance
@@ -17,6 +18,9 @@
 //! A base of version 2, of consumers that order messages by key or priority, goes on with: count of
 //! messages held back and for each its sequence, priority, and the number of its key or 0; count of
 //! keys in flight and for each the sequence and the key's number.
+//!
+//! A base of version 3, of consumers with terminated messages that are not dead letters yet, is: 3,
+//! length of a base of version 1 or 2, that base, and a note for each such message.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,14 +31,18 @@ use crate::model::time::{Now, Timestamp};
 
 use super::holding::Traits;
 use super::pending::{Entry, State};
-use super::{Consumer, Start};
+use super::{Consumer, DeadReason, Start};
 
 const DELIVERED: u8 = 1;
 const DELIVERED_AGAIN: u8 = 2;
 const SETTLED: u8 = 3;
 const HELD: u8 = 4;
+const TERMINATED: u8 = 5;
 const BASE_VERSION: u8 = 1;
 const ORDERED_BASE_VERSION: u8 = 2;
+const DYING_BASE_VERSION: u8 = 3;
+/// Most bytes that are kept of the words with which a message was terminated.
+const MAX_WORDS: usize = 1024;
 /// Longest run in one note. No turn makes longer ones; damaged bytes must not cost hours.
 const MAX_RUN: u64 = 1 << 24;
 
@@ -102,6 +110,11 @@ impl Notes {
         }
     }
 
+    pub(super) fn terminated(&mut self, seq: u64, words: &str) {
+        self.flush();
+        put_terminated(&mut self.bytes, seq, words);
+    }
+
     pub(super) fn take(&mut self) -> Option<Vec<u8>> {
         self.flush();
         (!self.bytes.is_empty()).then(|| std::mem::take(&mut self.bytes))
@@ -128,6 +141,24 @@ impl Notes {
 impl Consumer {
     /// Everything that must survive, as bytes.
     pub(crate) fn base(&self) -> Vec<u8> {
+        let mut terminated = Vec::new();
+        for seq in &self.dying {
+            if let Some(State::Dying(DeadReason::Terminated(words))) =
+                self.pending.get(*seq).map(|entry| &entry.state)
+            {
+                put_terminated(&mut terminated, *seq, words);
+            }
+        }
+        let base = self.base_of_living();
+        if terminated.is_empty() {
+            return base;
+        }
+        let mut bytes = vec![DYING_BASE_VERSION];
+        put(&mut bytes, base.len() as u64);
+        [bytes, base, terminated].concat()
+    }
+
+    fn base_of_living(&self) -> Vec<u8> {
         let version = if self.holding.is_some() { ORDERED_BASE_VERSION } else { BASE_VERSION };
         let mut bytes = vec![version];
         let time = self.delivered.last_active.unwrap_or_default().0;
@@ -201,6 +232,18 @@ impl Consumer {
     }
 
     fn read_base(&mut self, base: &[u8]) -> Result<(), NotUnderstood> {
+        let mut reader = Reader { bytes: base, at: 0, what: "the base" };
+        let version = reader.byte();
+        if version == Some(DYING_BASE_VERSION) {
+            let living = reader.bytes()?;
+            let terminated = base.get(reader.at..).unwrap_or_default();
+            self.read_living(living)?;
+            return self.apply(terminated);
+        }
+        self.read_living(base)
+    }
+
+    fn read_living(&mut self, base: &[u8]) -> Result<(), NotUnderstood> {
         let mut reader = Reader { bytes: base, at: 0, what: "the base" };
         let version = reader.byte();
         if ![Some(BASE_VERSION), Some(ORDERED_BASE_VERSION)].contains(&version) {
@@ -288,6 +331,11 @@ impl Consumer {
                     }
                     self.note_held(seq, traits, None);
                 }
+                TERMINATED => {
+                    let seq = reader.number()?;
+                    let words = String::from_utf8_lossy(reader.bytes()?).into_owned();
+                    self.give_up(seq, DeadReason::Terminated(words));
+                }
                 _ => return Err(reader.error()),
             }
         }
@@ -299,6 +347,7 @@ impl Consumer {
         let waits: Vec<(u64, Duration)> = self
             .pending
             .iter()
+            .filter(|entry| !matches!(entry.state, State::Dying(_)))
             .map(|entry| {
                 let whole = self.ack_wait(entry.attempts);
                 let gone = Duration::from_nanos(now.wall.saturating_sub(entry.last));
@@ -312,6 +361,14 @@ impl Consumer {
             self.timers.set(deadline, seq);
         }
     }
+}
+
+fn put_terminated(bytes: &mut Vec<u8>, seq: u64, words: &str) {
+    let words = words.get(..words.floor_char_boundary(MAX_WORDS)).unwrap_or_default();
+    bytes.push(TERMINATED);
+    put(bytes, seq);
+    put(bytes, words.len() as u64);
+    bytes.extend_from_slice(words.as_bytes());
 }
 
 fn put(bytes: &mut Vec<u8>, mut number: u64) {
@@ -328,7 +385,7 @@ struct Reader<'a> {
     what: &'static str,
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
     fn error(&self) -> NotUnderstood {
         NotUnderstood { what: self.what, at: self.at }
     }
@@ -337,6 +394,18 @@ impl Reader<'_> {
         let byte = self.bytes.get(self.at).copied()?;
         self.at += 1;
         Some(byte)
+    }
+
+    /// A length and so many bytes.
+    fn bytes(&mut self) -> Result<&'a [u8], NotUnderstood> {
+        let length = usize::try_from(self.number()?).map_err(|_| self.error())?;
+        let start = self.at;
+        let end = start.checked_add(length).ok_or_else(|| self.error())?;
+        if end > self.bytes.len() {
+            return Err(self.error());
+        }
+        self.at = end;
+        Ok(self.bytes.get(start..end).unwrap_or_default())
     }
 
     fn held(&mut self) -> Result<(u64, Traits), NotUnderstood> {

@@ -4,6 +4,7 @@ use super::*;
 
 use crate::model::api::{BatchMessage, BatchPlace};
 use crate::model::stream::Discard;
+use claudebus_storage::Pressure;
 
 fn bench() -> Bench {
     let mut bench = Bench::new();
@@ -51,12 +52,13 @@ fn all_are_stored_in_one_group() {
 #[test]
 fn one_that_is_refused_refuses_all() {
     let mut bench = bench();
-    let wrong: [(BatchMessage, u32); 7] = [
+    let wrong: [(BatchMessage, u32); 8] = [
         (message("nowhere", &[]), 10055),
         (message("a.*", &[]), 20001),
         (message("a.2", &[("Nats-Expected-Last-Sequence", "7")]), 10071),
         (message("a.2", &[("Nats-TTL", "5s")]), 10166),
         (message("a.2", &[("Nats-Msg-Id", "1")]), 10003),
+        (message("a.2", &[("Nats-Msg-Id", ""), ("Nats-Msg-Id", "1")]), 10003),
         (message("a.2", &[("Nats-Schedule", "@daily")]), 10188),
         (BatchMessage { headers: b"no block".to_vec(), ..message("a.2", &[]) }, 10003),
     ];
@@ -81,6 +83,14 @@ fn the_first_ones_id_is_the_batchs() {
     let mut bench = bench.restarted(BrokerOptions::default());
     assert_eq!(bench.batch(&batch).unwrap(), (vec![("A".to_owned(), 1)], true));
     assert_eq!((bench.seqs("A"), bench.seqs("B")), (vec![1], vec![1]));
+}
+
+#[test]
+fn full_storage_takes_none() {
+    let mut bench = bench();
+    bench.broker.log_mut().set_pressure(Pressure::Full);
+    assert_eq!(bench.batch(&[message("a.1", &[])]).unwrap_err(), ApiError::storage_exceeded());
+    assert!(bench.seqs("A").is_empty());
 }
 
 #[test]

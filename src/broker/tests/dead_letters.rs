@@ -93,6 +93,51 @@ fn a_terminated_message_says_why() {
 }
 
 #[test]
+fn a_confirmed_termination_lasts_though_its_message_was_not_read_yet() {
+    for rebased in [false, true] {
+        let mut bench = stream(&["s.a"]);
+        dying(&mut bench, |c| c.max_deliver = 5);
+        bench.pull("S", "c", 1);
+        bench.broker.log_mut().slow_reads(true);
+        let kind = AckKind::Terminate { reason: "no such customer".into() };
+        let (stream, consumer) = ("S".into(), "c".into());
+        let ack = Ack { stream, consumer, sequences: vec![(1, 1)], kind, confirm: None };
+        bench.handle(A, Request::Ack(ack));
+        if rebased {
+            let id = bench.broker.catalog.id_of("S").unwrap();
+            let (_, member) = bench.broker.catalog.get_mut(id).unwrap().member_mut("c").unwrap();
+            bench.broker.log.put(member.key(), &member.consumer.base());
+        }
+        bench.broker.commit();
+        let mut bench = bench.restarted(BrokerOptions::default());
+        bench.turn();
+        assert!(bench.pull("S", "c", 1).is_empty(), "rebased: {rebased}");
+        assert_eq!(letters(&mut bench)[0].reason, "terminated: no such customer");
+    }
+}
+
+#[test]
+fn a_disk_that_cannot_be_read_just_now_costs_no_message() {
+    for by_priority in [false, true] {
+        let mut bench = stream(&["s.a", "s.b"]);
+        let ack_wait = Duration::from_secs(60);
+        bench.consumer("S", ConsumerConfig { by_priority, ack_wait, ..durable("c") }).unwrap();
+        bench.pull("S", "c", 1);
+        bench.pass(Duration::from_secs(60));
+        bench.broker.log_mut().slow_reads(true);
+        bench.broker.log_mut().fail_reads(true);
+        let waiting = Pull { batch: 2, expires: None, ..pull("S", "c", 9) };
+        assert!(deliveries(&bench.run(A, Request::Pull(waiting))).is_empty());
+        bench.broker.log_mut().fail_reads(false);
+        bench.events.clear();
+        bench.pass(Duration::from_secs(1));
+        let got = deliveries(&bench.events);
+        assert_eq!(got.iter().map(|d| d.record.seq).collect::<Vec<_>>(), [1, 2]);
+        assert!(letters(&mut bench).is_empty());
+    }
+}
+
+#[test]
 fn full_dead_letters_keep_messages_pending_and_a_late_ack_still_counts() {
     let mut bench = Bench::new();
     let mut config = named("S", &["s.>"]);

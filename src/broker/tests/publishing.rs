@@ -157,10 +157,12 @@ fn ids_are_remembered_of_what_nobody_wanted() {
 #[test]
 fn a_full_id_window_is_an_error() {
     let mut bench = stream(|_| {});
+    bench.consumer("S", durable("c")).unwrap();
     bench.broker.log_mut().set_message_id_budget(1);
     assert_eq!(bench.request("s.a", &[("Nats-Msg-Id", "1")], "x")["seq"], 1);
     assert_eq!(code(&bench.request("s.a", &[("Nats-Msg-Id", "2")], "x")), 20007);
     assert_eq!(bench.request("s.a", &[], "x")["seq"], 2);
+    assert_eq!(bench.consumer_info("S", "c").num_pending, 2, "what was refused is not waited for");
 }
 
 #[test]

@@ -190,6 +190,50 @@ fn a_schedule_ends_in_many_ways() {
 }
 
 #[test]
+fn the_message_of_an_ended_schedule_goes_also_after_a_restart() {
+    let mut bench = bench();
+    bench.schedule("later.1", "@every 1m", "s.a");
+    bench.broker.log_mut().slow_reads(true);
+    let (stream, subject) = ("S".into(), "later.1".into());
+    let request = ApiRequest::ScheduleDelete { stream, subject };
+    bench.handle(A, Request::Api { token: Token(1), request });
+    // The process ends before the disk has said where the message lies.
+    bench.broker.commit();
+    assert_eq!(bench.held("S"), ["later.1"]);
+    let mut bench = bench.restarted(BrokerOptions::default());
+    bench.turn();
+    assert!(bench.held("S").is_empty());
+}
+
+#[test]
+fn a_schedule_that_was_not_read_is_not_blamed() {
+    let mut bench = bench();
+    bench.schedule("later.1", "@after 1m", "s.a");
+    let id = bench.broker.catalog.id_of("S").unwrap();
+    bench.broker.log_mut().damage(id, 1, 1);
+    bench.broker.log_mut().slow_reads(true);
+    bench.at += MINUTE;
+    bench.broker.handle_timeout(now(bench.at));
+    // While the disk is read another schedule is due before the one that is damaged.
+    let at = Timestamp(now(bench.at - MINUTE).wall).to_string();
+    bench.schedule("later.2", &format!("@at {at}"), "s.b");
+    bench.pass(MINUTE);
+    assert!(bench.held("S").contains(&"s.b".to_owned()), "{:?}", bench.held("S"));
+    let listed = bench.schedules();
+    assert_eq!((listed.len(), &*listed[0].subject), (1, "later.1"));
+    assert!(listed[0].problem.is_some(), "{listed:?}");
+}
+
+#[test]
+fn what_the_server_publishes_ends_a_schedule_too() {
+    let mut bench = bench();
+    bench.schedule("later.1", "@every 1h", "s.a");
+    bench.schedule("later.2", "@after 1m", "later.1");
+    bench.pass(MINUTE);
+    assert!(bench.schedules().is_empty(), "{:?}", bench.schedules());
+}
+
+#[test]
 fn below_its_prefix_a_schedule_publishes_to_any_stream() {
     let mut bench = bench();
     let answer = bench.schedule("$SCHEDULE.1", "@after 1m", "other.a");

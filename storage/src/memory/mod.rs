@@ -38,6 +38,7 @@ pub struct MemoryLog {
     reads: VecDeque<(ReadId, ReadRequest, FilterMemo)>,
     next_read: u64,
     damaged: Vec<(StreamId, u64, u64)>,
+    unreadable: bool,
     failure: Option<String>,
     pressure: Pressure,
 }
@@ -64,6 +65,11 @@ impl MemoryLog {
     /// From now on the sequences `first..=last` of `stream` cannot be read.
     pub fn damage(&mut self, stream: StreamId, first: u64, last: u64) {
         self.damaged.push((stream, first, last));
+    }
+
+    /// While `unreadable`, reads fail as those of a disk that cannot be read just now.
+    pub fn fail_reads(&mut self, unreadable: bool) {
+        self.unreadable = unreadable;
     }
 
     /// From now on [`Log::poll`] fails for this reason.
@@ -102,6 +108,10 @@ impl MemoryLog {
         filter: &mut FilterMemo,
         records: &mut Vec<Record>,
     ) -> Result<u64, ReadError> {
+        if self.unreadable {
+            let (file, reason) = ("memory".to_owned(), "too many open files".to_owned());
+            return Err(ReadError::Io { file, reason });
+        }
         let Some(stream) = self.streams.get(&request.stream) else {
             return Ok(request.to.saturating_add(1));
         };
