@@ -1,23 +1,25 @@
-//! Streams, consumers, stored messages and dead letters: asked for and changed, with the model's
-//! types.
+//! Streams, consumers and stored messages: asked for and changed, with the model's types.
+
+mod batch;
+mod dead_letters;
+mod schedules;
 
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
 
 use super::control::Answer;
-use super::{Client, Consumer, Message, RequestError};
-use crate::model::api::{
-    BatchPlace, ConsumerAction, DeadLetter, DeadOptions, MessageGetOptions, PurgeOptions,
-    ScheduledMessage, StreamInfoOptions,
-};
+use super::{Client, Consumer, RequestError};
+use crate::model::api::{ConsumerAction, MessageGetOptions, PurgeOptions, StreamInfoOptions};
 use crate::model::consumer::{ConsumerConfig, ConsumerInfo};
 use crate::model::headers;
-use crate::model::schedule;
 use crate::model::stream::{StreamConfig, StreamInfo};
 use crate::model::subject::is_name;
 use crate::model::time::Timestamp;
 use bytes::Bytes;
 use claudebus_storage::Record;
+
+pub use batch::BatchAck;
+pub use dead_letters::DeadLetterPage;
 
 /// A message as it is stored.
 #[derive(Clone, Debug)]
@@ -60,24 +62,6 @@ impl StreamMessage {
     }
 }
 
-/// An atomic batch is stored, durably.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-pub struct BatchAck {
-    /// Whether it had been stored before, under the same id.
-    pub duplicate: bool,
-    /// Where each message is stored, in order; of a duplicate, where the first one is.
-    pub stored: Vec<BatchPlace>,
-}
-
-/// Some of a stream's dead letters.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-pub struct DeadLetterPage {
-    /// How many match in all.
-    pub total: usize,
-    /// Those of this page, oldest first.
-    pub letters: Vec<DeadLetter>,
-}
-
 #[derive(Deserialize)]
 struct Names {
     total: usize,
@@ -97,11 +81,6 @@ struct Purged {
     purged: u64,
 }
 
-#[derive(Deserialize)]
-struct Settled {
-    settled: u64,
-}
-
 #[derive(Serialize)]
 struct Page {
     offset: usize,
@@ -111,23 +90,6 @@ struct Page {
 struct DeleteMessage {
     seq: u64,
     no_erase: bool,
-}
-
-#[derive(Serialize)]
-struct Batch {
-    messages: Vec<InBatch>,
-}
-
-#[derive(Serialize)]
-struct InBatch {
-    subject: String,
-    hdrs: String,
-    data: String,
-}
-
-#[derive(Serialize)]
-struct DeleteSchedule<'a> {
-    subject: &'a str,
 }
 
 #[derive(Serialize)]
@@ -410,108 +372,6 @@ impl Client {
         let operation = format!("CONSUMER.PAUSE.{stream}.{name}");
         let body = Pause { pause_until: until };
         self.json::<IgnoredAny>(operation, &body, true).await.map(drop)
-    }
-
-    /// Messages that the stream's consumers gave up, oldest first.
-    ///
-    /// # Errors
-    /// [`RequestError`].
-    pub async fn dead_letters(
-        &self,
-        stream: &str,
-        options: DeadOptions,
-    ) -> Result<DeadLetterPage, RequestError> {
-        self.json(format!("DEAD.LIST.{}", named("stream", stream)?), &options, true).await
-    }
-
-    /// Publishes dead letters to their stream again; returns how many.
-    ///
-    /// # Errors
-    /// [`RequestError`].
-    pub async fn requeue_dead_letters(
-        &self,
-        stream: &str,
-        options: DeadOptions,
-    ) -> Result<u64, RequestError> {
-        let operation = format!("DEAD.REQUEUE.{}", named("stream", stream)?);
-        self.json::<Settled>(operation, &options, false).await.map(|answer| answer.settled)
-    }
-
-    /// Deletes dead letters; returns how many.
-    ///
-    /// # Errors
-    /// [`RequestError`].
-    pub async fn drop_dead_letters(
-        &self,
-        stream: &str,
-        options: DeadOptions,
-    ) -> Result<u64, RequestError> {
-        let operation = format!("DEAD.DROP.{}", named("stream", stream)?);
-        self.json::<Settled>(operation, &options, false).await.map(|answer| answer.settled)
-    }
-
-    /// Publishes messages of any streams, all or none of them: they are stored together, or one is
-    /// refused and none is stored. Expectations are about what was there before the batch. With an
-    /// [id](Message::id) on the first message a second batch with that id is not stored again, and
-    /// this may be called again after a lost connection; without one, an error may mean that it was
-    /// stored. For some hundred messages at most, as one frame must hold them.
-    ///
-    /// # Errors
-    /// [`RequestError`]: which message was refused, and why.
-    pub async fn publish_atomically(
-        &self,
-        messages: impl IntoIterator<Item = Message>,
-    ) -> Result<BatchAck, RequestError> {
-        use base64::Engine;
-        use base64::engine::general_purpose::STANDARD;
-
-        let mut batch = Vec::new();
-        let mut has_id = false;
-        for message in messages {
-            let wrong = message.wrong_header.clone();
-            let (subject, headers, payload) = message.into_parts();
-            if let Some(key) = wrong {
-                return Err(RequestError::Header(key));
-            }
-            has_id |= headers::get(&headers, headers::names::MESSAGE_ID).is_some();
-            let (hdrs, data) = (STANDARD.encode(headers), STANDARD.encode(payload));
-            batch.push(InBatch { subject, hdrs, data });
-        }
-        let body = Batch { messages: batch };
-        self.json("BATCH.PUBLISH".to_owned(), &body, has_id).await
-    }
-
-    /// Messages that are to be published later: those that one stream keeps, or all. By stream,
-    /// those that are due first coming first.
-    ///
-    /// # Errors
-    /// [`RequestError`].
-    pub async fn schedules(
-        &self,
-        stream: Option<&str>,
-    ) -> Result<Vec<ScheduledMessage>, RequestError> {
-        match stream {
-            Some(stream) => self.all(&format!("SCHEDULE.LIST.{}", named("stream", stream)?)).await,
-            None => self.all("SCHEDULE.LIST").await,
-        }
-    }
-
-    /// Cancels a message that was to be published later, by the name of its schedule.
-    ///
-    /// # Errors
-    /// [`RequestError`], also if there is no such schedule.
-    pub async fn cancel_schedule(&self, name: &str) -> Result<(), RequestError> {
-        self.delete_schedule(schedule::STREAM, &format!("{}{name}", schedule::PREFIX)).await
-    }
-
-    /// Deletes the schedule of this subject from the stream that keeps it.
-    ///
-    /// # Errors
-    /// [`RequestError`], also if there is no such schedule.
-    pub async fn delete_schedule(&self, stream: &str, subject: &str) -> Result<(), RequestError> {
-        let operation = format!("SCHEDULE.DELETE.{}", named("stream", stream)?);
-        let body = DeleteSchedule { subject };
-        self.json::<IgnoredAny>(operation, &body, false).await.map(drop)
     }
 
     /// The server's version, durability and counters, as it tells them.
