@@ -75,7 +75,9 @@ fn show(source: &ConfigSource, output: &mut Output) -> Result<(), Failure> {
 fn check(path: &Path, output: &mut Output) -> Result<(), Failure> {
     let file = ConfigFile::load(path, &environment)?;
     // The file is checked for itself: neither flags nor the environment's settings hide a mistake.
-    let resolved = Resolved::new(&file, &|_| None, &std::collections::BTreeMap::new())?;
+    // Secrets are no part of a file that is shown around, so the token may come from there.
+    let secrets = |name: &str| environment(name).filter(|_| name.starts_with("CLAUDEBUS_AUTH_"));
+    let resolved = Resolved::new(&file, &secrets, &std::collections::BTreeMap::new())?;
     file.require("event_bus.streams")?;
     super::serve::describe(&resolved, &file)?.check()?;
     let plan = StreamPlan::new(&file.sections.event_bus);

@@ -25,7 +25,8 @@ use crate::model::time::Timestamp;
 /// us.
 const MAX_TICKETS: usize = 65_536;
 
-/// Most messages that are collected to be stored together: more than any server takes, which says so.
+/// Most messages that are collected to be stored together: more than fit the one frame that carries
+/// them.
 const MAX_ATOMIC: u64 = 65_536;
 
 /// Most bytes of a line of standard input, or of a file: the largest message a server can take.
@@ -148,16 +149,26 @@ async fn atomically(
 ) -> Result<(), Failure> {
     let mut messages = Vec::new();
     if let Some(payload) = payload {
-        for n in 1..=publish.count.min(MAX_ATOMIC) {
+        if publish.count > MAX_ATOMIC
+            || publish.count.saturating_mul(payload.len() as u64) > MAX_INPUT_BYTES
+        {
+            return Err(too_much_at_once());
+        }
+        for n in 1..=publish.count {
             messages.push(publish.message(n, payload)?);
         }
     } else {
         let mut input = tokio::io::BufReader::new(tokio::io::stdin());
         let limit = usize::try_from(MAX_INPUT_BYTES).unwrap_or(usize::MAX);
-        for n in 1..=MAX_ATOMIC {
+        let mut bytes = 0;
+        for n in 1.. {
             let mut line = Vec::new();
             if read_line(&mut input, &mut line, limit).await? == 0 {
                 break;
+            }
+            bytes += line.len();
+            if n > MAX_ATOMIC || bytes > limit {
+                return Err(too_much_at_once());
             }
             let text = line.strip_suffix(b"\n").unwrap_or(&line);
             messages.push(publish.message(n, text.strip_suffix(b"\r").unwrap_or(text))?);
@@ -171,6 +182,11 @@ async fn atomically(
         return output.line("were stored before");
     }
     output.line(format_args!("stored {} messages together", thousands(stored.len() as u64)))
+}
+
+fn too_much_at_once() -> Failure {
+    Failure::usage("that is more than any server stores together")
+        .hint("--atomic is for some hundred messages")
 }
 
 /// Reads a payload.

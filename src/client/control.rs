@@ -17,6 +17,9 @@ use crate::wire::native::{ClientFrame, DirectMessage, Hello, MINOR, ServerFrame,
 /// hands for, and a bound on memory.
 pub(super) const MAX_WAITING_REQUESTS: usize = 1024;
 
+/// Most bytes of a REQUEST frame beside operation and body: its kind, a number and two lengths.
+const REQUEST_OVERHEAD: usize = 32;
+
 /// Bytes of answers that came in parts and are not complete. 256 MiB: a page of 100,000 long
 /// subjects fits.
 const MAX_ANSWER_BYTES: usize = 256 << 20;
@@ -100,6 +103,21 @@ pub(super) struct Request {
     pub(super) answer: oneshot::Sender<Result<Answer, RequestError>>,
 }
 
+impl Request {
+    /// Its length as it is sent, in bytes, or a little more.
+    fn len(&self) -> usize {
+        self.operation.len() + self.body.len() + REQUEST_OVERHEAD
+    }
+
+    /// Tells whoever asked that this cannot be sent: the server would break the connection.
+    fn refuse(self, limit: usize) {
+        let size = self.len();
+        let error = RequestError::TooLarge { operation: self.operation, size, limit };
+        // Whoever gave up waiting needs no answer.
+        let _ = self.answer.send(Err(error));
+    }
+}
+
 /// Requests on their way. Outlives connections.
 #[derive(Debug)]
 pub(super) struct Control {
@@ -116,9 +134,10 @@ impl Control {
     /// Serves requests until the stream breaks.
     pub(super) async fn run(&mut self, greeted: &mut Greeted) -> StreamError {
         let Self { requests, waiting, next_id } = self;
-        let Greeted { reader, writer, .. } = greeted;
+        let Greeted { reader, writer, welcome, .. } = greeted;
+        let limit = welcome.limits.max_frame;
         let result = tokio::select! {
-            result = write(requests, waiting, next_id, writer) => result,
+            result = write(requests, waiting, next_id, writer, limit) => result,
             result = read(waiting, reader) => result,
         };
         match result {
@@ -147,10 +166,17 @@ async fn write(
     waiting: &Mutex<BTreeMap<u64, Request>>,
     next_id: &mut u64,
     writer: &mut FrameWriter,
+    limit: usize,
 ) -> Result<std::convert::Infallible, StreamError> {
     // What the last connection left unanswered goes first, under the old numbers.
-    for (id, request) in &*lock(waiting) {
-        writer.put(&frame(*id, request));
+    {
+        let mut waiting = lock(waiting);
+        for (_, request) in waiting.extract_if(.., |_, r| r.answer.is_closed() || r.len() > limit) {
+            request.refuse(limit);
+        }
+        for (id, request) in &*waiting {
+            writer.put(&frame(*id, request));
+        }
     }
     loop {
         writer.flush().await?;
@@ -161,6 +187,10 @@ async fn write(
         };
         // Whoever gave up waiting needs no answer.
         if request.answer.is_closed() {
+            continue;
+        }
+        if request.len() > limit {
+            request.refuse(limit);
             continue;
         }
         let id = *next_id;

@@ -154,6 +154,18 @@ pub enum RequestError {
         "header \"{0}\": keys are visible ASCII without a colon, values hold no line breaks or control characters"
     )]
     Header(String),
+    /// More than fits one frame.
+    #[error(
+        "{operation}: the request has {size} bytes and the server takes at most {limit}; ask for less at a time"
+    )]
+    TooLarge {
+        /// What was asked.
+        operation: String,
+        /// Its length as it would be sent, in bytes.
+        size: usize,
+        /// The server's limit in bytes.
+        limit: usize,
+    },
     /// More requests wait than may.
     #[error("{operation}: {limit} requests are waiting already; wait for some to be answered")]
     Busy {

@@ -27,6 +27,7 @@ pub struct Message {
     pub(super) wrong_header: Option<String>,
     ttl: Option<Duration>,
     schedule: Option<Scheduled>,
+    schedule_name: Option<String>,
 }
 
 /// When a message is to be published.
@@ -35,7 +36,6 @@ struct Scheduled {
     /// As [`names::SCHEDULE`] has it.
     pattern: String,
     time_zone: Option<String>,
-    name: Option<String>,
 }
 
 impl Message {
@@ -49,6 +49,7 @@ impl Message {
             wrong_header: None,
             ttl: None,
             schedule: None,
+            schedule_name: None,
         }
     }
 
@@ -153,9 +154,8 @@ impl Message {
     }
 
     fn deliver(mut self, pattern: String, time_zone: Option<&str>) -> Self {
-        let name = self.schedule.take().and_then(|scheduled| scheduled.name);
         let time_zone = time_zone.map(str::to_owned);
-        self.schedule = Some(Scheduled { pattern, time_zone, name });
+        self.schedule = Some(Scheduled { pattern, time_zone });
         self
     }
 
@@ -163,17 +163,15 @@ impl Message {
     /// second message of the same name replaces the first. Without a name it has one by chance.
     #[must_use]
     pub fn schedule_name(mut self, name: impl Into<String>) -> Self {
-        if let Some(scheduled) = &mut self.schedule {
-            scheduled.name = Some(name.into());
-        }
+        self.schedule_name = Some(name.into());
         self
     }
 
     /// The subject, the header block or nothing, and the payload, as they are sent.
     pub(super) fn into_parts(self) -> (String, Vec<u8>, Bytes) {
-        let Self { mut subject, mut headers, payload, ttl, schedule, .. } = self;
+        let Self { mut subject, mut headers, payload, ttl, schedule, schedule_name, .. } = self;
         let ttl = ttl.map(|ttl| format!("{}s", ttl.as_secs()));
-        if let Some(Scheduled { pattern, time_zone, name }) = schedule {
+        if let Some(Scheduled { pattern, time_zone }) = schedule {
             let block = headers.get_or_insert_default();
             block.add(names::SCHEDULE, &pattern).add(names::SCHEDULE_TARGET, &subject);
             if let Some(zone) = time_zone {
@@ -182,7 +180,7 @@ impl Message {
             if let Some(ttl) = ttl {
                 block.add(names::SCHEDULE_TTL, &ttl);
             }
-            let name = name.unwrap_or_else(|| format!("{:016x}", rand::random::<u64>()));
+            let name = schedule_name.unwrap_or_else(|| format!("{:016x}", rand::random::<u64>()));
             subject = format!("{}{name}", schedule::PREFIX);
         } else if let Some(ttl) = ttl {
             headers.get_or_insert_default().add(names::TTL, &ttl);
@@ -201,6 +199,8 @@ mod tests {
         let message = Message::new("a.b", "x").ttl(Duration::from_secs(9));
         let (subject, block, _) = message.clone().into_parts();
         assert_eq!((&*subject, headers::get(&block, "Nats-TTL")), ("a.b", Some("9s")));
+        let first = message.clone().schedule_name("n").deliver_after(Duration::from_secs(1));
+        assert_eq!(first.into_parts().0, "$SCHEDULE.n", "the order of the calls does not matter");
         let later = message.deliver_cron("0 8 * * *", Some("UTC")).schedule_name("n");
         let (subject, block, _) = later.into_parts();
         assert_eq!(subject, "$SCHEDULE.n");

@@ -80,6 +80,9 @@ impl AsyncWrite for Held {
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
         if written.is_ready() {
             self.silence.as_mut().reset(Instant::now() + PATIENCE);
+        } else if self.silence.as_mut().poll(cx).is_ready() {
+            // Who does not take its answers is silent too.
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         written
     }
@@ -109,6 +112,19 @@ mod tests {
         let began = Instant::now();
         let error = held.read_u8().await.expect_err("it has waited long enough");
         assert_eq!((error.kind(), began.elapsed() >= PATIENCE), (io::ErrorKind::TimedOut, true));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_does_not_take_its_answers_ends() {
+        use tokio::io::AsyncWriteExt as _;
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let mut listener = Bounded::new(listener, 1);
+        let _deaf = TcpStream::connect(address).await.expect("connected");
+        let (mut held, _) = listener.accept().await;
+        let answers = vec![7; 64 << 20];
+        let error = held.write_all(&answers).await.expect_err("nobody reads them");
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
 
     #[tokio::test]

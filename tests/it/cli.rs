@@ -59,6 +59,9 @@ fn a_file_with_which_no_server_starts_is_not_called_good() {
         assert_eq!(output.status.code(), Some(78), "{error}");
         assert!(error.contains("--auth-token-file"), "{error}");
     }
+    let mut with_token = claudebus(home.path());
+    with_token.env("CLAUDEBUS_AUTH_TOKEN", "a long secret").args(["config", "check"]).arg(&path);
+    assert!(with_token.output().unwrap().status.success());
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use claudebus::client::{
     AckPolicy, Client, ClientBuilder, ConnectError, ConnectionEvent, ConsumeError, Consumer,
     ConsumerConfig, Credit, DeadOptions, Message, MessageGetOptions, PublishError, PurgeOptions,
-    SendError, StreamConfig, WindowLimits,
+    RequestError, SendError, StreamConfig, WindowLimits,
 };
 use claudebus::server::{RunningServer, Server};
 
@@ -110,6 +110,10 @@ async fn a_batch_is_stored_whole_or_not_at_all() {
     let ack = client.publish_atomically(late).await.unwrap();
     assert_eq!(&*ack.stored[0].stream, "CLAUDEBUS_SCHEDULES");
     assert_eq!(client.schedules(None).await.unwrap().len(), 2);
+    let large = vec![Message::new("orders.new", vec![7; 900]).id("large"); 1000];
+    let error = client.publish_atomically(large).await.unwrap_err();
+    assert!(matches!(error, RequestError::TooLarge { .. }), "{error}");
+    assert_eq!(client.stream_info("ORDERS").await.unwrap().state.messages, 1);
     server.shutdown().await.unwrap();
 }
 

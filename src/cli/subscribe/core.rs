@@ -26,8 +26,8 @@ pub(super) async fn receive(
     output: &mut Output,
 ) -> Result<(), Failure> {
     let subject = args.subject.as_deref().unwrap_or(">");
-    if args.deliver.is_some() || args.ack.is_some() {
-        return Err(Failure::usage("--deliver and --ack are about stored messages")
+    if args.deliver.is_some() || args.ack.is_some() || args.replay.is_some() {
+        return Err(Failure::usage("--deliver, --ack and --replay are about stored messages")
             .hint("add --stream or --durable"));
     }
     let mut subscription = match &args.queue {

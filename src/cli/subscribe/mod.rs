@@ -311,6 +311,10 @@ async fn receive_some(
             fetched = fetch => fetched?,
         };
         gaps.iter().for_each(|gap| tell_gap(gap));
+        if deliveries.is_empty() && !gaps.is_empty() {
+            // They came at once: nothing was waited for.
+            continue;
+        }
         if deliveries.is_empty() {
             waited += patience;
             if args.wait.is_some_and(|wait| waited >= wait) {
