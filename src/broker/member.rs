@@ -63,6 +63,13 @@ impl Member {
         self.memo.filter()
     }
 
+    /// The patterns of what it wants. No two match the same subject.
+    pub(super) fn patterns(&self) -> impl Iterator<Item = &str> {
+        let patterns = self.filter().patterns();
+        let all = patterns.is_none().then_some(">");
+        patterns.unwrap_or_default().iter().map(|pattern| &**pattern).chain(all)
+    }
+
     /// Whether the server's own pull waits.
     pub(super) fn is_pushing(&self) -> bool {
         self.pushing

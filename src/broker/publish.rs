@@ -254,14 +254,13 @@ impl<L: Log> Broker<L> {
             return;
         }
         let last = self.log.stream(id).map_or(0, |held| held.last_seq);
-        for (name, member) in &mut stream.consumers {
-            if member.filter().matches(subject) {
-                member.consumer.appended(count, last);
-                if member.consumer.num_waiting() > 0 {
-                    self.stirred.insert((id, Arc::clone(name)));
-                }
+        let stirred = &mut self.stirred;
+        stream.each_wanting(subject, |name, member| {
+            member.consumer.appended(count, last);
+            if member.consumer.num_waiting() > 0 {
+                stirred.insert((id, Arc::clone(name)));
             }
-        }
+        });
     }
 
     /// Stores one message, if its stream takes it.

@@ -1,5 +1,7 @@
 //! Deleting records, and the limits that make streams delete: counts, bytes, messages per subject.
 
+use std::sync::Arc;
+
 use claudebus_storage::log::Filter;
 use claudebus_storage::{Log, Record, StreamId};
 
@@ -29,14 +31,13 @@ impl<L: Log> Broker<L> {
     pub(super) fn tell_removed(&mut self, id: StreamId, seq: u64, subject: &str) {
         self.forget_schedule(id, seq);
         let Some(stream) = self.catalog.get_mut(id) else { return };
-        for (name, member) in &mut stream.consumers {
-            if member.filter().matches(subject) {
-                if member.consumer.is_pending(seq) {
-                    self.stirred.insert((id, name.clone()));
-                }
-                member.consumer.removed(seq);
+        let stirred = &mut self.stirred;
+        stream.each_wanting(subject, |name, member| {
+            if member.consumer.is_pending(seq) {
+                stirred.insert((id, Arc::clone(name)));
             }
-        }
+            member.consumer.removed(seq);
+        });
         for job in self.jobs.values_mut().filter(|job| job.stream == id) {
             if let Task::Open(opening) = &mut job.task {
                 opening.removed(seq, subject);

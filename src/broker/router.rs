@@ -71,14 +71,14 @@ impl Router {
 
     /// `stream` no longer captures what matches `pattern`.
     pub(super) fn remove_stream(&mut self, pattern: &str, stream: StreamId) {
-        self.streams.remove(pattern, stream);
+        self.streams.remove(pattern, &stream);
         self.forget_routes(pattern);
     }
 
     /// The stream that captures `subject`.
     pub(super) fn stream_of(&self, subject: &str) -> Option<StreamId> {
         let mut found = None;
-        self.streams.matches(subject, &mut |id| found = Some(id));
+        self.streams.matches(subject, &mut |id| found = Some(*id));
         found
     }
 
@@ -148,7 +148,7 @@ impl Router {
     fn remove(&mut self, id: SubscriptionId) -> Option<Box<str>> {
         let subscription = self.subscriptions.get_mut(id.0 as usize)?.take()?;
         self.ended += 1;
-        self.tree.remove(&subscription.subject, id);
+        self.tree.remove(&subscription.subject, &id);
         self.free.push(id);
         self.forget_routes(&subscription.subject);
         if let Some(tokens) = self.by_token.get_mut(&subscription.session) {
@@ -181,20 +181,23 @@ impl Router {
         let stream = if is_publishable(subject) { self.stream_of(subject) } else { None };
         let mut route = Route { stream, ..Route::default() };
         let mut names: Vec<&str> = Vec::new();
-        self.tree.matches(subject, &mut |id| match self.get(id).and_then(|s| s.queue.as_deref()) {
-            None => route.plain.push(id),
-            Some(queue) => match names.iter().position(|name| *name == queue) {
-                Some(at) => {
-                    if let Some(group) = route.queues.get_mut(at) {
-                        group.push(id);
+        self.tree.matches(
+            subject,
+            &mut |&id| match self.get(id).and_then(|s| s.queue.as_deref()) {
+                None => route.plain.push(id),
+                Some(queue) => match names.iter().position(|name| *name == queue) {
+                    Some(at) => {
+                        if let Some(group) = route.queues.get_mut(at) {
+                            group.push(id);
+                        }
                     }
-                }
-                None => {
-                    names.push(queue);
-                    route.queues.push(vec![id]);
-                }
+                    None => {
+                        names.push(queue);
+                        route.queues.push(vec![id]);
+                    }
+                },
             },
-        });
+        );
         route
     }
 

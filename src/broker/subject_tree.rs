@@ -39,7 +39,7 @@ impl<T> Node<T> {
     }
 }
 
-impl<T: Copy + PartialEq> SubjectTree<T> {
+impl<T: PartialEq> SubjectTree<T> {
     /// Adds `value` under `pattern`.
     pub(super) fn insert(&mut self, pattern: &str, value: T) {
         let mut node = &mut self.root;
@@ -58,30 +58,30 @@ impl<T: Copy + PartialEq> SubjectTree<T> {
     }
 
     /// Removes `value` from under `pattern`.
-    pub(super) fn remove(&mut self, pattern: &str, value: T) {
+    pub(super) fn remove(&mut self, pattern: &str, value: &T) {
         remove(&mut self.root, pattern, value);
     }
 
     /// Calls `visit` for every value whose pattern matches `subject`.
-    pub(super) fn matches(&self, subject: &str, visit: &mut impl FnMut(T)) {
+    pub(super) fn matches<'t>(&'t self, subject: &str, visit: &mut impl FnMut(&'t T)) {
         matches(&self.root, Some(subject), visit);
     }
 }
 
-fn remove<T: Copy + PartialEq>(node: &mut Node<T>, pattern: &str, value: T) {
+fn remove<T: PartialEq>(node: &mut Node<T>, pattern: &str, value: &T) {
     let (token, rest) = match pattern.split_once('.') {
         Some((token, rest)) => (token, Some(rest)),
         None => (pattern, None),
     };
     if token == ">" && rest.is_none() {
-        node.rest.retain(|v| *v != value);
+        node.rest.retain(|v| v != value);
         return;
     }
     let child = if token == "*" { node.star.as_deref_mut() } else { node.children.get_mut(token) };
     let Some(child) = child else { return };
     match rest {
         Some(rest) => remove(child, rest, value),
-        None => child.here.retain(|v| *v != value),
+        None => child.here.retain(|v| v != value),
     }
     if child.is_empty() {
         if token == "*" {
@@ -92,12 +92,12 @@ fn remove<T: Copy + PartialEq>(node: &mut Node<T>, pattern: &str, value: T) {
     }
 }
 
-fn matches<T: Copy>(node: &Node<T>, subject: Option<&str>, visit: &mut impl FnMut(T)) {
+fn matches<'t, T>(node: &'t Node<T>, subject: Option<&str>, visit: &mut impl FnMut(&'t T)) {
     let Some(subject) = subject else {
-        node.here.iter().for_each(|v| visit(*v));
+        node.here.iter().for_each(visit);
         return;
     };
-    node.rest.iter().for_each(|v| visit(*v));
+    node.rest.iter().for_each(&mut *visit);
     let (token, rest) = match subject.split_once('.') {
         Some((token, rest)) => (token, Some(rest)),
         None => (subject, None),
@@ -119,7 +119,7 @@ mod tests {
 
     fn found(tree: &SubjectTree<usize>, subject: &str) -> Vec<usize> {
         let mut found = Vec::new();
-        tree.matches(subject, &mut |v| found.push(v));
+        tree.matches(subject, &mut |v| found.push(*v));
         found.sort_unstable();
         found
     }
@@ -139,7 +139,7 @@ mod tests {
             }
             let mut kept: Vec<usize> = (0..patterns.len()).collect();
             for (i, pattern) in patterns.iter().enumerate().filter(|(i, _)| removed[*i]) {
-                tree.remove(pattern, i);
+                tree.remove(pattern, &i);
                 kept.retain(|k| *k != i);
             }
             let expected: Vec<usize> = kept
@@ -149,7 +149,7 @@ mod tests {
                 .collect();
             prop_assert_eq!(found(&tree, &subject), expected);
             for i in kept {
-                tree.remove(&patterns[i], i);
+                tree.remove(&patterns[i], &i);
             }
             prop_assert!(tree.root.is_empty());
         }

@@ -7,8 +7,8 @@ use std::time::Duration;
 pub struct ServerLimits {
     /// Connections at once. 4,096: with the windows below, the bound on memory for the network.
     pub max_connections: usize,
-    /// Streams that a client may have open on one connection. 64: one for each publisher and
-    /// consumer of a program.
+    /// Streams that a client may have open on one connection. 256: one for each publisher and
+    /// consumer of a program, of which some have a hundred.
     pub max_streams: u32,
     /// Unread bytes of one stream, in bytes. 1 MiB: more than rate times round trip at full
     /// speed, and an eighth of the connection's, so that streams that are held back leave room
@@ -43,7 +43,7 @@ impl Default for ServerLimits {
     fn default() -> Self {
         Self {
             max_connections: 4096,
-            max_streams: 64,
+            max_streams: 256,
             stream_window: 1 << 20,
             connection_window: 8 << 20,
             send_window: 4 << 20,

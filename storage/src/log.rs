@@ -113,6 +113,10 @@ impl Filter {
     }
 }
 
+/// Subjects that a [`FilterMemo`] remembers, at most. 32,768: 256 KiB, so that a thousand consumers
+/// of a stream with a million subjects do not hold gigabytes. The others are compared each time.
+const MAX_MEMO: usize = 1 << 15;
+
 /// Remembers, by [`SubjectId`], which subjects of one stream a filter wants, so that a subject's
 /// text is compared once and not for every record.
 #[derive(Clone, Debug, Default)]
@@ -142,6 +146,9 @@ impl FilterMemo {
             return true;
         }
         let slot = id.slot as usize;
+        if slot >= MAX_MEMO {
+            return self.filter.matches(subject());
+        }
         if slot >= self.decided.len() {
             self.decided.resize(slot + 1, 0);
         }

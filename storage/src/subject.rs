@@ -12,6 +12,32 @@
 /// ```
 #[must_use]
 pub fn matches(pattern: &str, subject: &str) -> bool {
+    // Most subjects that do not match differ in a literal token, which bytes tell at once.
+    let (ours, theirs) = (pattern.as_bytes(), subject.as_bytes());
+    let same = same_bytes(ours, theirs);
+    if same == ours.len() && same == theirs.len() {
+        return true;
+    }
+    let equal = ours.get(..same).unwrap_or_default();
+    let token = equal.iter().rposition(|byte| *byte == b'.').map_or(0, |dot| dot + 1);
+    if !matches!(ours.get(token), Some(b'*' | b'>')) {
+        return false;
+    }
+    match (pattern.get(token..), subject.get(token..)) {
+        (Some(pattern), Some(subject)) => match_tokens(pattern, subject),
+        _ => false,
+    }
+}
+
+/// With how many equal bytes both begin.
+fn same_bytes(left: &[u8], right: &[u8]) -> usize {
+    let words = left.chunks_exact(8).zip(right.chunks_exact(8));
+    let known = 8 * words.take_while(|(left, right)| left == right).count();
+    let rest = left.iter().zip(right).skip(known);
+    known + rest.take_while(|(left, right)| left == right).count()
+}
+
+fn match_tokens(pattern: &str, subject: &str) -> bool {
     let mut wanted = pattern.split('.');
     let mut given = subject.split('.');
     loop {
@@ -90,6 +116,21 @@ mod tests {
         assert!(matches("foo.b*r", "foo.b*r"));
         assert!(matches("foo.>.bar", "foo.>.bar"));
         assert!(!matches("foo.>.bar", "foo.x.bar"));
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig {
+            failure_persistence: None, ..Default::default()
+        })]
+        /// What bytes tell at once is what comparing token by token tells.
+        #[test]
+        fn the_short_cut_changes_nothing(
+            pattern in "[ab*>.]{0,12}", subject in "[ab*>.]{0,12}", shared in "[ab*.]{0,12}",
+        ) {
+            let (pattern, subject) = (shared.clone() + &pattern, shared + &subject);
+            let expected = match_tokens(&pattern, &subject);
+            proptest::prop_assert_eq!(matches(&pattern, &subject), expected);
+        }
     }
 
     #[test]

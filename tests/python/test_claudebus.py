@@ -214,7 +214,7 @@ async def a_refused_message_leaves_the_others():
 @test
 async def requests_are_answered():
     async with connected() as bus:
-        assert bus.limits["max_batch_messages"] >= 1 and bus.limits["max_streams"] == 64, bus.limits
+        assert bus.limits["max_batch_messages"] >= 1 and bus.limits["max_streams"] == 256, bus.limits
         names = await bus.request("STREAM.NAMES")
         assert names["streams"] == ["ORDERS"] and names["total"] == 1, names
         headers = claudebus.header_block({"A": "1"})

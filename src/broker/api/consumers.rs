@@ -86,8 +86,11 @@ impl<L: Log> Broker<L> {
             // The server's own pull names the old subject.
             member.consumer.drop_unheard_pulls(|_| false);
         }
-        member.consumer.reconfigure(config, now);
-        member.refresh();
+        if let Some(mut member) = stream.leave(&name) {
+            member.consumer.reconfigure(config, now);
+            member.refresh();
+            stream.join(Arc::clone(&name), member);
+        }
         self.keep_consumer(id, &name);
         self.recount(id, &name);
         self.drop_unwanted(id);

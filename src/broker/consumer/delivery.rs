@@ -240,7 +240,8 @@ impl Consumer {
             return None;
         }
         let room = open_room(at_hand + READ_RECORDS).saturating_sub(at_hand);
-        (room > 0).then(|| self.wish_to_read(stream_last, room.min(READ_RECORDS)))
+        let read = self.wish_to_read(stream_last, room.min(READ_RECORDS));
+        (room > 0 && matches!(read, Want::Read { .. })).then_some(read)
     }
 
     fn wish_to_read(&self, stream_last: u64, records: u64) -> Want {
@@ -254,7 +255,15 @@ impl Consumer {
         if self.cursor > stream_last || self.num_pending <= self.num_held() as u64 {
             return Want::Nothing(Rest::Nothing);
         }
-        Want::Read { from: self.cursor, to: stream_last, records, bytes: READ_BYTES }
+        // The disk is read in large pieces, in which its own index finds what is wanted.
+        let place = match self.reads_disk {
+            true => Some((self.cursor, stream_last)),
+            false => self.sightings.next(self.cursor, stream_last),
+        };
+        match place {
+            Some((from, to)) => Want::Read { from, to, records, bytes: READ_BYTES },
+            None => Want::Nothing(Rest::Nothing),
+        }
     }
 
     /// The read that was wished for needs the disk.
@@ -297,6 +306,7 @@ impl Consumer {
         }
         self.fetched.extend(records.into_iter().filter(|record| record.seq >= self.cursor));
         self.cursor = self.cursor.max(next);
+        self.sightings.pass(self.cursor);
     }
 
     /// Reading cannot go on: this part of the stream is damaged. Sequences up to `last` are passed

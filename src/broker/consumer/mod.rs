@@ -14,6 +14,7 @@ mod idle;
 mod notes;
 mod pending;
 mod pulls;
+mod sightings;
 mod timers;
 
 use std::collections::VecDeque;
@@ -31,6 +32,7 @@ use holding::Holding;
 use notes::Notes;
 use pending::Pending;
 use pulls::Pulls;
+use sightings::Sightings;
 use timers::Timers;
 
 pub(crate) use delivery::{Rest, Want, Way};
@@ -114,6 +116,8 @@ pub(crate) struct Consumer {
     created: Timestamp,
     /// The lowest sequence that was not yet considered for a first delivery.
     cursor: u64,
+    /// Where its next messages lie, at or after the cursor.
+    sightings: Sightings,
     /// Sequences to deliver before going on at the cursor, ascending (last per subject).
     listed: VecDeque<u64>,
     /// The last first delivery.
@@ -187,6 +191,7 @@ impl Consumer {
             config,
             created,
             cursor: start.cursor,
+            sightings: Sightings::default(),
             listed: start.listed.into(),
             delivered: origin,
             last_consumer_seq: 0,
@@ -239,6 +244,7 @@ impl Consumer {
             }
             self.fetched.clear();
             self.reading = None;
+            self.sightings.forget();
         }
         self.config = config;
         self.last_activity = now.monotonic;
@@ -360,6 +366,7 @@ impl Consumer {
     /// before a start in the future are not its business.
     pub(crate) fn appended(&mut self, count: u64, last: u64) {
         self.num_pending += count.min((last + 1).saturating_sub(self.cursor));
+        self.sightings.add((last + 1).saturating_sub(count), last);
     }
 
     /// A record that the filters want was removed from the stream.

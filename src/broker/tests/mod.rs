@@ -7,6 +7,7 @@ mod dead_letters;
 mod delivering;
 mod model;
 mod ordering;
+mod parts;
 mod publishing;
 mod retention;
 mod scheduling;

@@ -181,11 +181,11 @@ fn read_tail(
         if place.seq > request.to {
             break;
         }
-        if !is_wanted(stream, &place, filter) {
-            continue;
-        }
         if taken.is_full(request) {
             return place.seq;
+        }
+        if !is_wanted(stream, &place, filter) {
+            continue;
         }
         let Some(record) = chunks.record(&place) else { continue };
         if record.time < request.since {
@@ -199,8 +199,8 @@ fn read_tail(
 }
 
 fn is_wanted(stream: &Stream, place: &Place, filter: &mut FilterMemo) -> bool {
-    !stream.gone.contains(place.seq)
-        && filter.wants(place.subject, || stream.subjects.text(place.subject).unwrap_or_default())
+    filter.wants(place.subject, || stream.subjects.text(place.subject).unwrap_or_default())
+        && !stream.gone.contains(place.seq)
 }
 
 fn read_volatile(
