@@ -413,4 +413,39 @@ fn benches_measure_and_read_everything_back() {
     let (code, talk) = serving.fails(&["bench", "publish", "--against", "nats://127.0.0.1:1"]);
     assert_eq!(code, 3);
     assert!(talk.contains("leave out --against"), "{talk}");
+    let redis = ["--against", "redis://127.0.0.1:1"];
+    let (code, talk) = serving.fails(&[&["bench", "publish"][..], &redis].concat());
+    assert!(code == 3 && talk.contains("leave out --against"), "{code} {talk}");
+    let (code, talk) = serving.fails(&[&["bench", "consume"][..], &redis].concat());
+    assert!(code == 2 && talk.contains("`bench publish` and `bench latency`"), "{code} {talk}");
+}
+
+#[test]
+fn benches_that_start_servers_of_their_own_tell_figures() {
+    let serving = Serving::start();
+    let dir = serving.path("").display().to_string();
+    let run =
+        |arguments: &[&str]| serving.json(&[&["bench"], arguments, &["--dir", &dir]].concat());
+    let few = ["--count", "2000", "--subjects", "1000", "--rounds", "1", "--many", "3"];
+    let filters = run(&[&["filters", "--duration", "50ms"], &few[..]].concat());
+    let rows = filters["results"].as_array().unwrap();
+    assert_eq!(rows.len(), 8, "{filters}");
+    assert!(rows.iter().all(|row| row["per_second"].as_f64().unwrap() > 0.0), "{filters}");
+    let growth = run(&["growth", "--axis", "size", "--duration", "50ms"]);
+    let rows = growth["results"].as_array().unwrap();
+    assert_eq!(rows.len(), 6, "{growth}");
+    for row in rows {
+        assert!(row["published_per_second"].as_f64().unwrap() > 0.0, "{growth}");
+        assert!(row["resident_bytes"].as_f64().unwrap() > 1e6, "{growth}");
+    }
+    let received = |row: &Value| row["received_per_second"].as_f64().unwrap();
+    assert!(rows.iter().map(received).sum::<f64>() > 0.0, "{growth}");
+    let recovery = ["recovery", "--stored", "1MB", "--duration", "50ms", "--rounds", "1"];
+    let recovery = run(&recovery);
+    assert_eq!(recovery["results"].as_array().unwrap().len(), 3, "{recovery}");
+    let limits = run(&["limits", "--count", "20", "--rounds", "1"]);
+    assert!(limits["results"][3]["ratio"].as_f64().unwrap() > 0.1, "{limits}");
+    let left = std::fs::read_dir(serving.path("")).unwrap().flatten();
+    let left: Vec<_> = left.map(|entry| entry.file_name()).collect();
+    assert!(!left.iter().any(|name| name.to_string_lossy().contains("bench")), "{left:?}");
 }

@@ -5,12 +5,22 @@
 //! medians are compared, so that a busy machine harms both alike. What the numbers rest on, above
 //! all the durability of each side, is printed with them.
 
+mod bare;
+mod filters;
+mod growth;
+mod limits;
 mod nats;
 mod ours;
+mod own;
 mod payload;
+mod recovery;
+mod redis;
 mod report;
 mod sample;
+mod spread;
 mod steady;
+mod table;
+mod usage;
 mod work;
 
 use std::time::Duration;
@@ -24,6 +34,7 @@ use crate::config::text;
 use nats::Nats;
 use ours::Ours;
 use payload::Content;
+use redis::Redis;
 use report::{Group, Report};
 use sample::Sample;
 use steady::{Steady, SteadySample};
@@ -40,7 +51,22 @@ use work::Work;
 pub(super) struct Bench {
     /// What to measure.
     #[command(subcommand)]
-    kind: Kind,
+    what: What,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+enum What {
+    /// What can be measured of two servers.
+    #[command(flatten)]
+    Sides(Kind),
+    /// What filters cost, and many consumers of disjoint parts, on a server of its own
+    Filters(filters::Filters),
+    /// How cost grows with sizes, streams, consumers, subjects and stored bytes
+    Growth(growth::Growth),
+    /// What this machine allows, beside what a server makes of it
+    Limits(limits::Limits),
+    /// How soon a server is back after `kill -9`
+    Recovery(recovery::Recovery),
 }
 
 #[derive(Clone, Debug, Subcommand)]
@@ -67,6 +93,9 @@ enum Kind {
         /// Publish at full speed for so long first, and read all of that again meanwhile
         #[arg(long, value_name = "DURATION", value_parser = text::positive_duration)]
         replay: Option<Duration>,
+        /// Empty the page cache before that is read again, which needs root on this machine
+        #[arg(long, requires = "replay")]
+        cold: bool,
     },
 }
 
@@ -92,13 +121,13 @@ struct Common {
     /// Rounds per side; medians are shown
     #[arg(short, long, default_value = "3", value_parser = clap::value_parser!(u16).range(1..=1000))]
     rounds: u16,
-    /// Do the same work on this NATS server, in turns
+    /// Do the same work on this server, in turns: nats://… or, for publish and latency, redis://…
     #[arg(long, value_name = "URL", value_hint = clap::ValueHint::Url)]
     against: Option<String>,
     /// What that server does before it acknowledges; it does not tell by itself
-    #[arg(long, value_name = "TEXT", requires = "against", default_value = nats::DEFAULT_DURABILITY)]
-    against_durability: String,
-    /// Messages in flight per client on the NATS side, and fetched at a time
+    #[arg(long, value_name = "TEXT", requires = "against")]
+    against_durability: Option<String>,
+    /// Messages in flight per client on the other side, and fetched at a time
     #[arg(long, value_name = "MESSAGES", default_value = "8192", value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     window: u32,
     /// Read everything back and compare it
@@ -175,13 +204,30 @@ impl Kind {
 enum Side {
     Ours(Ours),
     Nats(Box<Nats>),
+    Redis(Redis),
 }
 
 impl Side {
+    /// The other server.
+    async fn connect(kind: &Kind, url: &str) -> Result<Self, Failure> {
+        let common = kind.common();
+        let durability = common.against_durability.as_deref();
+        if url.starts_with("redis://") {
+            if !matches!(kind, Kind::Publish(_) | Kind::Latency(_)) || common.verify {
+                return Err(only_publishes());
+            }
+            let durability = durability.unwrap_or(redis::DURABILITY);
+            return Ok(Self::Redis(Redis::connect(url, durability).await?));
+        }
+        let nats = Nats::connect(url, durability.unwrap_or(nats::DEFAULT_DURABILITY)).await?;
+        Ok(Self::Nats(Box::new(nats)))
+    }
+
     fn name(&self) -> String {
         match self {
             Self::Ours(ours) => ours.name(),
             Self::Nats(nats) => nats.name(),
+            Self::Redis(redis) => redis.name(),
         }
     }
 
@@ -189,6 +235,7 @@ impl Side {
         match self {
             Self::Ours(ours) => ours.durability(),
             Self::Nats(nats) => nats.durability(),
+            Self::Redis(redis) => redis.durability(),
         }
     }
 
@@ -197,6 +244,7 @@ impl Side {
         match self {
             Self::Ours(ours) => ours.prepare().await,
             Self::Nats(nats) => nats.prepare().await,
+            Self::Redis(redis) => redis.clean_up().await,
         }
     }
 
@@ -204,6 +252,7 @@ impl Side {
         match self {
             Self::Ours(ours) => ours.publish(work).await,
             Self::Nats(nats) => nats.publish(work).await,
+            Self::Redis(redis) => redis.publish(work).await,
         }
     }
 
@@ -211,6 +260,7 @@ impl Side {
         match self {
             Self::Ours(ours) => ours.latency(work).await,
             Self::Nats(nats) => nats.latency(work).await,
+            Self::Redis(redis) => redis.latency(work).await,
         }
     }
 
@@ -218,6 +268,7 @@ impl Side {
         match self {
             Self::Ours(ours) => ours.consume(work, stored, ack).await,
             Self::Nats(nats) => nats.consume(work, stored, ack).await,
+            Self::Redis(_) => Err(only_publishes()),
         }
     }
 
@@ -225,6 +276,7 @@ impl Side {
         match self {
             Self::Ours(ours) => ours.steady(work, steady).await,
             Self::Nats(nats) => nats.steady(work, steady).await,
+            Self::Redis(_) => Err(only_publishes()),
         }
     }
 
@@ -233,6 +285,7 @@ impl Side {
         let digests = match self {
             Self::Ours(ours) => ours.digests(work, published).await?,
             Self::Nats(nats) => nats.digests(work, published).await?,
+            Self::Redis(_) => return Err(only_publishes()),
         };
         work.check(&self.name(), published, &digests)
     }
@@ -241,21 +294,46 @@ impl Side {
         match self {
             Self::Ours(ours) => ours.clean_up().await,
             Self::Nats(nats) => nats.clean_up().await,
+            Self::Redis(redis) => redis.clean_up().await,
         }
     }
 }
 
+fn only_publishes() -> Failure {
+    Failure::usage(
+        "`--against redis://…` compares `bench publish` and `bench latency`, without --verify",
+    )
+}
+
 /// Runs `claudebus bench`.
 pub(super) fn run(args: &Bench, global: &Global, output: &mut Output) -> Result<(), Failure> {
-    let runtime = match args.kind.common().threads {
+    let threads = match &args.what {
+        What::Sides(kind) => kind.common().threads,
+        What::Filters(_) | What::Growth(_) | What::Limits(_) | What::Recovery(_) => 1,
+    };
+    let runtime = match threads {
         1 => tokio::runtime::Builder::new_current_thread().enable_all().build()?,
         threads => tokio::runtime::Builder::new_multi_thread()
             .worker_threads(threads.into())
             .enable_all()
             .build()?,
     };
-    let report = runtime.block_on(measure(&args.kind, global, &|line| output.talk(line)))?;
-    report.print(output)
+    let talk = |line| output.talk(line);
+    match &args.what {
+        What::Sides(kind) => runtime.block_on(measure(kind, global, &talk))?.print(output),
+        What::Filters(filters) => {
+            runtime.block_on(filters::measure(filters, global, &talk))?.print(output)
+        }
+        What::Growth(growth) => {
+            runtime.block_on(growth::measure(growth, global, &talk))?.print(output)
+        }
+        What::Limits(limits) => {
+            runtime.block_on(limits::measure(limits, global, &talk))?.print(output)
+        }
+        What::Recovery(recovery) => {
+            runtime.block_on(recovery::measure(recovery, global, &talk))?.print(output)
+        }
+    }
 }
 
 async fn measure(kind: &Kind, global: &Global, talk: &dyn Fn(String)) -> Result<Report, Failure> {
@@ -263,8 +341,7 @@ async fn measure(kind: &Kind, global: &Global, talk: &dyn Fn(String)) -> Result<
     let common = kind.common();
     let mut sides = vec![Side::Ours(Ours::connect(global).await?)];
     if let Some(url) = &common.against {
-        let nats = Nats::connect(url, &common.against_durability).await?;
-        sides.push(Side::Nats(Box::new(nats)));
+        sides.push(Side::connect(kind, url).await?);
     }
     let mut groups = Vec::new();
     for size in &common.size {
@@ -356,10 +433,14 @@ async fn one_round(
 ) -> Result<Vec<(&'static str, Sample)>, Failure> {
     let sample = match kind {
         Kind::Consume { no_ack, .. } => side.consume(work, stored, !no_ack).await?,
-        Kind::Mixed { rate, replay, .. } => {
+        Kind::Mixed { rate, replay, cold, .. } => {
             side.prepare().await?;
             if let Some(duration) = replay {
                 side.publish(&Work { duration: Some(*duration), ..work.clone() }).await?;
+            }
+            if *cold && !own::drop_caches() {
+                let why = "the page cache cannot be emptied; leave out --cold, or do it as root";
+                return Err(Failure::usage(why));
             }
             let steady = Steady { rate: *rate, replay: replay.is_some() };
             let done = side.steady(work, steady).await?;

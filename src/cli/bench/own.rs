@@ -1,0 +1,139 @@
+//! A server of this program that a measurement starts for itself, so that it can be restarted,
+//! killed, and looked at from outside.
+//!
+//! Its data lies in a folder of its own, which is removed in the end.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::cli::args::Global;
+use crate::cli::connect::connect;
+use crate::cli::exit::{Exit, Failure};
+use crate::client::{CONTEXT_VARIABLE, Client};
+use crate::server::Ready;
+
+/// Longest wait for a server to be ready: many times what recovery may take.
+const START: Duration = Duration::from_secs(120);
+/// How often the ready file is looked for; the precision of what is measured from a start.
+const LOOK_EVERY: Duration = Duration::from_millis(1);
+
+/// A server, killed when dropped.
+pub(super) struct OwnServer {
+    child: Option<Child>,
+    folder: PathBuf,
+    arguments: Vec<String>,
+    global: Global,
+    /// When the process was last started.
+    pub(super) started: Instant,
+}
+
+impl OwnServer {
+    /// Starts a server with an empty data directory below `place`, and waits until it is ready.
+    pub(super) async fn start(
+        global: &Global,
+        place: Option<&Path>,
+        arguments: &[&str],
+    ) -> Result<Self, Failure> {
+        let place = place.map_or_else(std::env::temp_dir, Path::to_path_buf);
+        let name = format!("claudebus-bench-{}-{:08x}", std::process::id(), rand::random::<u32>());
+        let folder = place.join(name);
+        std::fs::create_dir_all(&folder).map_err(|error| {
+            let folder = folder.display();
+            Failure::new(Exit::Failed, format_args!("cannot make the folder {folder}: {error}"))
+                .hint("name another one with --dir")
+        })?;
+        let arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        let (global, started) = (global.clone(), Instant::now());
+        let mut server = Self { child: None, folder, arguments, global, started };
+        server.restart().await?;
+        Ok(server)
+    }
+
+    /// Starts it again on the data it has.
+    pub(super) async fn restart(&mut self) -> Result<(), Failure> {
+        self.kill();
+        let ready = self.folder.join("ready.json");
+        // It is not there before the first start.
+        let _ = std::fs::remove_file(&ready);
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.folder.join("server.log"))?;
+        let mut command = Command::new(std::env::current_exe()?);
+        command
+            .args(["serve", "--quic", "127.0.0.1:0", "--http", "off", "--log", "warn", "--data"])
+            .arg(self.folder.join("data"))
+            .arg("--ready-file")
+            .arg(&ready)
+            .args(&self.arguments)
+            // Clients of this machine must not take it for their server.
+            .env(CONTEXT_VARIABLE, self.folder.join("context.json"))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log);
+        self.started = Instant::now();
+        self.child = Some(command.spawn()?);
+        self.wait_ready(&ready).await
+    }
+
+    async fn wait_ready(&mut self, ready: &Path) -> Result<(), Failure> {
+        loop {
+            if let Ok(text) = std::fs::read(ready)
+                && let Ok(ready) = serde_json::from_slice::<Ready>(&text)
+            {
+                self.global.server = ready.quic.map(|address| format!("quic://{address}"));
+                self.global.ca = ready.ca;
+                (self.global.fingerprint, self.global.token) = (None, None);
+                return Ok(());
+            }
+            let ended = self.child.as_mut().map(Child::try_wait).transpose()?.flatten();
+            if ended.is_some() || self.started.elapsed() > START {
+                let log = std::fs::read_to_string(self.folder.join("server.log"));
+                return Err(Failure::new(
+                    Exit::Failed,
+                    format_args!("the server did not start: {}", log.unwrap_or_default()),
+                ));
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// How it is reached.
+    pub(super) fn global(&self) -> &Global {
+        &self.global
+    }
+
+    /// A new connection to it.
+    pub(super) async fn connect(&self) -> Result<Client, Failure> {
+        connect(&self.global).await
+    }
+
+    /// Its process.
+    pub(super) fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    /// Ends it as a crash would.
+    pub(super) fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // It may be over already.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+impl Drop for OwnServer {
+    fn drop(&mut self) {
+        self.kill();
+        // What cannot be removed lies in a folder for temporary files.
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// Empties the page cache, where that is allowed. Returns whether it was.
+pub(super) fn drop_caches() -> bool {
+    let synced = Command::new("sync").status().is_ok_and(|status| status.success());
+    synced && std::fs::write("/proc/sys/vm/drop_caches", "3").is_ok()
+}
