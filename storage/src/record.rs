@@ -117,6 +117,11 @@ impl Record {
         &self.data
     }
 
+    /// Copies the bytes, so that they keep no larger buffer in memory.
+    pub fn unshare(&mut self) {
+        self.data = Bytes::copy_from_slice(&self.data);
+    }
+
     /// Length of the subject at the start of [`data`](Self::data), in bytes.
     #[must_use]
     pub fn subject_len(&self) -> usize {

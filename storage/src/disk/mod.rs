@@ -99,6 +99,9 @@ pub trait DiskFile: Send + Sync {
     /// What the operating system says; [`io::ErrorKind::UnexpectedEof`] past the end.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
 
+    /// Says that these bytes will be read soon, so that the system may fetch them meanwhile.
+    fn will_read(&self, _offset: u64, _len: u64) {}
+
     /// Writes all of `bytes`.
     ///
     /// # Errors

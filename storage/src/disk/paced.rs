@@ -114,6 +114,10 @@ impl DiskFile for PacedFile {
         self.file.read_at(buffer, offset)
     }
 
+    fn will_read(&self, offset: u64, len: u64) {
+        self.file.will_read(offset, len);
+    }
+
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.file.write_at(bytes, offset)
     }

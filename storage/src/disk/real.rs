@@ -214,6 +214,10 @@ impl DiskFile for RealFile {
         read_exact_at(&self.file, buffer, offset).map_err(naming(&self.path))
     }
 
+    fn will_read(&self, offset: u64, len: u64) {
+        will_read(&self.file, offset, len);
+    }
+
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         write_all_at(&self.file, bytes, offset).map_err(naming(&self.path))
     }
@@ -234,6 +238,16 @@ impl DiskFile for RealFile {
         self.file.metadata().map(|m| m.len()).map_err(naming(&self.path))
     }
 }
+
+/// Has the system read ahead. It is advice: where it cannot be given, reading is as slow as it was.
+#[cfg(target_os = "linux")]
+fn will_read(file: &File, offset: u64, len: u64) {
+    use rustix::fs::{Advice, fadvise};
+    let _ = fadvise(file, offset, std::num::NonZeroU64::new(len), Advice::WillNeed);
+}
+
+#[cfg(not(target_os = "linux"))]
+fn will_read(_file: &File, _offset: u64, _len: u64) {}
 
 /// Reserves blocks without writing them, where the file system can.
 #[cfg(target_os = "linux")]

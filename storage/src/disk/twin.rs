@@ -153,6 +153,10 @@ impl DiskFile for TwinFile {
         self.first.read_at(buffer, offset)
     }
 
+    fn will_read(&self, offset: u64, len: u64) {
+        self.first.will_read(offset, len);
+    }
+
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         let second = self.second()?;
         self.first.write_at(bytes, offset)?;
@@ -233,6 +237,10 @@ impl LoneFile {
 impl DiskFile for LoneFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         self.file.read_at(buffer, offset)
+    }
+
+    fn will_read(&self, offset: u64, len: u64) {
+        self.file.will_read(offset, len);
     }
 
     fn write_at(&self, _bytes: &[u8], _offset: u64) -> io::Result<()> {

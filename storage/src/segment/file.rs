@@ -130,6 +130,11 @@ impl File {
         Ok(block)
     }
 
+    /// The block at `place` will be read soon.
+    pub(crate) fn will_read(&self, place: &BlockEntry) {
+        self.file.will_read(place.offset, u64::from(place.length));
+    }
+
     pub(crate) fn cache(&self) -> &BlockCache {
         &self.cache
     }

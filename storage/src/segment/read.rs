@@ -1,5 +1,6 @@
 //! Reading records from a segment: only the blocks that can hold what is wanted.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -109,7 +110,11 @@ impl Segment {
         };
         let mut taking = Taking { request, filter, is_deleted, out, bytes: 0, count: 0 };
         let mut at = request.from;
+        let mut ahead = Ahead { from: at, until: end, blocks: VecDeque::new() };
         while at < end && taking.has_room() {
+            if let Some(wanted) = &wanted {
+                self.announce(stream, wanted, at, &mut ahead, stats);
+            }
             let next = self.step(&mut taking, at, wanted.as_deref(), stats);
             match next {
                 Ok(Some(next)) => at = next,
@@ -122,6 +127,31 @@ impl Segment {
             }
         }
         Ok(at.min(end))
+    }
+
+    /// Tells the system which blocks come next, so that it fetches several at a time.
+    fn announce(
+        &self,
+        stream: StreamId,
+        wanted: &BlockSet,
+        at: u64,
+        ahead: &mut Ahead,
+        stats: &ReadStats,
+    ) {
+        while ahead.blocks.front().is_some_and(|last| *last < at) {
+            ahead.blocks.pop_front();
+        }
+        while ahead.blocks.len() < AHEAD {
+            let next = wanted.at_or_after(ahead.from.max(at));
+            let Some(seq) = next.filter(|seq| *seq < ahead.until) else { return };
+            let known = self.locator.as_ref().and_then(|l| l.block(self.meta.id, stream, seq));
+            // What cannot be found now is met again when it is read.
+            let place = known.or_else(|| self.place(stream, seq, stats).ok().flatten());
+            let Some(place) = place else { return };
+            ahead.from = place.last_seq.saturating_add(1);
+            ahead.blocks.push_back(place.last_seq);
+            self.file.will_read(&place);
+        }
     }
 
     /// Takes what is wanted from the first block at or after `at`, or leaps to where it may be.
@@ -495,6 +525,24 @@ fn literal_prefix(pattern: &str) -> &str {
 /// wide gap in the sequences costs nothing.
 const ASKED_MAX: u64 = 64 * 1024;
 
+/// Wanted blocks that the system is told of before they are read. 16: a megabyte, with which a disk is
+/// busy while a block is decoded.
+pub(super) const AHEAD: usize = 16;
+
+/// Blocks that the system was told of.
+struct Ahead {
+    /// From which sequence on it was not.
+    from: u64,
+    /// Where the read ends.
+    until: u64,
+    /// Their last sequences.
+    blocks: VecDeque<u64>,
+}
+
+/// Records that are less than this part of their block are copied out of it, so that a reader of a
+/// few records among many does not hold all of them in memory.
+const SPARSE: usize = 8;
+
 /// A read on its way: what it wants and what it has.
 struct Taking<'a> {
     request: &'a ReadRequest,
@@ -522,6 +570,16 @@ impl Taking<'_> {
 
     /// Takes what is wanted of the block, from sequence `at`. Returns where to go on.
     fn take(&mut self, block: &Block, at: u64) -> Option<u64> {
+        let (first, before) = (self.out.len(), self.bytes);
+        let next = self.take_slices(block, at)?;
+        let taken = self.bytes.saturating_sub(before);
+        if taken.saturating_mul(SPARSE) <= block.memory() {
+            self.out.iter_mut().skip(first).for_each(Record::unshare);
+        }
+        Some(next)
+    }
+
+    fn take_slices(&mut self, block: &Block, at: u64) -> Option<u64> {
         let skipped = block.entries.partition_point(|entry| entry.seq < at);
         let mut before: Option<(&[u8], bool)> = None;
         let mut next = at;

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use super::{BlockCache, Segment, SegmentId, SegmentMeta, SegmentWriter};
 use crate::disk::real::RealDisk;
@@ -12,10 +12,49 @@ use crate::ids::StreamId;
 use crate::log::Compression;
 use crate::record::{NewRecord, Record};
 
+/// Offsets and lengths.
+pub(crate) type Places = Arc<Mutex<Vec<(u64, u64)>>>;
+
 /// A temporary directory.
 pub(crate) struct Directory {
     root: tempfile::TempDir,
     disk: RealDisk,
+    /// What was announced of files that were opened.
+    pub(crate) announced: Places,
+}
+
+/// A file that notes what is announced.
+struct Noting(Arc<dyn DiskFile>, Places);
+
+impl DiskFile for Noting {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.0.read_at(buffer, offset)
+    }
+
+    fn will_read(&self, offset: u64, len: u64) {
+        self.1.lock().unwrap().push((offset, len));
+        self.0.will_read(offset, len);
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.0.write_at(bytes, offset)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync()
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        self.0.allocate(len)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
 }
 
 impl Directory {
@@ -23,7 +62,7 @@ impl Directory {
         let root = tempfile::tempdir().unwrap();
         let disk = RealDisk::open(root.path()).unwrap();
         disk.create_dir("segments").unwrap();
-        Self { root, disk }
+        Self { root, disk, announced: Places::default() }
     }
 
     pub(crate) fn path(&self, path: &str) -> PathBuf {
@@ -37,7 +76,7 @@ impl Disk for Directory {
     }
 
     fn open(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
-        self.disk.open(path)
+        Ok(Arc::new(Noting(self.disk.open(path)?, Arc::clone(&self.announced))))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {

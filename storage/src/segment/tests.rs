@@ -203,6 +203,51 @@ fn a_filtered_read_reads_exactly_the_blocks_with_matches() {
 }
 
 #[test]
+fn a_few_records_do_not_keep_their_blocks_in_memory() {
+    let directory = Directory::new();
+    let stream = StreamId(1);
+    let subject = |seq: u64| if seq.is_multiple_of(100) { "rare" } else { "common" };
+    let records: Vec<_> =
+        (1..=400).map(|seq| (stream, record(seq, subject(seq), &[7; 100]))).collect();
+    let meta = write(&directory, 1, Compression::Off, &records);
+    let segment = open(&directory, &meta, 0);
+    for (wanted, count, is_alone) in [("rare", 4, true), ("common", 396, false)] {
+        let found = read_all(&segment, &everything(stream), &Filter::any_of([wanted]));
+        assert_eq!(found.len(), count);
+        // A buffer that nobody else holds can be written to.
+        let alone = found.iter().all(|record| record.data().is_unique());
+        assert_eq!(alone, is_alone, "{wanted}");
+    }
+}
+
+#[test]
+fn blocks_with_matches_are_announced_once_and_no_others() {
+    let directory = Directory::new();
+    let stream = StreamId(1);
+    let subject = |seq: u64| if seq % 1000 < 200 { "wanted" } else { "other" };
+    let records: Vec<_> =
+        (1..=20_000).map(|seq| (stream, record(seq, subject(seq), &[7; 300]))).collect();
+    let meta = write(&directory, 1, Compression::Off, &records);
+    let segment = open(&directory, &meta, 0);
+    let filter = Filter::any_of(["wanted"]);
+    let found = read_all(&segment, &everything(stream), &filter);
+    assert_eq!(found.len(), 20 * 200);
+    let mut places = Vec::new();
+    let wanted = |first: u64, last: u64| (first..=last).any(|seq| subject(seq) == "wanted");
+    let mut visit = |block: BlockEntry| {
+        if wanted(block.first_seq, block.last_seq) {
+            places.push((block.offset, u64::from(block.length)));
+        }
+    };
+    segment.blocks(stream, &ReadStats::default(), &mut visit).unwrap();
+    assert!(places.len() > 2 * super::read::AHEAD);
+    assert_eq!(*directory.announced.lock().unwrap(), places);
+    directory.announced.lock().unwrap().clear();
+    read_all(&segment, &everything(stream), &Filter::all());
+    assert!(directory.announced.lock().unwrap().is_empty(), "the system sees a row by itself");
+}
+
+#[test]
 fn a_literal_look_up_in_a_large_table_reads_a_few_pages() {
     let disk = Directory::new();
     let records: Vec<_> = (1..=50_000u64)
