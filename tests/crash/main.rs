@@ -14,25 +14,52 @@
 #![allow(clippy::expect_used, clippy::indexing_slicing)]
 #![allow(unreachable_pub, clippy::print_stdout, clippy::print_stderr)]
 
-mod book;
-mod deliveries;
-mod kills;
+#[path = "../lives/mod.rs"]
+mod lives;
 mod options;
-mod oracle;
-mod payload;
 #[path = "../process/mod.rs"]
 mod process;
-mod rounds;
 mod sabotage;
-mod scenario;
-mod table;
-mod verify;
-mod work;
 
+use std::io;
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
+use lives::payload::next;
+use lives::{Machine, Moment, Outcome, Run};
 use options::Options;
-use rounds::Run;
+use process::Broker;
+
+/// `kill -9` at a moment that nobody chose. The disk keeps what was written.
+struct Killed {
+    /// Whose newest journal file is wiped, to see that the judge notices.
+    sabotaged: Option<PathBuf>,
+}
+
+impl Machine for Killed {
+    fn kill(&mut self, broker: &mut Broker, when: Moment, random: &mut u64) -> io::Result<bool> {
+        let longest = match when {
+            Moment::Running => 20_000,
+            Moment::Starting => 60_000,
+        };
+        let moment = Duration::from_micros(next(random) % longest);
+        match when {
+            Moment::Running => std::thread::sleep(moment),
+            Moment::Starting => {
+                broker.wait_ready(moment)?;
+            }
+        }
+        broker.kill()
+    }
+
+    fn died(&mut self, _random: &mut u64) -> Outcome<()> {
+        match &self.sabotaged {
+            Some(data) => Ok(sabotage::wipe_newest_journal(data)?),
+            None => Ok(()),
+        }
+    }
+}
 
 fn main() -> ExitCode {
     // Test runners ask every test binary for its list of tests.
@@ -61,12 +88,14 @@ fn run() -> Result<bool, Box<dyn std::error::Error>> {
         }
         None => temporary.path().to_path_buf(),
     };
-    let mut run = Run::new(options.clone(), &dir)?;
+    let data = dir.join("data");
+    let machine = Killed { sabotaged: options.sabotage.then(|| data.clone()) };
+    let mut run = Run::new(options.plan(), machine, &data)?;
     let result = run.all();
     if let Err(error) = &result {
         run.oracle().violated(format_args!("the run could not go on: {error}"));
     }
-    table::print(&options, &run);
+    lives::table::print("crash test", &options.plan(), &run);
     let (violations, words) = run.oracle().violations();
     if violations > 0 {
         println!("\n{violations} violations, the first of them:");

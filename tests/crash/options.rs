@@ -3,6 +3,11 @@
 use std::hash::{BuildHasher, RandomState};
 use std::str::FromStr;
 
+use crate::lives::Plan;
+
+/// Every so many rounds everything is read back, not only samples.
+const FULL_EVERY: u64 = 25;
+
 /// Settings of a run.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -42,5 +47,17 @@ impl Options {
             sabotage,
             dir: std::env::var("CRASH_DIR").ok(),
         })
+    }
+
+    /// What of this a run is about.
+    pub fn plan(&self) -> Plan {
+        Plan {
+            rounds: self.rounds,
+            seed: self.seed,
+            acks: self.acks,
+            full_every: FULL_EVERY,
+            stop_when_violated: false,
+            arguments: Vec::new(),
+        }
     }
 }

@@ -134,6 +134,11 @@ impl Broker {
         self.child.id()
     }
 
+    /// Whether it accepts connections, or did before it ended.
+    pub fn was_ready(&self) -> bool {
+        self.ready.exists()
+    }
+
     /// Waits until it accepts connections, ends, or `limit` is over.
     pub fn wait_ready(&mut self, limit: Duration) -> io::Result<Waited> {
         let ready = self.ready.clone();

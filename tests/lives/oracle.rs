@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::book::Book;
-use crate::deliveries::Deliveries;
-use crate::payload::{self, Name};
-use crate::scenario::{CONSUMERS, LINES};
+use super::book::Book;
+use super::deliveries::Deliveries;
+use super::payload::{self, Name};
+use super::scenario::{CONSUMERS, LINES};
 
 /// Violations that are kept in words; all are counted.
 const MOST_IN_WORDS: usize = 40;

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use crate::payload::{self, Name};
-use crate::scenario::{Line, Rule};
+use super::payload::{self, Name};
+use super::scenario::{Line, Rule};
 
 /// Refused for good: must never be seen.
 const REFUSED: u64 = 1 << 63;

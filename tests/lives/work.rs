@@ -13,9 +13,9 @@ use claudebus::client::{
 use tokio::sync::{Mutex, RwLock};
 use tokio::task::JoinHandle;
 
-use crate::oracle::{Oracle, add};
-use crate::payload::{self, Name, next};
-use crate::scenario::{CONSUMERS, LINES, Rule, Style};
+use super::oracle::{Oracle, add};
+use super::payload::{self, Name, next};
+use super::scenario::{CONSUMERS, LINES, Rule, Style};
 
 /// Messages that a work queue may be ahead of its consumers before its publishers wait.
 const MOST_WAITING: u64 = 4_000;

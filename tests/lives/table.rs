@@ -2,21 +2,20 @@
 
 use std::time::Duration;
 
-use crate::kills::Kind;
-use crate::options::Options;
-use crate::oracle::get;
-use crate::rounds::Run;
+use super::kills::Kind;
+use super::oracle::get;
+use super::rounds::{Machine, Plan, Run};
 
 fn row(what: &str, value: impl std::fmt::Display) {
     println!("| {what:<48} | {value:>14} |");
 }
 
 /// Prints what was done and what came of it.
-pub fn print(options: &Options, run: &Run) {
+pub fn print<M: Machine>(title: &str, plan: &Plan, run: &Run<M>) {
     let counters = &run.oracle().counters;
-    println!("\n| {:<48} | {:>14} |", "crash test", "");
+    println!("\n| {:<48} | {:>14} |", title, "");
     println!("|{:-<50}|{:-<16}|", "", "");
-    row("rounds", options.rounds);
+    row("rounds", plan.rounds);
     row("kills", run.kills.total());
     for kind in Kind::ALL {
         let count = run.kills.counts.get(kind).copied().unwrap_or(0);
@@ -45,5 +44,5 @@ pub fn print(options: &Options, run: &Run) {
     let settled = Duration::from_micros(get(&counters.settled_micros));
     row("limits in force after all was answered, longest", millis(Some(&settled)));
     row("violations", run.oracle().violations().0);
-    row("seed", options.seed);
+    row("seed", plan.seed);
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use claudebus::client::{AckPolicy, ConsumerConfig, DeadLetters, Discard, Retention, StreamConfig};
 
-use crate::payload::Name;
+use super::payload::Name;
 
 /// When messages must leave a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

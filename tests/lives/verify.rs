@@ -7,11 +7,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use claudebus::client::{AckPolicy, Client, ConsumerConfig, DeadOptions, RequestError, StreamInfo};
 
-use crate::book::Presence;
-use crate::oracle::{DeadLetter, add};
-use crate::payload::next;
-use crate::scenario::{CONSUMERS, LINES, Rule, Style};
-use crate::work::Shared;
+use super::book::Presence;
+use super::oracle::{DeadLetter, add};
+use super::payload::next;
+use super::scenario::{CONSUMERS, LINES, Rule, Style};
+use super::work::Shared;
 
 /// How much is read back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
-use crate::oracle::DeadLetter;
-use crate::payload::Name;
-use crate::scenario::{ACK_WAIT, ConsumerLine};
+use super::oracle::DeadLetter;
+use super::payload::Name;
+use super::scenario::{ACK_WAIT, ConsumerLine};
 
 /// What became of one message at one consumer.
 #[derive(Clone, Copy, Debug, Default)]

@@ -1,6 +1,7 @@
 //! One round after the other: start, work, kill, look.
 
 use std::error::Error;
+use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -11,14 +12,13 @@ use claudebus::client::{Client, ReconnectPolicy};
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
-use crate::kills::{Kills, Kind};
-use crate::options::Options;
-use crate::oracle::{Oracle, get};
-use crate::payload::next;
+use super::kills::{Kills, Kind};
+use super::oracle::{Oracle, get};
+use super::payload::next;
+use super::scenario::LINES;
+use super::verify::{self, Depth};
+use super::work::{self, Shared};
 use crate::process::{Broker, Launch, Waited};
-use crate::scenario::LINES;
-use crate::verify::{self, Depth};
-use crate::work::{self, Shared};
 
 /// Budget of the broker's memory for messages: small, so that it checkpoints all the time.
 const TAIL_BUDGET: &str = "2MiB";
@@ -32,14 +32,49 @@ const CONNECTIONS: usize = 4;
 const PROBE: u16 = 1000;
 /// Signal that ends a process which aborts: what a named place does.
 const ABORTED: i32 = 6;
-/// Every so many rounds everything is read back, not only samples.
-const FULL_EVERY: u64 = 25;
 
-type Outcome<T> = Result<T, Box<dyn Error>>;
+/// What a run says when it cannot go on.
+pub type Outcome<T> = Result<T, Box<dyn Error>>;
+
+/// How long and how hard.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Rounds. Each kills the broker at least twice.
+    pub rounds: u64,
+    /// Seed of payloads, choices and times.
+    pub seed: u64,
+    /// Acknowledged messages of a round, about.
+    pub acks: u64,
+    /// Every so many rounds everything is read back, not only samples.
+    pub full_every: u64,
+    /// Whether to end with the first round that violates anything, for what is left of it.
+    pub stop_when_violated: bool,
+    /// More arguments of `serve`.
+    pub arguments: Vec<String>,
+}
+
+/// What the broker is doing when it is to be killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// It was just started.
+    Starting,
+    /// It serves.
+    Running,
+}
+
+/// What the broker dies of, and what is left of its disk.
+pub trait Machine {
+    /// Ends the broker at a moment drawn from `random`. Says whether that is what ended it.
+    fn kill(&mut self, broker: &mut Broker, when: Moment, random: &mut u64) -> io::Result<bool>;
+
+    /// The broker is dead, and is started again after this.
+    fn died(&mut self, random: &mut u64) -> Outcome<()>;
+}
 
 /// A run in progress.
-pub struct Run {
-    options: Options,
+pub struct Run<M> {
+    plan: Plan,
+    machine: M,
     launch: Launch,
     runtime: Runtime,
     shared: Arc<Shared>,
@@ -53,24 +88,26 @@ pub struct Run {
     pub first_acks: Vec<Duration>,
 }
 
-impl Run {
-    /// Prepares a run with data under `dir`. Starts nothing.
-    pub fn new(options: Options, dir: &Path) -> Outcome<Self> {
-        let launch = Launch::new(&dir.join("data"))?.with(&["--tail-budget", TAIL_BUDGET]);
+impl<M: Machine> Run<M> {
+    /// Prepares a run with its data directory at `data`. Starts nothing.
+    pub fn new(plan: Plan, machine: M, data: &Path) -> Outcome<Self> {
+        let mut launch = Launch::new(data)?.with(&["--tail-budget", TAIL_BUDGET]);
+        launch.arguments.extend(plan.arguments.iter().cloned());
         Ok(Self {
             launch,
+            machine,
             runtime: tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(2)
                 .enable_all()
                 .build()?,
-            shared: Arc::new(Shared::new(Oracle::new(options.seed))),
+            shared: Arc::new(Shared::new(Oracle::new(plan.seed))),
             clients: Vec::new(),
             publishers: Vec::new(),
             consumers: Vec::new(),
-            random: options.seed,
+            random: plan.seed,
             kills: Kills::default(),
             first_acks: Vec::new(),
-            options,
+            plan,
         })
     }
 
@@ -79,22 +116,26 @@ impl Run {
         &self.shared.oracle
     }
 
+    /// What the broker dies of.
+    pub fn machine(&self) -> &M {
+        &self.machine
+    }
+
     /// Everything, in order.
     pub fn all(&mut self) -> Outcome<()> {
         let mut broker = self.first_start()?;
-        for round in 1..=self.options.rounds {
-            let behind = round * self.options.acks;
+        for round in 1..=self.plan.rounds {
+            let behind = round * self.plan.acks;
             let behind = behind.saturating_sub(get(&self.oracle().counters.acks));
             let quota = self.quota().max(behind);
             self.work_until(&mut broker, quota)?;
             self.kill_running(&mut broker)?;
-            if self.options.sabotage {
-                crate::sabotage::wipe_newest_journal(&self.launch.data)?;
-            }
+            self.machine.died(&mut self.random)?;
             let place = self.killed_on_purpose()?;
+            self.machine.died(&mut self.random)?;
             broker = self.start()?;
             self.first_ack(&broker)?;
-            let full = round.is_multiple_of(FULL_EVERY);
+            let full = round.is_multiple_of(self.plan.full_every);
             self.look(if full { Depth::Full } else { Depth::Sample(20) })?;
             let (violations, _) = self.oracle().violations();
             println!(
@@ -102,6 +143,9 @@ impl Run {
                 get(&self.oracle().counters.acks),
                 self.kills.total()
             );
+            if violations > 0 && self.plan.stop_when_violated {
+                return Ok(());
+            }
         }
         self.finish(broker)
     }
@@ -112,7 +156,7 @@ impl Run {
 
     /// Acknowledgements to wait for before a kill: half a round's, give or take a third.
     fn quota(&mut self) -> u64 {
-        let half = self.options.acks / 2;
+        let half = self.plan.acks / 2;
         half * 2 / 3 + self.draw(half * 2 / 3)
     }
 
@@ -204,9 +248,7 @@ impl Run {
     }
 
     fn kill_running(&mut self, broker: &mut Broker) -> Outcome<()> {
-        let moment = Duration::from_micros(self.draw(20_000));
-        std::thread::sleep(moment);
-        if broker.kill()? {
+        if self.machine.kill(broker, Moment::Running, &mut self.random)? {
             self.kills.died(Kind::Running);
             return Ok(());
         }
@@ -221,15 +263,12 @@ impl Run {
         let mut broker = self.launch.start()?;
         self.launch.crash_at = None;
         let Some(place) = place else {
-            let moment = Duration::from_micros(self.draw(60_000));
-            let waited = broker.wait_ready(moment)?;
-            let killed = broker.kill()?;
-            let kind = if waited == Waited::TimedOut { Kind::StartUp } else { Kind::Running };
-            if !killed {
+            if !self.machine.kill(&mut broker, Moment::Starting, &mut self.random)? {
                 return Err(self.unexpected("ended by itself while starting"));
             }
+            let kind = if broker.was_ready() { Kind::Running } else { Kind::StartUp };
             self.kills.died(kind);
-            return Ok(format!("{} after {moment:?}", kind.name()));
+            return Ok(format!("{} after {:?}", kind.name(), broker.started.elapsed()));
         };
         if broker.wait_ready(PATIENCE)? == Waited::Ready {
             // Twice the usual work, for places that are passed seldom.
@@ -274,7 +313,7 @@ impl Run {
     }
 
     /// Ends the work, waits until all is delivered, compares everything, and again after a clean
-    /// stop.
+    /// stop: what it left must not need the machine any more.
     fn finish(&mut self, broker: Broker) -> Outcome<()> {
         self.shared.publishing.store(false, Ordering::Relaxed);
         let publishers = std::mem::take(&mut self.publishers);
@@ -308,6 +347,7 @@ impl Run {
         if !kill.success() || !status.is_some_and(|status| status.success()) {
             self.oracle().violated(format_args!("a clean stop ended with {status:?}"));
         }
+        self.machine.died(&mut self.random)?;
         self.start()
     }
 }

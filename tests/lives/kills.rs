@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::payload;
+use super::payload;
 
 /// What the broker is doing when it is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
