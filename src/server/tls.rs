@@ -73,11 +73,12 @@ impl Identity {
         let [ca, ca_key, server, server_key] =
             ["ca.pem", "ca-key.pem", "server.pem", "server-key.pem"].map(|name| dir.join(name));
         if !ca.exists() || !ca_key.exists() {
+            // What an earlier authority signed is worth nothing now. It goes first: whatever a loss
+            // of power leaves of what follows, no certificate stays that does not fit.
+            let _ = fs::remove_file(&server);
             let (pem, issuer) = make_authority(now)?;
             write_private(&ca_key, issuer.key().serialize_pem().as_bytes())?;
             write_private(&ca, pem.as_bytes())?;
-            // What an earlier authority signed is worth nothing now.
-            let _ = fs::remove_file(&server);
         }
         let authority_pem = read(&ca)?;
         let names = names();
@@ -92,6 +93,7 @@ impl Identity {
             let issuer = Issuer::from_ca_cert_pem(&authority_pem, key)
                 .map_err(|error| damaged(&ca, error))?;
             let (pem, key_pem) = make_certificate(&issuer, &names, now)?;
+            let _ = fs::remove_file(&server);
             write_private(&server_key, key_pem.as_bytes())?;
             write_private(&server, pem.as_bytes())?;
         }
@@ -226,10 +228,25 @@ fn create_private_dir(path: &Path) -> Result<(), TlsError> {
     builder.recursive(true);
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(path).map_err(failed("create", path))
+    builder.create(path).and_then(|()| sync_name(path)).map_err(failed("create", path))
 }
 
-/// Replaces a file whole, readable by its owner only, so that a crash leaves the old or the new.
+/// Makes the name of a file or directory durable. Clients trust what is in these files; a loss of power
+/// must not make the server another one.
+#[cfg(unix)]
+fn sync_name(path: &Path) -> std::io::Result<()> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    fs::File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+/// Windows has no way to sync a directory; its file systems journal names.
+#[cfg(not(unix))]
+fn sync_name(_path: &Path) -> std::io::Result<()> {
+    Ok(())
+}
+
+/// Replaces a file whole and durably, readable by its owner only, so that a crash leaves the old or
+/// the new.
 fn write_private(path: &Path, bytes: &[u8]) -> Result<(), TlsError> {
     let draft = path.with_extension("tmp");
     let write = || {
@@ -242,7 +259,8 @@ fn write_private(path: &Path, bytes: &[u8]) -> Result<(), TlsError> {
         let mut file = options.open(&draft)?;
         file.write_all(bytes)?;
         file.sync_all()?;
-        fs::rename(&draft, path)
+        fs::rename(&draft, path)?;
+        sync_name(path)
     };
     write().map_err(failed("write", path))
 }

@@ -42,14 +42,17 @@ pub struct RealDisk {
 }
 
 impl RealDisk {
-    /// Creates the directory (mode 0700) if it is not there, and locks it.
+    /// Creates the directory (mode 0700) durably if it is not there, and locks it.
     ///
     /// # Errors
     /// [`RealDiskError`] if another process holds it, or the operating system refuses.
     pub fn open(root: impl AsRef<Path>) -> Result<Self, RealDiskError> {
         let root = root.as_ref().to_path_buf();
         let failed = |source| RealDiskError::Io { path: root.clone(), source };
+        let new = missing(&root);
         create_private_dir(&root).map_err(failed)?;
+        // The outermost first: without its name the others are worth nothing.
+        new.iter().rev().try_for_each(|path| sync_name(path)).map_err(failed)?;
         let lock = OpenOptions::new()
             .create(true)
             .truncate(false)
@@ -77,6 +80,24 @@ impl RealDisk {
     fn path(&self, path: &str) -> PathBuf {
         self.root.join(path)
     }
+}
+
+/// The directory and those above it that are not there, the innermost first.
+fn missing(path: &Path) -> Vec<PathBuf> {
+    path.ancestors().take_while(|path| !path.exists()).map(Path::to_path_buf).collect()
+}
+
+/// Makes the name of a directory durable.
+#[cfg(unix)]
+fn sync_name(path: &Path) -> io::Result<()> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+/// Windows has no way to sync a directory; its file systems journal names.
+#[cfg(not(unix))]
+fn sync_name(_path: &Path) -> io::Result<()> {
+    Ok(())
 }
 
 #[cfg(unix)]

@@ -74,6 +74,8 @@ pub(super) fn open(
     for dir in DIRS {
         disk.create_dir(dir).map_err(OpenError::io(format!("create {dir}")))?;
     }
+    // Syncing a directory keeps the names in it, and not its own.
+    disk.sync_dir("").map_err(OpenError::io("sync the data directory"))?;
     if !disk.copies().is_empty() {
         copies::clean(disk.as_ref(), &DIRS).map_err(OpenError::io("clean up copies"))?;
     }
