@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Sets up what the tests need, says so, and runs them all: unit, property, end-to-end, the Python
-# client, strace, failing disks, crashes (smoke size), simulated machines, fuzz targets for some
+# client, strace, failing disks, crashes and losses of power (smoke size), simulated machines, fuzz targets for some
 # seconds, licences and bans.
 #
 #   tests/all.sh            everything
@@ -31,8 +31,9 @@ cargo test --workspace --locked --lib --bins \
     --test architecture --test journey --test golden --test it --test bit_rot
 cargo test --workspace --locked --doc
 
-step "system calls, failing disks, the crash test with $CRASH_ROUNDS rounds, and the simulation"
-cargo test --release --locked --test durability --test faults --test crash --test simulation
+step "system calls, failing disks, the crash test with $CRASH_ROUNDS rounds, losses of power, and the simulation"
+cargo test --release --locked --test durability --test faults --test crash --test power_loss \
+    --test simulation
 
 step "fuzz targets, $FUZZ_SECONDS s each"
 # An engine that is dropped as a crash would drop it keeps its simulated disk; that is no finding.

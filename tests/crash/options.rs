@@ -57,6 +57,7 @@ impl Options {
             acks: self.acks,
             full_every: FULL_EVERY,
             stop_when_violated: false,
+            may_leave_out: false,
             arguments: Vec::new(),
         }
     }

@@ -1,6 +1,6 @@
 //! What one stream was told and what it must hold.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use super::payload::{self, Name};
@@ -37,6 +37,8 @@ pub struct Book {
     times: Vec<(Instant, u64)>,
     /// By sequence, for streams that are edited: 1 while a delete is asked for, 2 when it is done.
     deletes: HashMap<u64, u8>,
+    /// Sequences that the broker left out and said so. They belong to nobody.
+    left_out: HashSet<u64>,
     /// Dead letters are read up to here.
     dead_read: u64,
     /// Everything below was purged; up to the second it may have been.
@@ -54,6 +56,7 @@ impl Book {
             sequences: vec![0],
             times: Vec::new(),
             deletes: HashMap::new(),
+            left_out: HashSet::new(),
             dead_read: 0,
             purged: (1, 1),
         }
@@ -80,6 +83,9 @@ impl Book {
             REFUSED => return Err(format!("{name} was refused and is at sequence {seq}")),
             known if known == seq => {}
             known => return Err(format!("{name} is stored twice: at {known} and at {seq}")),
+        }
+        if self.left_out.contains(&seq) {
+            return Err(format!("{name} is at sequence {seq}, which was left out"));
         }
         let index = seq as usize;
         if index >= self.sequences.len() {
@@ -144,6 +150,26 @@ impl Book {
         self.sequences.get(seq as usize).copied().and_then(Name::unpack)
     }
 
+    /// The broker says that it left these out, for it cannot know whether they were acknowledged.
+    /// Those that were not are nobody's from now on.
+    pub fn leave_out(&mut self, first: u64, last: u64) {
+        if self.last_seq() < last {
+            self.sequences.resize(last as usize + 1, 0);
+        }
+        let nobodys = (first..=last).filter(|seq| self.name(*seq).is_none());
+        self.left_out.extend(nobodys.collect::<Vec<_>>());
+    }
+
+    /// Whether it was left out.
+    pub fn is_left_out(&self, seq: u64) -> bool {
+        self.left_out.contains(&seq)
+    }
+
+    /// How many sequences were given out to messages, as far as is known.
+    pub fn count(&self) -> u64 {
+        self.last_seq() - self.left_out.len() as u64
+    }
+
     /// The highest sequence known.
     pub fn last_seq(&self) -> u64 {
         self.sequences.len() as u64 - 1
@@ -193,7 +219,8 @@ impl Book {
 
     /// Checks, when nothing is in flight, that every sequence belongs to a message.
     pub fn check_gaps(&self) -> Result<(), String> {
-        let gaps = (1..=self.last_seq()).filter(|seq| self.name(*seq).is_none());
+        let gaps = (1..=self.last_seq())
+            .filter(|seq| self.name(*seq).is_none() && !self.left_out.contains(seq));
         let gaps: Vec<u64> = gaps.take(5).collect();
         if gaps.is_empty() {
             return Ok(());
@@ -225,7 +252,7 @@ impl Book {
         match self.line.rule {
             Rule::Keep | Rule::Ids => {}
             Rule::Count(most) => {
-                below(&mut presence, (last + 1).saturating_sub(most), Presence::MustNot);
+                below(&mut presence, self.first_of_newest(most), Presence::MustNot);
             }
             Rule::Bytes(most) => {
                 below(&mut presence, self.first_within(most), Presence::MustNot);
@@ -252,7 +279,16 @@ impl Book {
                 }
             }
         }
+        for seq in &self.left_out {
+            presence[*seq as usize] = Presence::MustNot;
+        }
         presence
+    }
+
+    /// The lowest sequence from which on there are at most so many messages.
+    fn first_of_newest(&self, most: u64) -> u64 {
+        let messages = (1..=self.last_seq()).rev().filter(|seq| !self.left_out.contains(seq));
+        messages.take(most as usize).last().unwrap_or(self.last_seq() + 1)
     }
 
     /// The lowest sequence from which on all fit into so many bytes.

@@ -39,6 +39,8 @@ pub struct Counters {
     pub deleted: AtomicU64,
     /// Messages purged.
     pub purged: AtomicU64,
+    /// Ranges of sequences that the broker left out.
+    pub left_out: AtomicU64,
     /// Streams created and deleted again.
     pub streams_deleted: AtomicU64,
     /// Longest time until a stream held what its limits allow, in microseconds.

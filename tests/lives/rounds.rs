@@ -13,7 +13,7 @@ use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
 use super::kills::{Kills, Kind};
-use super::oracle::{Oracle, get};
+use super::oracle::{Oracle, add, get};
 use super::payload::next;
 use super::scenario::LINES;
 use super::verify::{self, Depth};
@@ -33,6 +33,9 @@ const PROBE: u16 = 1000;
 /// Signal that ends a process which aborts: what a named place does.
 const ABORTED: i32 = 6;
 
+/// What the broker's log says of sequences that it leaves out.
+const LEFT_OUT: &str = "these sequences are lost";
+
 /// What a run says when it cannot go on.
 pub type Outcome<T> = Result<T, Box<dyn Error>>;
 
@@ -49,6 +52,9 @@ pub struct Plan {
     pub full_every: u64,
     /// Whether to end with the first round that violates anything, for what is left of it.
     pub stop_when_violated: bool,
+    /// Whether the broker may leave sequences out that it cannot account for, if it says so: a write
+    /// that was torn may have been a synced one that rotted.
+    pub may_leave_out: bool,
     /// More arguments of `serve`.
     pub arguments: Vec<String>,
 }
@@ -82,6 +88,8 @@ pub struct Run<M> {
     publishers: Vec<JoinHandle<()>>,
     consumers: Vec<JoinHandle<()>>,
     random: u64,
+    /// Lines of the broker's log that were read.
+    heard: usize,
     /// How often, and where, the broker was killed.
     pub kills: Kills,
     /// Time from the start of the process to the first acknowledgement.
@@ -105,6 +113,7 @@ impl<M: Machine> Run<M> {
             publishers: Vec::new(),
             consumers: Vec::new(),
             random: plan.seed,
+            heard: 0,
             kills: Kills::default(),
             first_acks: Vec::new(),
             plan,
@@ -296,8 +305,30 @@ impl<M: Machine> Run<M> {
         }
     }
 
+    /// Takes in what the broker's log says it left out.
+    fn hear(&mut self) -> Outcome<()> {
+        let log = std::fs::read_to_string(self.launch.log_file())?;
+        for line in log.lines().skip(self.heard).filter(|line| line.contains(LEFT_OUT)) {
+            let field = |name: &str| line.split(' ').find_map(|word| word.strip_prefix(name));
+            let number = |name: &str| field(name).and_then(|text| text.parse::<u64>().ok());
+            let (Some(first), Some(last)) = (number("first="), number("last=")) else {
+                return Err(format!("this says not what is left out: {line}").into());
+            };
+            let index = LINES.iter().position(|line| Some(line.stream) == field("stream="));
+            if let Some(index) = index {
+                self.oracle().book(index).leave_out(first, last);
+                add(&self.oracle().counters.left_out, 1);
+            }
+        }
+        self.heard = log.lines().count();
+        Ok(())
+    }
+
     /// Holds all applications, once everything in flight is answered, and compares.
     fn look(&mut self, depth: Depth) -> Outcome<()> {
+        if self.plan.may_leave_out {
+            self.hear()?;
+        }
         let (shared, client) = (Arc::clone(&self.shared), self.clients[0].clone());
         let random = &mut self.random;
         self.runtime.block_on(async {

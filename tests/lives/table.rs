@@ -35,6 +35,7 @@ pub fn print<M: Machine>(title: &str, plan: &Plan, run: &Run<M>) {
     row("dead letters", get(&counters.dead));
     row("messages deleted, purged", get(&counters.deleted) + get(&counters.purged));
     row("streams deleted", get(&counters.streams_deleted));
+    row("ranges left out for doubt", get(&counters.left_out));
     row("messages read back and compared", get(&counters.read_back));
     let mut first = run.first_acks.clone();
     first.sort_unstable();

@@ -262,7 +262,7 @@ async fn read_some(
     presence: &[Presence],
     random: &mut u64,
 ) -> Result<(), RequestError> {
-    let last = presence.len() as u64 - 1;
+    let (oracle, last) = (&shared.oracle, presence.len() as u64 - 1);
     let mut wanted: Vec<u64> = match depth {
         Depth::Sample(count) if last > 0 => (0..count).map(|_| 1 + next(random) % last).collect(),
         Depth::Sample(_) => Vec::new(),
@@ -270,6 +270,7 @@ async fn read_some(
     };
     // The newest are what a crash would take.
     wanted.extend((1..=last).rev().take(20));
+    wanted.retain(|seq| !oracle.book(index).is_left_out(*seq));
     for some in wanted.chunks(AT_ONCE) {
         let mut asked = tokio::task::JoinSet::new();
         for seq in some.iter().copied() {

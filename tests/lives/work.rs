@@ -159,7 +159,7 @@ impl PublisherWork {
             return 0;
         }
         let total: u64 = settled.iter().sum();
-        self.shared.oracle.book(self.line).last_seq().saturating_sub(total)
+        self.shared.oracle.book(self.line).count().saturating_sub(total)
     }
 
     /// Publishes some messages and waits for what became of them. Returns how many were stored.
