@@ -5,6 +5,8 @@
 //!
 //! ```sh
 //! BIT_ROT_COUNT=6000 cargo test --release --test bit_rot
+//! BIT_ROT_COUNT=24000 cargo test --release --test bit_rot a_flipped_bit_is_never   each byte of headers and footers
+//! BIT_ROT_PEER=nats BIT_ROT_COUNT=200 cargo test --release --test bit_rot peer -- --nocapture
 //! ```
 
 #![allow(
@@ -22,6 +24,8 @@ mod bench;
 mod book;
 mod copies;
 mod judge;
+#[cfg(feature = "cli")]
+mod nats;
 mod places;
 #[cfg(feature = "cli")]
 mod program;
