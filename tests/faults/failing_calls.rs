@@ -14,6 +14,8 @@ use crate::{PATIENCE, has_strace, log, payload};
 /// Exit codes that say what happened: the disk failed; the server could not start.
 const JOURNAL_FAILED: i32 = 74;
 const FAILED: i32 = 1;
+/// The exit code of a configuration that cannot be read.
+const CONFIGURATION: i32 = 78;
 /// Messages of one run: enough for checkpoints and new journal files.
 const MESSAGES: u64 = 1_200;
 const PAYLOAD: usize = 4_000;
@@ -126,8 +128,12 @@ async fn each_fails(calls: &str, error: &str) {
         println!("{what}: {:?} after {}", outcome.ended, outcome.acknowledged);
         match outcome.ended {
             None => survived += 1,
-            // The loader of the program meets the first failing opens, with a code of its own.
-            Some(127) if calls == "openat" => ended += 1,
+            // The first failing opens are those of the program's loader, which has a code of its own,
+            // and of the configuration.
+            Some(127 | CONFIGURATION) if calls == "openat" => {
+                ended += 1;
+                assert_eq!(outcome.acknowledged, 0, "{what}: it had begun");
+            }
             Some(JOURNAL_FAILED | FAILED) => {
                 ended += 1;
                 assert!(!log(&launch).is_empty(), "{what}: it said nothing");
