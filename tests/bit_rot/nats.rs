@@ -27,8 +27,6 @@ use crate::{Files, copy_tree, number, real_files, seed};
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a stream's messages may take to come.
 const QUIET: Duration = Duration::from_millis(500);
-/// Missing messages that are asked for by their sequence.
-const ASKED_FOR: usize = 10;
 /// The streams, and how their blocks are stored.
 const STREAMS: [(&str, Compression); 2] =
     [("ORDERS", Compression::None), ("AUDIT", Compression::S2)];
@@ -55,7 +53,7 @@ struct Book {
 enum Outcome {
     /// Everything is there, unchanged.
     Intact,
-    /// The server does not start, or does not serve.
+    /// The server does not start, or does not serve a stream.
     Refused,
     /// Messages are missing, and the reader is told.
     Told,
@@ -230,11 +228,19 @@ async fn read(context: &Context, stream: &str) -> Option<(Vec<(u64, Message)>, b
     }
 }
 
-/// Whether somebody who asks for the message is told that it is damaged, not only that there is none.
-async fn is_told(context: &Context, stream: &str, seq: u64) -> bool {
-    let Ok(stream) = context.get_stream(stream).await else { return false };
-    let got = tokio::time::timeout(PATIENCE, stream.get_raw_message(seq)).await;
-    matches!(got, Ok(Err(error)) if error.kind() != RawMessageErrorKind::NoMessageFound)
+/// Asks for messages by their sequence. Returns those that are not there either, and whether an error
+/// tells more than that there is none.
+async fn ask(context: &Context, stream: &str, seqs: Vec<u64>) -> (Vec<u64>, bool) {
+    let Ok(stream) = context.get_stream(stream).await else { return (seqs, false) };
+    let (mut gone, mut is_told) = (Vec::new(), false);
+    for seq in seqs {
+        let got = tokio::time::timeout(PATIENCE, stream.get_raw_message(seq)).await;
+        if !matches!(got, Ok(Ok(_))) {
+            gone.push(seq);
+        }
+        is_told |= matches!(got, Ok(Err(e)) if e.kind() != RawMessageErrorKind::NoMessageFound);
+    }
+    (gone, is_told)
 }
 
 /// Starts the server on a store and compares. Also says how many messages are missing.
@@ -244,10 +250,9 @@ async fn judge(store: &Path, book: &Book) -> (Outcome, usize) {
     let (mut outcome, mut missing) = (Outcome::Intact, 0);
     for (stream, published) in &book.messages {
         let Some((came, has_failed)) = read(&context, stream).await else {
-            // There is no such stream any more, or nothing can be read from it.
+            // There is no such stream any more, or nothing can be read from it: an error says so.
             missing += published.len();
-            let worse = if Server::has_warned(&log) { Outcome::Logged } else { Outcome::Silent };
-            outcome = outcome.max(worse);
+            outcome = outcome.max(Outcome::Refused);
             continue;
         };
         let mut seen = BTreeSet::new();
@@ -260,16 +265,13 @@ async fn judge(store: &Path, book: &Book) -> (Outcome, usize) {
             seen.insert(seq);
         }
         let live = published.keys().filter(|seq| !book.deleted.contains(&(*stream, **seq)));
-        let lost: Vec<u64> = live.filter(|seq| !seen.contains(seq)).copied().collect();
+        let unseen = live.filter(|seq| !seen.contains(seq)).copied().collect();
+        let (lost, is_told) = ask(&context, stream, unseen).await;
         missing += lost.len();
         if lost.is_empty() {
             continue;
         }
-        let mut told = has_failed;
-        for seq in lost.iter().take(ASKED_FOR) {
-            told |= is_told(&context, stream, *seq).await;
-        }
-        outcome = outcome.max(match told {
+        outcome = outcome.max(match has_failed || is_told {
             true => Outcome::Told,
             false if Server::has_warned(&log) => Outcome::Logged,
             false => Outcome::Silent,
