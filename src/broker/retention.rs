@@ -33,7 +33,8 @@ impl<L: Log> Broker<L> {
         let Some(stream) = self.catalog.get_mut(id) else { return };
         let stirred = &mut self.stirred;
         stream.each_wanting(subject, |name, member| {
-            if member.consumer.is_pending(seq) {
+            // What it notes goes with the deletion.
+            if member.consumer.is_pending(seq) || member.consumer.is_held(seq) {
                 stirred.insert((id, Arc::clone(name)));
             }
             member.consumer.removed(seq);

@@ -130,6 +130,16 @@ fn messages_held_back_may_go_and_are_not_confirmed() {
 }
 
 #[test]
+fn a_message_that_went_while_it_was_held_back_is_gone_after_a_restart() {
+    let mut bench = bench(&["s.a", "s.a", "s.b", "s.a"], by_subject());
+    assert_eq!(bench.take(10), [1, 3]);
+    let request = ApiRequest::MessageDelete { stream: "S".into(), seq: 2, no_erase: true };
+    bench.api(request).unwrap();
+    let mut bench = bench.restarted(BrokerOptions::default());
+    assert_eq!(bench.consumer_info("S", "c").num_pending, 1);
+}
+
+#[test]
 fn no_more_are_held_back_than_allowed() {
     let mut bench = bench(&[], ConsumerConfig { max_ack_pending: -1, ..by_subject() });
     let most = consumer::MAX_HELD as u64;
