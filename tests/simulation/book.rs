@@ -6,7 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use claudebus::model::stream::{Retention, StreamConfig};
+use claudebus::model::stream::{Discard, Retention, StreamConfig};
+
+use crate::order::{Order, Turns};
+use crate::schedules::Plan;
 
 /// A message, by the number in its payload.
 pub type Id = u64;
@@ -27,10 +30,17 @@ pub struct Sent {
     /// Where it is stored, as far as is known.
     pub seq: Option<u64>,
     pub is_acked: bool,
+    /// The life in which it was acknowledged.
+    pub acked_in: u64,
     pub is_refused: bool,
     /// How often it may have been requeued.
     pub requeues: usize,
     pub is_rollup: bool,
+    pub priority: u8,
+    /// Whether it is known again when a client sends it again.
+    pub is_repeatable: bool,
+    /// The schedule that published it, if one did.
+    pub fired_by: Option<Id>,
 }
 
 /// A purge that was asked for.
@@ -47,6 +57,13 @@ pub struct ConsumerBook {
     pub filter: String,
     pub exists: bool,
     pub max_deliver: i64,
+    pub order: Order,
+    pub turns: Turns,
+    /// Until when it is paused, as was confirmed.
+    pub paused_until: Option<u64>,
+    /// In which life the client said of a message that it is done, and when, if it is acknowledged: a
+    /// terminated one goes to the dead letters first.
+    pub done: BTreeMap<u64, (u64, Option<Duration>)>,
     /// Deliveries that were not answered yet.
     pub held: Vec<u64>,
     /// Everything that was ever delivered.
@@ -60,6 +77,19 @@ pub struct ConsumerBook {
     pub last_number: u64,
     /// Messages up to here were there before it.
     pub since: u64,
+}
+
+impl ConsumerBook {
+    /// Another consumer of this name and kind, of which nothing is known yet.
+    pub fn fresh(&self) -> Self {
+        Self {
+            name: self.name.clone(),
+            filter: self.filter.clone(),
+            max_deliver: self.max_deliver,
+            order: self.order,
+            ..Self::default()
+        }
+    }
 }
 
 /// A dead letter that was listed.
@@ -139,15 +169,7 @@ impl StreamBook {
     pub fn begin_epoch(&mut self) {
         let consumers = std::mem::take(&mut self.consumers);
         *self = Self { epoch: self.epoch + 1, ..Self::new(self.config.clone(), self.prefix) };
-        self.consumers = consumers
-            .into_iter()
-            .map(|c| ConsumerBook {
-                name: c.name,
-                filter: c.filter,
-                max_deliver: c.max_deliver,
-                ..ConsumerBook::default()
-            })
-            .collect();
+        self.consumers = consumers.iter().map(ConsumerBook::fresh).collect();
         self.tighten();
     }
 
@@ -188,6 +210,8 @@ pub struct Book {
     pub sent: BTreeMap<Id, Sent>,
     pub streams: Vec<StreamBook>,
     pub next_id: Id,
+    /// What was sent to be published later.
+    pub plans: BTreeMap<Id, Plan>,
 }
 
 impl Book {
@@ -241,9 +265,29 @@ impl Book {
         if (!age.is_zero() && too_old(age)) || sent.ttl.is_some_and(too_old) {
             return Some("expired");
         }
+        if self.plans.get(&id).is_some_and(|plan| plan.may_be_over(sent, latest_wall)) {
+            return Some("published or cancelled");
+        }
         self.rolled_up(book, seq, sent)
             .or_else(|| self.crowded_out(book, stream, seq, sent))
             .or_else(|| self.was_settled(book, seq, id, sent))
+    }
+
+    /// Whether a message to this subject may have been stored and be gone before anybody saw where. It
+    /// errs on the side of the broker.
+    pub fn may_go_unseen(&self, stream: usize, subject: &str, sent: &Sent) -> bool {
+        let book = &self.streams[stream];
+        let is_purged = |purge: &Purge| purge.filter.as_ref().is_none_or(|f| matches(f, subject));
+        let replaces = |id: &Id| self.sent.get(id).is_some_and(|by| by.subject == subject);
+        sent.epoch != book.epoch
+            || !book.exists
+            || book.purges.iter().any(is_purged)
+            || book.rollups.iter().any(replaces)
+            || sent.ttl.is_some()
+            || !book.config.max_age.is_zero()
+            || (book.config.discard == Discard::Old && book.tightest != (0, 0))
+            || book.config.retention == Retention::Interest
+            || (book.deletes_settled() && book.unseen_below > 0)
     }
 
     fn rolled_up(&self, book: &StreamBook, seq: u64, sent: &Sent) -> Option<&'static str> {

@@ -1,6 +1,7 @@
 //! The clients: what they have asked and not heard of, and how what they hear goes into the book.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use claudebus::model::api::{ApiRequest, ApiResponse};
 use claudebus::model::batch::MessageBatch;
@@ -11,7 +12,9 @@ use claudebus::model::request::{ProducerId, Request, SessionId, Token};
 use claudebus::model::stream::Retention;
 use claudebus_storage::Record;
 
+use crate::batches::Batch;
 use crate::book::{Book, Id, StreamBook, matches};
+use crate::order::Turns;
 use crate::world::{Halt, World};
 
 /// Where clients live. Two publish, two consume, one manages.
@@ -23,13 +26,15 @@ const PATIENCE: usize = 2_000;
 #[derive(Clone, Debug)]
 pub enum Asked {
     /// Messages of a consumer.
-    Pull { stream: usize, epoch: u64, consumer: usize, since: u64 },
+    Pull { stream: usize, epoch: u64, consumer: usize, since: u64, at: Duration },
     /// A confirmation that deliveries were settled.
     Settle { stream: usize, epoch: u64, consumer: usize, since: u64, seqs: Vec<u64> },
     /// A purge of what stood at these sequences.
     Purge { stream: usize, epoch: u64, seqs: Vec<u64> },
     /// The deletion of a message.
     Delete { stream: usize, epoch: u64, seq: u64 },
+    /// Messages that are stored all together.
+    Batch { batch: usize, ids: Vec<Id> },
     /// The end of dead letters.
     Exhume { stream: usize, epoch: u64, letters: Vec<u64> },
     /// The answer that somebody waits for in [`Simulation::ask`].
@@ -52,6 +57,8 @@ pub struct Simulation {
     pub unanswered: BTreeMap<(u128, u64), Id>,
     /// Messages with an id that were not answered.
     pub unanswered_ids: Vec<Id>,
+    pub batches: Vec<Batch>,
+    pub unanswered_batches: Vec<usize>,
     answer: Option<Result<ApiResponse, ApiError>>,
 }
 
@@ -65,6 +72,8 @@ impl Simulation {
             next_token: 1,
             unanswered: BTreeMap::new(),
             unanswered_ids: Vec::new(),
+            batches: Vec::new(),
+            unanswered_batches: Vec::new(),
             answer: None,
         }
     }
@@ -143,19 +152,28 @@ impl Simulation {
                 }
                 Ok(())
             }
-            Event::Answer { token, result } => {
-                self.hear_answer(token, result);
-                Ok(())
-            }
+            Event::Answer { token, result } => self.hear_answer(token, result),
             Event::Close { reason } => Err(format!("a session was closed: {reason:?}")),
         }
     }
 
-    fn hear_answer(&mut self, token: Token, result: Result<ApiResponse, ApiError>) {
-        let Some(asked) = self.asked.remove(&token.0) else { return };
+    fn hear_answer(
+        &mut self,
+        token: Token,
+        result: Result<ApiResponse, ApiError>,
+    ) -> Result<(), String> {
+        let Some(asked) = self.asked.remove(&token.0) else { return Ok(()) };
         let is_ok = result.is_ok();
         match asked {
             Asked::Answer => self.answer = Some(result),
+            Asked::Batch { batch, ids } => {
+                let answer = match result {
+                    Ok(ApiResponse::Batch { duplicate, stored }) => Ok((duplicate, stored)),
+                    Ok(other) => return Err(format!("a batch is answered by {other:?}")),
+                    Err(error) => Err(error),
+                };
+                return self.hear_batch(batch, &ids, answer);
+            }
             Asked::Purge { stream, epoch, seqs } if is_ok => {
                 let book = &mut self.book.streams[stream];
                 if book.epoch == epoch {
@@ -178,6 +196,7 @@ impl Simulation {
             }
             _ => {}
         }
+        Ok(())
     }
 
     fn hear_counter(
@@ -203,7 +222,8 @@ impl Simulation {
         self.book.sent.contains_key(&counter).then_some(counter)
     }
 
-    fn acknowledged(
+    /// Notes that a message is stored, or was stored before.
+    pub fn acknowledged(
         &mut self,
         id: Id,
         stream: &str,
@@ -227,10 +247,14 @@ impl Simulation {
         {
             return Err(format!("message {id} stood at {known} of {stream}, now at {seq}"));
         }
+        if !sent.is_acked {
+            sent.acked_in = if duplicate { 0 } else { self.world.life };
+        }
         sent.is_acked = true;
         self.world.seen.published += u64::from(!duplicate);
         let (index, is_rollup, subject) = (sent.stream, sent.is_rollup, sent.subject.clone());
         self.book.observe(index, seq, id)?;
+        self.planned(id);
         if is_rollup {
             let sent = &self.book.sent;
             let book = &mut self.book.streams[index];
@@ -289,7 +313,7 @@ impl Simulation {
     }
 
     fn hear_delivery(&mut self, asked: Option<&Asked>, delivery: &Delivery) -> Result<(), String> {
-        let Some(Asked::Pull { stream, epoch, consumer, since }) = asked else {
+        let Some(Asked::Pull { stream, epoch, consumer, since, at }) = asked else {
             return Err("a delivery to nobody".to_owned());
         };
         let stream = *stream;
@@ -303,10 +327,12 @@ impl Simulation {
         if let Some(why) = book.gone.get(&seq) {
             return Err(format!("{}: {seq} was delivered, though {why}", book.name));
         }
-        let consumer = &mut book.consumers[*consumer];
-        if consumer.since != *since {
+        if book.consumers[*consumer].since != *since {
             return Ok(());
         }
+        self.judge_turn(stream, *consumer, delivery, *at)?;
+        let book = &mut self.book.streams[stream];
+        let consumer = &mut book.consumers[*consumer];
         let name = format!("{}/{}", book.name, consumer.name);
         if consumer.confirmed.contains(&seq) {
             return Err(format!("{name}: {seq} was delivered again after its confirmed ack"));
@@ -317,7 +343,7 @@ impl Simulation {
         if !matches(&consumer.filter, delivery.record.subject()) {
             return Err(format!("{name}: {seq} is not wanted"));
         }
-        if delivery.attempts == 1 {
+        if delivery.attempts == 1 && !consumer.order.holds_back() {
             if seq <= consumer.last_first {
                 return Err(format!("{name}: {seq} came after {}", consumer.last_first));
             }
@@ -337,7 +363,8 @@ impl Simulation {
     /// Compares a record with what was sent. Returns which message it is.
     pub fn check_record(&mut self, stream: usize, record: &Record) -> Result<Id, String> {
         let (subject, headers) = (record.subject(), record.headers());
-        self.check_message(stream, record.seq, subject, headers, record.payload())
+        let time = Some(record.time);
+        self.check_message(stream, record.seq, subject, headers, record.payload(), time)
     }
 
     /// The same for the parts of a record.
@@ -348,7 +375,11 @@ impl Simulation {
         subject: &str,
         headers: &[u8],
         payload: &[u8],
+        time: Option<u64>,
     ) -> Result<Id, String> {
+        if get(headers, names::SCHEDULER).is_some() {
+            return self.check_fired(stream, seq, headers, payload, time);
+        }
         let name = self.book.streams[stream].name.clone();
         let text = payload.split(|byte| *byte == b'|').next().unwrap_or_default();
         let id = std::str::from_utf8(text).ok().and_then(|text| text.parse::<Id>().ok());
@@ -397,14 +428,16 @@ impl Simulation {
         self.world.handle(SESSIONS[0], Request::Subscribe { token, subject, queue: None });
         self.asked.clear();
         for book in &mut self.book.streams {
+            let last = book.by_seq.last_key_value().map_or(0, |(seq, _)| *seq);
             for consumer in &mut book.consumers {
                 (consumer.last_first, consumer.last_number) = (0, 0);
+                consumer.turns = Turns::new(last);
             }
         }
     }
 
     /// Sends again what was not answered, in order.
-    pub fn resend(&mut self) {
+    pub fn resend(&mut self) -> Result<(), Halt> {
         for id in self.unanswered.values().copied().collect::<Vec<_>>() {
             self.send(id);
         }
@@ -414,5 +447,6 @@ impl Simulation {
         for id in ids {
             self.send(id);
         }
+        self.resend_batches()
     }
 }

@@ -9,10 +9,11 @@ use claudebus::model::api::{
     ApiRequest, ApiResponse, DeadOptions, MessageGetOptions, StoredMessage, StreamInfoOptions,
 };
 use claudebus::model::consumer::ConsumerInfo;
+use claudebus::model::headers::{get, names};
 use claudebus::model::request::AckKind;
 use claudebus::model::stream::StreamState;
 
-use crate::book::{Id, Letter, matches};
+use crate::book::{ConsumerBook, Id, Letter, matches};
 use crate::clients::Simulation;
 use crate::world::Halt;
 
@@ -51,7 +52,14 @@ impl Simulation {
             let headers = STANDARD.decode(&message.hdrs).unwrap_or_default();
             let payload = STANDARD.decode(&message.data).unwrap_or_default();
             let id = self
-                .check_message(stream, message.seq, &message.subject, &headers, &payload)
+                .check_message(
+                    stream,
+                    message.seq,
+                    &message.subject,
+                    &headers,
+                    &payload,
+                    Some(message.time.0),
+                )
                 .map_err(Halt::Violation)?;
             if message.seq < from {
                 return violation(format!("{name}: {} comes after {from}", message.seq));
@@ -69,10 +77,12 @@ impl Simulation {
                 self.judge_stream(stream)?;
             }
         }
-        Ok(())
+        self.judge_batches()
     }
 
     fn judge_stream(&mut self, stream: usize) -> Result<BTreeMap<u64, Id>, Halt> {
+        // A schedule may publish something behind what was read.
+        let until = self.book.next_id;
         let found = self.scan(stream)?;
         // Listed after the messages were: one may have died meanwhile.
         self.list_letters(stream)?;
@@ -86,7 +96,7 @@ impl Simulation {
         let missing: Vec<(u64, Id)> = self.book.streams[stream]
             .by_seq
             .iter()
-            .filter(|(seq, _)| !found.contains_key(seq))
+            .filter(|(seq, id)| **id < until && !found.contains_key(seq))
             .map(|(seq, id)| (*seq, *id))
             .collect();
         for (seq, id) in missing {
@@ -97,6 +107,7 @@ impl Simulation {
             gone.entry(seq).or_insert("it was gone before");
         }
         self.judge_order(&name, &found)?;
+        self.judge_fired(&found)?;
         Ok(found)
     }
 
@@ -168,6 +179,11 @@ impl Simulation {
         seq: u64,
     ) -> Result<(), Halt> {
         let payload = STANDARD.decode(&message.data).unwrap_or_default();
+        let headers = STANDARD.decode(&message.hdrs).unwrap_or_default();
+        if get(&headers, names::SCHEDULER).is_some() {
+            let id = self.check_fired(stream, seq, &headers, &payload, None);
+            return id.map(|_| ()).map_err(Halt::Violation);
+        }
         let text = payload.split(|byte| *byte == b'|').next().unwrap_or_default();
         let id = std::str::from_utf8(text).ok().and_then(|text| text.parse::<Id>().ok());
         let is_right = id
@@ -191,6 +207,9 @@ impl Simulation {
     /// What must hold while nobody asks for anything.
     pub fn judge_quiet(&mut self) -> Result<(), Halt> {
         self.settle_down()?;
+        if self.world.chance.one_in(2) {
+            self.judge_priorities()?;
+        }
         for stream in 0..self.book.streams.len() {
             if self.book.streams[stream].exists {
                 self.judge_quiet_stream(stream)?;
@@ -291,6 +310,11 @@ impl Simulation {
             let wanted = |id: &Id| {
                 self.book.sent.get(id).is_some_and(|sent| matches(&of.filter, &sent.subject))
             };
+            if of.order.holds_back() {
+                self.judge_held(stream, of, found, info)?;
+                owed += info.num_pending + info.num_ack_pending;
+                continue;
+            }
             let after = info.delivered.stream_seq + 1;
             let left = found.range(after..).filter(|(_, id)| wanted(id)).count() as u64;
             if left != info.num_pending {
@@ -330,6 +354,36 @@ impl Simulation {
         Ok(())
     }
 
+    /// The same for a consumer whose messages pass each other. What it delivered in an earlier life
+    /// it may have to deliver still; what nobody heard of it may have delivered.
+    fn judge_held(
+        &self,
+        stream: usize,
+        of: &ConsumerBook,
+        found: &BTreeMap<u64, Id>,
+        info: &ConsumerInfo,
+    ) -> Result<(), Halt> {
+        let wanted =
+            |id: &Id| self.book.sent.get(id).is_some_and(|sent| matches(&of.filter, &sent.subject));
+        let (mut certain, mut perhaps) = (0, 0);
+        for (seq, _) in found.iter().filter(|(_, id)| wanted(id)) {
+            if !of.delivered.contains(seq) {
+                certain += 1;
+            } else if !of.turns.delivered.contains(seq) && !of.confirmed.contains(seq) {
+                perhaps += 1;
+            }
+        }
+        let (pending, in_flight) = (info.num_pending, info.num_ack_pending);
+        if certain > pending + in_flight || pending > certain + perhaps {
+            let name = format!("{}/{}", self.book.streams[stream].name, of.name);
+            return violation(format!(
+                "{name}: {certain} messages are left to deliver, and perhaps {perhaps} more; it \
+                 counts {pending}, and {in_flight} in flight"
+            ));
+        }
+        Ok(())
+    }
+
     /// Lets consumers take and acknowledge everything, and looks that nothing is left over.
     pub fn drain(&mut self) -> Result<(), Halt> {
         self.world.is_calm = true;
@@ -343,11 +397,13 @@ impl Simulation {
         if !is_done {
             return violation("consumers do not come to an end".to_owned());
         }
+        // Schedules go on publishing.
+        let until = self.book.next_id;
         self.judge_quiet()?;
         self.world.is_calm = true;
         for stream in 0..self.book.streams.len() {
             if self.book.streams[stream].exists {
-                self.judge_drained(stream)?;
+                self.judge_drained(stream, until)?;
             }
         }
         Ok(())
@@ -384,10 +440,10 @@ impl Simulation {
         Ok(is_done)
     }
 
-    fn judge_drained(&mut self, stream: usize) -> Result<(), Halt> {
+    fn judge_drained(&mut self, stream: usize, until: Id) -> Result<(), Halt> {
         let found = self.scan(stream)?;
         let book = &self.book.streams[stream];
-        for (seq, id) in &found {
+        for (seq, id) in found.iter().filter(|(_, id)| **id < until) {
             let Some(sent) = self.book.sent.get(id) else { continue };
             for of in book.consumers.iter().filter(|c| c.exists) {
                 if !matches(&of.filter, &sent.subject) {
@@ -420,6 +476,8 @@ impl Simulation {
             self.turn()?;
         }
         self.settle_down()?;
+        self.judge_contents()?;
+        self.judge_plans()?;
         for stream in 0..self.book.streams.len() {
             let book = &self.book.streams[stream];
             if book.exists && !book.config.max_age.is_zero() {

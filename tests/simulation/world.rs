@@ -1,21 +1,17 @@
 //! The machine that the broker runs on: its disk, its clocks, its power. Everything that would be
 //! chance on a real one is drawn from the seed.
 
-use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use claudebus::broker::{Broker, BrokerOptions};
 use claudebus::model::event::Event;
 use claudebus::model::request::{Request, SessionId};
 use claudebus::model::time::Now;
-use claudebus_storage::{
-    Disk, DiskFile, Durability, Engine, EngineOptions, EngineStats, InlineWorkers, SimulatedDisk,
-    Workers,
-};
+use claudebus_storage::{Durability, Engine, EngineOptions, EngineStats, InlineWorkers, Workers};
 
 use crate::chance::Chance;
+use crate::disks::Disks;
 use crate::trace::Trace;
 
 /// When the wall clock stands at the start: some day of 2023.
@@ -43,6 +39,24 @@ pub enum Sabotage {
     ForgottenAcks,
     /// Some messages are handed to the broker twice, as if by two producers.
     DoubledPublish,
+    /// Consumers are created without their order by key.
+    UnorderedKeys,
+    /// Consumers are created without their order by priority.
+    IgnoredPriorities,
+    /// Consumers are created without the speed of their replay.
+    HastyReplay,
+    /// Pauses are confirmed and not handed to the broker.
+    ForgottenPauses,
+    /// The two halves of a batch are handed over one after the other.
+    HalvedBatches,
+    /// Schedules wait half as long as they should.
+    HastySchedules,
+    /// The end of a schedule is confirmed and not handed to the broker.
+    ForgottenCancels,
+    /// Schedules that were acknowledged are ended without being asked.
+    LostSchedules,
+    /// What should have two copies has one.
+    LoneCopies,
 }
 
 /// How the broker ends.
@@ -54,79 +68,6 @@ pub enum End {
     Kill,
     /// It is asked to stop, and does.
     Stop,
-}
-
-/// A disk whose files sometimes do not sync.
-struct LyingDisk {
-    disk: SimulatedDisk,
-    lies: Arc<AtomicBool>,
-}
-
-struct LyingFile {
-    file: Arc<dyn DiskFile>,
-    lies: Arc<AtomicBool>,
-}
-
-impl LyingDisk {
-    fn wrap(&self, file: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
-        Arc::new(LyingFile { file, lies: Arc::clone(&self.lies) })
-    }
-}
-
-impl Disk for LyingDisk {
-    fn create(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(self.wrap(self.disk.create(path)?))
-    }
-
-    fn open(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(self.wrap(self.disk.open(path)?))
-    }
-
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.disk.rename(from, to)
-    }
-
-    fn remove(&self, path: &str) -> io::Result<()> {
-        self.disk.remove(path)
-    }
-
-    fn create_dir(&self, path: &str) -> io::Result<()> {
-        self.disk.create_dir(path)
-    }
-
-    fn list(&self, path: &str) -> io::Result<Vec<String>> {
-        self.disk.list(path)
-    }
-
-    fn sync_dir(&self, path: &str) -> io::Result<()> {
-        self.disk.sync_dir(path)
-    }
-}
-
-impl DiskFile for LyingFile {
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        self.file.read_at(buffer, offset)
-    }
-
-    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.file.write_at(bytes, offset)
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        if self.lies.load(Ordering::Relaxed) { Ok(()) } else { self.file.sync() }
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.file.set_len(len)
-    }
-
-    fn allocate(&self, len: u64) -> io::Result<()> {
-        self.file.allocate(len)
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
-    }
 }
 
 /// What the runs went through, to see that the faults happen.
@@ -146,6 +87,11 @@ pub struct Seen {
     pub delivered: u64,
     pub confirmed: u64,
     pub letters: u64,
+    pub batches: u64,
+    pub fired: u64,
+    pub cancelled: u64,
+    pub pauses: u64,
+    pub rotten: u64,
 }
 
 impl Seen {
@@ -165,6 +111,11 @@ impl Seen {
         self.delivered += other.delivered;
         self.confirmed += other.confirmed;
         self.letters += other.letters;
+        self.batches += other.batches;
+        self.fired += other.fired;
+        self.cancelled += other.cancelled;
+        self.pauses += other.pauses;
+        self.rotten += other.rotten;
     }
 
     /// Stops if the runs did not go through all that can go wrong.
@@ -184,6 +135,11 @@ impl Seen {
             self.delivered,
             self.confirmed,
             self.letters,
+            self.batches,
+            self.fired,
+            self.cancelled,
+            self.pauses,
+            self.rotten,
         ];
         assert!(all.iter().all(|count| *count > 0), "{self:?}");
     }
@@ -206,14 +162,11 @@ pub struct World {
     pub life: u64,
     /// The latest that the wall clock ever showed.
     pub latest_wall: u64,
-    disk: SimulatedDisk,
-    lies: Arc<AtomicBool>,
+    disks: Disks,
     broker: Option<Broker<Engine>>,
     monotonic: Duration,
     wall: u64,
     seed: u64,
-    /// The change of the disk at which power fails.
-    power_off_at: Option<u64>,
     /// Whether all background work is done in each turn.
     pub is_calm: bool,
 }
@@ -221,20 +174,20 @@ pub struct World {
 impl World {
     /// A machine with an empty disk, switched off.
     pub fn new(seed: u64, sabotage: Sabotage, verbose: bool) -> Self {
+        let mut chance = Chance::new(seed);
+        let disks = Disks::new(&mut chance, sabotage);
         Self {
-            chance: Chance::new(seed),
+            chance,
             trace: Trace::new(verbose),
             seen: Seen::default(),
             sabotage,
             life: 0,
             latest_wall: START,
-            disk: SimulatedDisk::new(),
-            lies: Arc::default(),
+            disks,
             broker: None,
             monotonic: Duration::ZERO,
             wall: START,
             seed,
-            power_off_at: None,
             is_calm: false,
         }
     }
@@ -258,13 +211,11 @@ impl World {
         self.life += 1;
         self.monotonic = Duration::from_secs(1);
         let options = self.options();
-        let disk: Arc<dyn Disk> = if self.sabotage == Sabotage::LyingDisk {
-            Arc::new(LyingDisk { disk: self.disk.clone(), lies: Arc::clone(&self.lies) })
-        } else {
-            Arc::new(self.disk.clone())
-        };
-        let opened = Engine::open(options, disk, Arc::new(|| {}));
-        if self.has_lost_power() {
+        let disk = self.disks.open(self.sabotage, options.seed);
+        let opened = disk.and_then(|disk| {
+            Engine::open(options, disk, Arc::new(|| {})).map_err(|error| error.to_string())
+        });
+        if self.disks.has_lost_power() {
             self.seen.interrupted_starts += 1;
             return Err(Halt::Down);
         }
@@ -288,55 +239,49 @@ impl World {
         let mut end = end;
         if let Some(mut broker) = self.broker.take() {
             self.seen.add_engine(&broker.log().info());
-            if end == End::Stop && !self.has_lost_power() {
+            if end == End::Stop && !self.disks.has_lost_power() {
                 broker.shut_down(self.now());
                 broker.commit();
-                if broker.into_log().close().is_err() && !self.has_lost_power() {
+                if broker.into_log().close().is_err() && !self.disks.has_lost_power() {
                     self.seen.failures += 1;
                 }
             }
         }
-        if self.has_lost_power() {
+        if self.disks.has_lost_power() {
             end = End::PowerLoss;
         }
         self.trace.say(format_args!("end of life {}: {end:?}", self.life));
         match end {
             End::PowerLoss => {
-                self.disk.crash(self.chance.next());
+                self.disks.crash(&mut self.chance);
                 self.seen.power_losses += 1;
             }
             End::Kill => self.seen.kills += 1,
             End::Stop => self.seen.stops += 1,
         }
         self.disarm();
+        if let Some(what) = self.disks.rot(&mut self.chance) {
+            self.seen.rotten += 1;
+            self.trace.say(format_args!("rot: {what}"));
+        }
         // Time passes until someone starts it again; the wall clock may be set meanwhile.
         self.set_wall();
         Ok(())
     }
 
-    /// Lets the power fail at a change of the disk within the next `within`.
+    /// Lets the power fail within the next `within` changes of a disk.
     pub fn arm_power_loss(&mut self, within: u64) {
-        let n = 1 + self.chance.below(within);
-        self.power_off_at = Some(self.disk.counts().changes() + n);
-        self.disk.power_off_after(n);
+        self.disks.arm_power_loss(&mut self.chance, within);
     }
 
-    /// Lets a change of the disk within the next `within` fail.
+    /// Lets one of the next `within` changes of a disk fail.
     pub fn arm_failure(&mut self, within: u64) {
-        let n = 1 + self.chance.below(within);
-        if self.chance.one_in(3) { self.disk.run_out_after(n) } else { self.disk.fail_after(n) }
+        self.disks.arm_failure(&mut self.chance, within);
     }
 
     /// No fault happens any more.
     pub fn disarm(&mut self) {
-        if self.power_off_at.take().is_some() {
-            self.disk.power_off_after(u64::MAX / 2);
-        }
-        self.disk.fail_after(u64::MAX / 2);
-    }
-
-    fn has_lost_power(&self) -> bool {
-        self.power_off_at.is_some_and(|at| self.disk.counts().changes() >= at)
+        self.disks.disarm();
     }
 
     /// The time.
@@ -368,13 +313,13 @@ impl World {
 
     /// One turn of the broker, and some work of the engine's workers.
     pub fn turn(&mut self) -> Result<Vec<(SessionId, Event)>, Halt> {
-        if self.has_lost_power() {
+        if self.disks.has_lost_power() {
             return Err(Halt::Down);
         }
         let time = Duration::from_micros(self.chance.below(20_000));
         self.pass(time);
         let workers = self.draw_workers();
-        self.lies.store(self.chance.one_in(3), Ordering::Relaxed);
+        self.disks.set_lying(self.chance.one_in(3));
         let now = self.now();
         let broker = self.broker.as_mut().ok_or(Halt::Down)?;
         if broker.handle_log(now).is_err() {

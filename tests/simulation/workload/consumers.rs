@@ -5,9 +5,10 @@ use std::time::Duration;
 use claudebus::model::api::{ApiRequest, ConsumerAction};
 use claudebus::model::consumer::{AckPolicy, ConsumerConfig};
 use claudebus::model::request::{Ack, AckKind, Pull, ReplyTo, Request};
+use claudebus::model::time::Timestamp;
 
-use crate::book::ConsumerBook;
 use crate::clients::{Asked, SESSIONS, Simulation};
+use crate::order::Turns;
 use crate::world::{Halt, Sabotage};
 
 /// The time that a consumer has to acknowledge.
@@ -36,7 +37,8 @@ impl Simulation {
     pub fn pull_from(&mut self, stream: usize, consumer: usize, batch: u64) {
         let book = &self.book.streams[stream];
         let (name, of) = (book.name.clone(), &book.consumers[consumer]);
-        let asked = Asked::Pull { stream, epoch: book.epoch, consumer, since: of.since };
+        let at = self.world.now().monotonic;
+        let asked = Asked::Pull { stream, epoch: book.epoch, consumer, since: of.since, at };
         let of = of.name.clone();
         self.world.trace.say(format_args!("pull {batch} of {name}/{of}"));
         let pull = Pull {
@@ -91,7 +93,10 @@ impl Simulation {
         let is_final = matches!(kind, AckKind::Ack | AckKind::Terminate { .. });
         let confirmed = confirmed && (kind == AckKind::Ack || TERMINATIONS_LAST);
         if is_final {
+            let life = self.world.life;
             of.settled.extend(seqs);
+            let at = (kind == AckKind::Ack).then(|| self.world.now().monotonic);
+            of.done.extend(seqs.iter().map(|seq| (*seq, (life, at))));
         } else if kind == AckKind::InProgress {
             of.held.extend(seqs);
         }
@@ -105,6 +110,43 @@ impl Simulation {
         }
         let ack = Ack { stream: name, consumer: of, sequences, kind, confirm };
         self.world.handle(SESSIONS[1], Request::Ack(ack));
+    }
+
+    /// Pauses a consumer for a while, or lets it go on.
+    pub(super) fn pause(&mut self) -> Result<(), Halt> {
+        let Some((stream, consumer)) = self.draw_consumer() else { return Ok(()) };
+        let wait = 1_000_000_000 * self.world.chance.below(40);
+        let until = self.world.chance.one_in(3).then(|| self.world.now().wall + wait);
+        let book = &mut self.book.streams[stream];
+        let of = &mut book.consumers[consumer];
+        of.paused_until = None;
+        let request = ApiRequest::ConsumerPause {
+            stream: book.name.clone(),
+            consumer: of.name.clone(),
+            until: until.map(Timestamp),
+        };
+        let is_ok = self.world.sabotage == Sabotage::ForgottenPauses || self.ask(request)?.is_ok();
+        if is_ok && until.is_some() {
+            self.world.seen.pauses += 1;
+            self.book.streams[stream].consumers[consumer].paused_until = until;
+        }
+        Ok(())
+    }
+
+    /// A pause that was confirmed lasts, whatever happens to the broker.
+    pub(super) fn check_pause(
+        &self,
+        stream: usize,
+        consumer: usize,
+        until: Option<Timestamp>,
+    ) -> Result<(), Halt> {
+        let book = &self.book.streams[stream];
+        let of = &book.consumers[consumer];
+        if of.paused_until.is_none() || of.paused_until == until.map(|until| until.0) {
+            return Ok(());
+        }
+        let (name, expected) = (format!("{}/{}", book.name, of.name), of.paused_until);
+        Err(Halt::Violation(format!("{name}: paused until {expected:?}, and says {until:?}")))
     }
 
     /// Deletes a consumer, creates one, or changes one.
@@ -143,14 +185,9 @@ impl Simulation {
         let old = std::mem::take(&mut book.consumers[consumer]);
         book.remade.insert(old.name.clone());
         // What it settled may be gone, whoever has its name next.
-        let settled = old.settled.into_iter().map(|seq| (old.name.clone(), seq));
+        let settled = old.settled.iter().map(|seq| (old.name.clone(), *seq));
         book.buried.extend(settled);
-        book.consumers[consumer] = ConsumerBook {
-            name: old.name,
-            filter: old.filter,
-            max_deliver: old.max_deliver,
-            ..ConsumerBook::default()
-        };
+        book.consumers[consumer] = old.fresh();
     }
 
     /// Creates a consumer, or sends its configuration again.
@@ -161,9 +198,12 @@ impl Simulation {
         let of = &mut book.consumers[consumer];
         if !of.exists {
             of.since = next_token;
+            of.turns = Turns::new(book.by_seq.last_key_value().map_or(0, |(seq, _)| *seq));
             book.loose_below = next_id;
         }
-        let config = ConsumerConfig {
+        // A pause is not part of what is asked for.
+        of.paused_until = None;
+        let mut config = ConsumerConfig {
             durable_name: Some(of.name.clone()),
             name: Some(of.name.clone()),
             ack_policy: AckPolicy::Explicit,
@@ -173,6 +213,7 @@ impl Simulation {
             max_ack_pending: if self.world.chance.one_in(3) { 5 } else { 100 },
             ..ConsumerConfig::default()
         };
+        of.order.ask(&mut config, self.world.sabotage);
         let request = ApiRequest::ConsumerCreate {
             stream: book.name.clone(),
             config: Box::new(config),

@@ -13,10 +13,11 @@ use claudebus::model::request::Request;
 use crate::clients::{Asked, SESSIONS, Simulation};
 use crate::world::Halt;
 
-pub use streams::streams;
+pub use publishing::Name;
+pub use streams::{new_stream, streams};
 
 /// Last parts of subjects.
-const LEAVES: [&str; 4] = ["a", "b", "a.x", "c"];
+pub const LEAVES: [&str; 4] = ["a", "b", "a.x", "c"];
 
 impl Simulation {
     /// One step of some client.
@@ -31,11 +32,15 @@ impl Simulation {
             76..79 => self.exhume()?,
             79 => self.change_consumer()?,
             80 => self.change_stream()?,
-            81..84 => {
+            81..83 => {
                 let time = Duration::from_millis(self.world.chance.below(8_000));
                 self.world.pass(time);
             }
-            84 => self.world.set_wall(),
+            83 => self.world.set_wall(),
+            84 => self.pause()?,
+            85 => self.publish_later(),
+            86..89 => self.publish_together()?,
+            89 if self.world.chance.one_in(3) => self.cancel_schedule()?,
             _ => self.turn()?,
         }
         if self.world.chance.one_in(2) { self.turn() } else { Ok(()) }

@@ -15,8 +15,20 @@ use super::LEAVES;
 /// Producers that number their messages.
 const PRODUCERS: u64 = 3;
 
+/// How a message is known when it is sent again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Name {
+    /// By the counter of this producer.
+    Producer(u64),
+    /// By its message id.
+    Id,
+    /// Not at all.
+    None,
+}
+
 impl Simulation {
-    pub(super) fn compose(&mut self, stream: usize, producer: Option<u64>, subject: String) -> Id {
+    /// Makes up a message. It is not sent yet.
+    pub fn compose(&mut self, stream: usize, name: Name, subject: String) -> Id {
         let id = self.book.next_id;
         self.book.next_id += 1;
         let mut payload = format!("{id}|").into_bytes();
@@ -26,7 +38,7 @@ impl Simulation {
         let mut block = Block::default();
         let mut is_bare = true;
         let book = &self.book.streams[stream];
-        if producer.is_none() {
+        if name == Name::Id {
             block.add(names::MESSAGE_ID, &format!("m{id}"));
             is_bare = false;
         }
@@ -42,6 +54,12 @@ impl Simulation {
             is_bare = false;
             self.book.streams[stream].rollups.push(id);
         }
+        let priority =
+            if self.world.chance.one_in(3) { self.world.chance.below(10) as u8 } else { 0 };
+        if priority > 0 {
+            block.add(names::PRIORITY, &priority.to_string());
+            is_bare = false;
+        }
         let sent = Sent {
             stream,
             epoch: self.book.streams[stream].epoch,
@@ -50,12 +68,20 @@ impl Simulation {
             payload,
             wall: self.world.now().wall,
             ttl,
-            number: producer.map(|producer| (u128::from(producer), id)),
+            number: if let Name::Producer(producer) = name {
+                Some((producer.into(), id))
+            } else {
+                None
+            },
             seq: None,
             is_acked: false,
+            acked_in: 0,
             is_refused: false,
             requeues: 0,
             is_rollup,
+            priority,
+            is_repeatable: name != Name::None,
+            fired_by: None,
         };
         self.book.sent.insert(id, sent);
         id
@@ -70,14 +96,15 @@ impl Simulation {
         let leaf = *self.world.chance.pick(&LEAVES);
         let subject = format!("{prefix}.{leaf}");
         if self.world.chance.one_in(3) {
-            let id = self.compose(stream, None, subject);
+            let id = self.compose(stream, Name::Id, subject);
             self.send(id);
             return;
         }
         let producer = 1 + self.world.chance.below(PRODUCERS);
         let count = 1 + self.world.chance.below(5);
-        let ids: Vec<Id> =
-            (0..count).map(|_| self.compose(stream, Some(producer), subject.clone())).collect();
+        let ids: Vec<Id> = (0..count)
+            .map(|_| self.compose(stream, Name::Producer(producer), subject.clone()))
+            .collect();
         self.send_batch(u128::from(producer), &ids);
         if self.world.sabotage == Sabotage::DoubledPublish && self.world.chance.one_in(20) {
             self.send_batch(99, &ids);
@@ -115,7 +142,12 @@ impl Simulation {
         let book = &self.book.streams[sent.stream];
         // Message ids of the stream with an age limit are forgotten soon.
         let is_known = sent.number.is_some() || book.config.max_age.is_zero();
-        if sent.is_acked && is_known && sent.epoch == book.epoch && book.exists {
+        if sent.is_repeatable
+            && sent.is_acked
+            && is_known
+            && sent.epoch == book.epoch
+            && book.exists
+        {
             self.send(id);
         }
     }

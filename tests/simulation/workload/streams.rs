@@ -7,12 +7,15 @@ use claudebus::model::stream::{Discard, Retention, StreamConfig};
 
 use crate::book::{ConsumerBook, StreamBook};
 use crate::clients::Simulation;
+use crate::order::Order;
+use crate::schedules;
 use crate::world::Halt;
 
 /// The age limit of the stream that has one.
 const MAX_AGE: Duration = Duration::from_secs(300);
 
-fn stream(name: &str, prefix: &'static str, retention: Retention) -> StreamBook {
+/// A stream that was not created yet.
+pub fn new_stream(name: &str, prefix: &'static str, retention: Retention) -> StreamBook {
     let config = StreamConfig {
         name: name.to_owned(),
         subjects: vec![format!("{prefix}.>")],
@@ -28,37 +31,46 @@ fn consumer(name: &str, filter: String, max_deliver: i64) -> ConsumerBook {
     ConsumerBook { name: name.to_owned(), filter, max_deliver, ..ConsumerBook::default() }
 }
 
+fn ordered(name: &str, filter: &str, order: Order) -> ConsumerBook {
+    ConsumerBook { order, ..consumer(name, filter.to_owned(), -1) }
+}
+
 /// The streams and consumers of a run.
 pub fn streams(chance: &mut crate::chance::Chance) -> Vec<StreamBook> {
-    let mut limits = stream("LIMITS", "limits", Retention::Limits);
+    let mut limits = new_stream("LIMITS", "limits", Retention::Limits);
     limits.config.max_msgs = if chance.one_in(2) { 20 + chance.below(60) as i64 } else { -1 };
     limits.config.max_msgs_per_subject =
         if chance.one_in(2) { 1 + chance.below(15) as i64 } else { -1 };
     limits.consumers = vec![consumer("all", "limits.>".to_owned(), 3)];
-    let mut full = stream("FULL", "full", Retention::Limits);
+    let mut full = new_stream("FULL", "full", Retention::Limits);
     full.config.max_msgs = 30;
     full.config.discard = Discard::New;
     full.consumers = vec![consumer("half", "full.a".to_owned(), -1)];
-    let mut plain = stream("PLAIN", "plain", Retention::Limits);
+    let mut plain = new_stream("PLAIN", "plain", Retention::Limits);
     plain.consumers =
         vec![consumer("all", "plain.>".to_owned(), -1), consumer("once", "plain.a".to_owned(), 1)];
-    let mut aging = stream("AGING", "aging", Retention::Limits);
+    plain.consumers.extend([
+        ordered("keyed", "plain.>", Order { by_subject: true, ..Order::default() }),
+        ordered("urgent", "plain.>", Order { by_priority: true, ..Order::default() }),
+        ordered("replay", "plain.b", Order { replay: 500, ..Order::default() }),
+    ]);
+    let mut aging = new_stream("AGING", "aging", Retention::Limits);
     aging.config.max_age = MAX_AGE;
     aging.config.duplicate_window = MAX_AGE;
     aging.config.allow_msg_ttl = true;
     aging.consumers = vec![consumer("all", "aging.>".to_owned(), 2)];
-    let mut work = stream("WORK", "work", Retention::WorkQueue);
+    let mut work = new_stream("WORK", "work", Retention::WorkQueue);
     work.consumers = if chance.one_in(2) {
         vec![consumer("all", "work.>".to_owned(), 2)]
     } else {
-        vec![consumer("a", "work.a".to_owned(), -1), consumer("b", "work.b".to_owned(), 3)]
+        let by_subject = Order { by_subject: true, ..Order::default() };
+        vec![ordered("a", "work.a", by_subject), consumer("b", "work.b".to_owned(), 3)]
     };
-    let mut interest = stream("INTEREST", "interest", Retention::Interest);
-    interest.consumers = vec![
-        consumer("all", "interest.>".to_owned(), -1),
-        consumer("half", "interest.a".to_owned(), 2),
-    ];
-    vec![limits, full, plain, aging, work, interest]
+    let mut interest = new_stream("INTEREST", "interest", Retention::Interest);
+    let order = Order { by_subject: chance.one_in(2), by_priority: chance.one_in(2), replay: 0 };
+    interest.consumers =
+        vec![ordered("all", "interest.>", order), consumer("half", "interest.a".to_owned(), 2)];
+    vec![limits, full, plain, aging, work, interest, schedules::stream()]
 }
 
 impl Simulation {
@@ -141,7 +153,11 @@ impl Simulation {
                 let request =
                     ApiRequest::ConsumerInfo { stream: name.clone(), consumer: of.name.clone() };
                 let had = of.exists;
-                let has = self.ask(request)?.is_ok();
+                let info = self.ask(request)?;
+                let has = info.is_ok();
+                if let Ok(ApiResponse::Consumer(info)) = &info {
+                    self.check_pause(stream, consumer, info.config.pause_until)?;
+                }
                 if had && !has {
                     self.forget_consumer(stream, consumer);
                 }
