@@ -6,6 +6,7 @@
 //! both of them, until one is damaged.
 
 use std::io;
+use std::ops::Range;
 
 use super::replace;
 use crate::disk::Disk;
@@ -13,7 +14,7 @@ use crate::journal::format::{
     ALIGNMENT, FILE_HEADER, FileHeader, GROUP_HEADER, GROUP_TRAILER, GroupHeader, GroupTrailer,
     entry_at, entry_seed,
 };
-use crate::journal::scan::scan;
+use crate::journal::scan::{SEARCHES, entry_behind, scan};
 use crate::journal::{DIR, number_of, path};
 
 /// Compared and written in pieces of this many bytes.
@@ -147,10 +148,17 @@ pub(crate) fn merge(one: &[u8], other: &[u8], header: &FileHeader) -> Vec<u8> {
     }
     let mut walk = Walk { merged, other, salt: header.salt, next: header.first_group };
     let mut at = FILE_HEADER as usize;
-    while let Some(found) = walk.next_header(at) {
-        at = walk.take(found);
+    loop {
+        at = if let Some(header) = walk.header_at(at) {
+            walk.take(at, &header)
+        } else if let Some(end) = walk.take_headless(at) {
+            end
+        } else if let Some((found, header)) = walk.later_header(at) {
+            walk.take(found, &header)
+        } else {
+            return walk.merged;
+        };
     }
-    walk.merged
 }
 
 struct Walk<'a> {
@@ -177,46 +185,41 @@ impl Walk<'_> {
         Some(found)
     }
 
-    /// The next group or mark at or behind `from`, and where it stands.
-    fn next_header(&mut self, from: usize) -> Option<(usize, GroupHeader)> {
+    /// The next group or mark, if it stands at `at`.
+    fn header_at(&mut self, at: usize) -> Option<GroupHeader> {
         let (salt, next) = (self.salt, self.next);
-        let mut at = from;
-        while at + GROUP_HEADER <= self.merged.len() {
+        let found = self.either(at, |bytes| {
+            let header = GroupHeader::decode(bytes, salt)?;
+            let is_next = header.number + u64::from(header.is_mark) == next;
+            is_next.then_some((header, GROUP_HEADER))
+        });
+        found.map(|(header, _)| header)
+    }
+
+    /// The next group or mark behind `from`, or any later one, and where it stands.
+    fn later_header(&mut self, from: usize) -> Option<(usize, GroupHeader)> {
+        let (salt, next) = (self.salt, self.next);
+        let places = (from..=self.merged.len().checked_sub(GROUP_HEADER)?).step_by(ALIGNMENT);
+        for at in places.skip(1) {
             let found = self.either(at, |bytes| {
                 let header = GroupHeader::decode(bytes, salt)?;
-                let first_after = header.number + u64::from(header.is_mark);
-                // Where the next one is expected, only that may stand; further on, any later one.
-                let fits = if at == from { first_after == next } else { first_after >= next };
-                fits.then_some((header, GROUP_HEADER))
+                let is_later = header.number + u64::from(header.is_mark) >= next;
+                is_later.then_some((header, GROUP_HEADER))
             });
             if let Some((header, _)) = found {
                 return Some((at, header));
             }
-            at += ALIGNMENT;
         }
         None
     }
 
     /// Takes a group's entries and trailer; returns where the next group stands.
-    fn take(&mut self, (at, header): (usize, GroupHeader)) -> usize {
+    fn take(&mut self, at: usize, header: &GroupHeader) -> usize {
         let (salt, trailer_at) = (self.salt, at + header.trailer_at());
-        let mut entry = at + GROUP_HEADER;
-        let end = entry + header.body as usize;
-        for index in 0..header.entries {
-            let seed = entry_seed(salt, header.number, index);
-            let room = end.saturating_sub(entry);
-            let found = self.either(entry, |bytes| {
-                let bytes = bytes.get(..room.min(bytes.len()))?;
-                entry_at(bytes, seed).map(|(_, _, len)| ((), len))
-            });
-            let Some(((), len)) = found else { break };
-            entry += len;
-        }
-        // No checksum covers it.
-        if entry == end
-            && let Some(padding) = self.merged.get_mut(end..trailer_at)
-        {
-            padding.fill(0);
+        let body = at + GROUP_HEADER;
+        let end = body + header.body as usize;
+        if self.take_entries(header.number, header.entries, body..end) == end {
+            self.clear(end..trailer_at);
         }
         self.either(trailer_at, |bytes| {
             let trailer = GroupTrailer::decode(bytes, salt)?;
@@ -224,6 +227,71 @@ impl Walk<'_> {
         });
         self.next = header.number + 1;
         at + header.total()
+    }
+
+    /// Takes the next group's entries if its header at `start` is damaged in both copies and its trailer
+    /// is found; returns where the group after it stands.
+    fn take_headless(&mut self, start: usize) -> Option<usize> {
+        let (salt, next) = (self.salt, self.next);
+        let body = start + GROUP_HEADER;
+        let places = (body..=self.merged.len().checked_sub(GROUP_TRAILER)?).step_by(ALIGNMENT);
+        for at in places {
+            // A later group is no part of this one.
+            let is_header = |bytes: &[u8]| {
+                let header = GroupHeader::decode(bytes, salt)?;
+                (header.number >= next).then_some(())
+            };
+            let copies = [self.merged.as_slice(), self.other];
+            if copies.iter().any(|copy| copy.get(at..).and_then(is_header).is_some()) {
+                return None;
+            }
+            let found = self.either(at, |bytes| {
+                let trailer = GroupTrailer::decode(bytes, salt)?;
+                (trailer.number == next).then_some((trailer, GROUP_TRAILER))
+            });
+            if let Some((trailer, _)) = found {
+                let end = self.take_entries(next, trailer.entries, body..at);
+                if end + ALIGNMENT > at {
+                    self.clear(end..at);
+                }
+                self.next = next + 1;
+                return Some(at + GROUP_TRAILER);
+            }
+        }
+        None
+    }
+
+    /// Takes whatever entry is good in either copy; returns where the last one ends. One that is bad in
+    /// both is passed over.
+    fn take_entries(&mut self, group: u64, count: u32, body: Range<usize>) -> usize {
+        let (salt, end) = (self.salt, body.end.min(self.merged.len()));
+        let (mut at, mut searches) = (body.start, SEARCHES);
+        for index in 0..count {
+            let seed = entry_seed(salt, group, index);
+            let found = self.either(at, |bytes| {
+                let bytes = bytes.get(..end.saturating_sub(at).min(bytes.len()))?;
+                entry_at(bytes, seed).map(|(_, _, len)| ((), len))
+            });
+            if let Some(((), len)) = found {
+                at += len;
+                continue;
+            }
+            let next = (index + 1 < count).then(|| entry_seed(salt, group, index + 1));
+            let copies = [self.merged.as_slice(), self.other];
+            let rests = copies.map(|copy| copy.get(at..end.min(copy.len())).unwrap_or_default());
+            match entry_behind(&rests, next, &mut searches) {
+                Some(len) => at = at.saturating_add(len),
+                None => break,
+            }
+        }
+        at
+    }
+
+    /// What no checksum covers.
+    fn clear(&mut self, padding: Range<usize>) {
+        if let Some(padding) = self.merged.get_mut(padding) {
+            padding.fill(0);
+        }
     }
 }
 
@@ -295,6 +363,29 @@ mod tests {
             a[one] ^= 4;
             b[other] ^= 4;
             assert!(merge(&a, &b, &HEADER) == good, "{one} {other}");
+        }
+    }
+
+    /// Both are damaged at one place, and one of them at another place as well.
+    #[test]
+    fn what_stands_behind_common_damage_is_taken_from_either() {
+        let good = file();
+        let groups = good.len() - 3000;
+        for at in 4096..groups {
+            for distance in [150, 160, 400] {
+                let Some(further) = Some(at + distance).filter(|further| *further < groups) else {
+                    continue;
+                };
+                let (mut a, mut b) = (good.clone(), good.clone());
+                a[at] ^= 4;
+                b[at] ^= 4;
+                a[further] ^= 4;
+                let common = b.clone();
+                // Padding is made good by itself.
+                let is_right = |merged: Vec<u8>| merged == common || merged == good;
+                assert!(is_right(merge(&a, &b, &HEADER)), "first copy, {at} {further}");
+                assert!(is_right(merge(&b, &a, &HEADER)), "second copy, {at} {further}");
+            }
         }
     }
 }
