@@ -34,9 +34,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use self::options::{EngineOptions, InlineWorkers, ScrubOptions, Workers};
-pub(crate) use self::recovery::{is_format_file, mend_format};
-pub(crate) use self::report::LOST;
+pub(crate) use self::recovery::{is_format_file, is_newer_format, mend_format};
 pub use self::report::{DamageReport, OpenError, RecoveryReport};
+pub(crate) use self::report::{LOST, set_aside};
 pub use self::stats::EngineStats;
 pub use crate::journal::shared::Waker;
 

@@ -147,9 +147,7 @@ fn check_format(disk: &dyn Disk) -> Result<(), OpenError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
         Err(source) => return Err(OpenError::io("read the format file")(source)),
     };
-    let text = String::from_utf8_lossy(&bytes);
-    let found = text.strip_prefix(FORMAT_TEXT).and_then(|rest| rest.trim().parse::<u16>().ok());
-    match found {
+    match format_version(&bytes) {
         Some(found) if found > MAJOR => {
             Err(OpenError::Newer { file: FORMAT.to_owned(), found, known: MAJOR })
         }
@@ -159,7 +157,20 @@ fn check_format(disk: &dyn Disk) -> Result<(), OpenError> {
     }
 }
 
+/// Which format a format file names.
+fn format_version(bytes: &[u8]) -> Option<u16> {
+    let text = String::from_utf8_lossy(bytes);
+    text.strip_prefix(FORMAT_TEXT).and_then(|rest| rest.trim().parse().ok())
+}
+
+/// Whether a format file names a version that this one knows nothing of.
+pub(crate) fn is_newer_format(bytes: &[u8]) -> bool {
+    format_version(bytes).is_some_and(|found| found > MAJOR)
+}
+
 /// If one copy of the format file says what this version writes, so do all. Returns how many did not.
+/// A later version writes all of them before it writes anything else of its own, so one alone that
+/// names it is damaged, or nothing was changed yet.
 pub(crate) fn mend_format(disk: &dyn Disk) -> io::Result<u64> {
     let copies = disk.copies().iter();
     let (right, wrong): (Vec<_>, Vec<_>) = copies.partition(|copy| has_format(copy.as_ref()));

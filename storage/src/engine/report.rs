@@ -105,9 +105,20 @@ pub struct DamageReport {
 
 /// Moves a file that cannot be explained out of the way.
 pub(super) fn lose(disk: &dyn Disk, path: &str) -> Result<(), OpenError> {
+    let moved = set_aside(disk, path);
+    moved.map(|_| ()).map_err(OpenError::io(format!("move {path} to {LOST}")))
+}
+
+/// Moves a file or directory to a name in `lost+found` that nothing has, and returns that.
+pub(crate) fn set_aside(disk: &dyn Disk, path: &str) -> io::Result<String> {
+    let taken = disk.list(LOST)?;
     let name = path.replace('/', "-");
-    disk.rename(path, &format!("{LOST}/{name}"))
-        .and_then(|()| disk.sync_dir(LOST))
-        .and_then(|()| disk.sync_dir(path.rsplit_once('/').map_or("", |(dir, _)| dir)))
-        .map_err(OpenError::io(format!("move {path} to {LOST}")))
+    let others = (2_u64..).map(|number| format!("{name}-{number}"));
+    let mut names = std::iter::once(name.clone()).chain(others);
+    let name = names.find(|name| !taken.contains(name)).unwrap_or(name);
+    let to = format!("{LOST}/{name}");
+    disk.rename(path, &to)?;
+    disk.sync_dir(LOST)?;
+    disk.sync_dir(path.rsplit_once('/').map_or("", |(dir, _)| dir))?;
+    Ok(to)
 }

@@ -6,9 +6,10 @@
 use std::collections::BTreeSet;
 use std::io;
 
+use super::files::read_all;
 use super::{Finding, Harm};
 use crate::disk::Disk;
-use crate::engine::LOST;
+use crate::engine::{LOST, is_newer_format, set_aside};
 use crate::{index, journal, manifest};
 
 /// The most that one finding has copied, in bytes: a block and more, and no endless file.
@@ -56,14 +57,16 @@ pub fn quarantine(
         }
         disk.create_dir(LOST).map_err(failed)?;
         let is_dispensable = is_dispensable(disk, finding, starts);
-        let name = name_of(finding, is_dispensable);
-        let to = format!("{LOST}/{name}");
-        if is_dispensable {
-            set_aside(disk, &finding.file, &to).map_err(failed)?;
+        let to = if is_dispensable {
             moved.insert(finding.file.clone());
-        } else if !copy(disk, finding, &to).map_err(failed)? {
-            continue;
-        }
+            set_aside(disk, &finding.file).map_err(failed)?
+        } else {
+            let to = format!("{LOST}/{}", copy_of(finding));
+            if !copy(disk, finding, &to).map_err(failed)? {
+                continue;
+            }
+            to
+        };
         note(disk, &format!("{to}.txt"), finding).map_err(failed)?;
         done.push(Quarantined { from: finding.file.clone(), to, moved: is_dispensable });
     }
@@ -74,8 +77,12 @@ pub fn quarantine(
 fn is_dispensable(disk: &dyn Disk, finding: &Finding, starts: bool) -> bool {
     let file = finding.file.as_str();
     let in_dir = |dir: &str| file.strip_prefix(dir).is_some_and(|rest| rest.starts_with('/'));
-    if file == index::DIR || file == "FORMAT" {
+    if file == index::DIR {
         return true;
+    }
+    if file == "FORMAT" {
+        // What a later version wrote keeps this one away.
+        return starts && read_all(disk, file).is_ok_and(|bytes| !is_newer_format(&bytes));
     }
     // A manifest that was got over. A journal file is one only if nothing in it can be read.
     starts
@@ -85,18 +92,13 @@ fn is_dispensable(disk: &dyn Disk, finding: &Finding, starts: bool) -> bool {
         && disk.open(file).is_ok()
 }
 
-fn name_of(finding: &Finding, whole: bool) -> String {
+/// What its copied bytes are called.
+fn copy_of(finding: &Finding) -> String {
     let name = finding.file.replace('/', "-");
     match finding.bytes {
-        Some((start, end)) if !whole => format!("{name}-{start}-{end}"),
-        _ => name,
+        Some((start, end)) => format!("{name}-{start}-{end}"),
+        None => name,
     }
-}
-
-fn set_aside(disk: &dyn Disk, from: &str, to: &str) -> io::Result<()> {
-    disk.rename(from, to)?;
-    disk.sync_dir(LOST)?;
-    disk.sync_dir(from.rsplit_once('/').map_or("", |(dir, _)| dir))
 }
 
 /// Copies the damaged bytes, or the file if they are not known. False if that was done before, or

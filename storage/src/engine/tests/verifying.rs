@@ -7,7 +7,7 @@ use super::operations::{Run, open};
 use crate::disk::{Disk, SimulatedDisk};
 use crate::log::Log;
 use crate::manifest::{self, Manifest};
-use crate::verify::{Finding, verify};
+use crate::verify::{Finding, Harm, quarantine, verify};
 
 fn a_log(seed: u64) -> SimulatedDisk {
     let disk = SimulatedDisk::new();
@@ -94,4 +94,71 @@ fn damage_in_the_journal_is_named() {
     disk.damage(path, bytes);
     let found = findings(&disk);
     assert!(matches!(&found[..], [Finding { groups: Some((6, 6)), .. }]), "{found:?}");
+}
+
+/// Checks, and sets aside what is found.
+fn repair(disk: &SimulatedDisk) -> bool {
+    let mut found = Vec::new();
+    let below: Arc<dyn Disk> = Arc::new(disk.clone());
+    let (_, engine) = verify(&below, &mut |finding| found.push(finding)).unwrap();
+    quarantine(disk, &found, engine.is_some()).unwrap();
+    engine.is_some()
+}
+
+/// A directory of a later version keeps what says so, however often repair is asked for.
+#[test]
+fn repair_leaves_a_newer_format_where_it_is() {
+    let disk = a_log(4);
+    let newer = b"claudebus data directory, format 7\n".to_vec();
+    disk.damage("FORMAT", newer.clone());
+    for _ in 0..2 {
+        assert!(!repair(&disk), "it must not start");
+        assert_eq!(disk.contents("FORMAT"), Some(newer.clone()));
+    }
+    // Nor is it moved for anything else that is wrong with it.
+    let finding = Finding {
+        file: "FORMAT".to_owned(),
+        copy: None,
+        bytes: None,
+        lost: None,
+        groups: None,
+        what: String::new(),
+        harm: Harm::Nothing,
+    };
+    quarantine(&disk, &[finding], true).unwrap();
+    assert_eq!(disk.contents("FORMAT"), Some(newer));
+}
+
+/// What was set aside before stays there, files and directories alike.
+#[test]
+fn setting_aside_replaces_nothing() {
+    let disk = a_log(5);
+    for n in 1..4_u8 {
+        disk.damage("FORMAT", vec![n]);
+        assert!(repair(&disk));
+        assert!(disk.contents("FORMAT").is_none());
+        disk.create_dir("index").unwrap();
+        disk.create("index/db").unwrap().write_at(&[n], 0).unwrap();
+        let finding = Finding {
+            file: "index".to_owned(),
+            copy: None,
+            bytes: None,
+            lost: None,
+            groups: None,
+            what: String::new(),
+            harm: Harm::Search,
+        };
+        quarantine(&disk, &[finding], true).unwrap();
+        // The next start writes it.
+        disk.create("FORMAT").unwrap();
+    }
+    let paths = disk.paths();
+    let kept = |name: &str| {
+        let paths = paths.iter().filter(|path| path.starts_with(name) && !path.ends_with(".txt"));
+        let mut kept: Vec<_> = paths.map(|path| disk.contents(path).unwrap()).collect();
+        kept.sort();
+        kept
+    };
+    assert_eq!(kept("lost+found/FORMAT"), [[1], [2], [3]]);
+    assert_eq!(kept("lost+found/index"), [[1], [2], [3]]);
 }
