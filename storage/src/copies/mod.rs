@@ -16,11 +16,11 @@ use std::sync::Arc;
 pub use pair::{PairError, Pairing, are_paired, copies_of, pair, unpair};
 
 pub(crate) use journal::mend_journal;
-pub(crate) use sealed::{Sealed, look, mend, repair};
+pub(crate) use sealed::{Flaw, Sealed, look, mend, repair};
 
 use crate::disk::Disk;
 use crate::journal::files::{BALLAST, spare_number};
-use crate::manifest::Manifest;
+use crate::manifest::{Manifest, ManifestError};
 
 /// Copied and synced in steps of this many bytes.
 const STEP: u64 = 1 << 20;
@@ -107,13 +107,33 @@ pub fn repair_all(disk: &dyn Disk) -> io::Result<u64> {
 }
 
 /// Whether a manifest that counts lists the file, or it is one itself.
-pub(crate) fn is_listed(disk: &dyn Disk, file: &Sealed) -> bool {
-    let generations = Manifest::generations(disk).unwrap_or_default();
-    generations.into_iter().take(KEPT_MANIFESTS).any(|generation| {
-        *file == Sealed::Manifest(generation)
-            || Manifest::read(disk, generation)
-                .is_ok_and(|manifest| Sealed::listed(&manifest).any(|listed| listed == *file))
-    })
+///
+/// # Errors
+/// If that is not known: the directory or a manifest cannot be read.
+pub(crate) fn is_listed(disk: &dyn Disk, file: &Sealed) -> io::Result<bool> {
+    let mut is_known = false;
+    for generation in Manifest::generations(disk)?.into_iter().take(KEPT_MANIFESTS) {
+        if *file == Sealed::Manifest(generation) {
+            return Ok(true);
+        }
+        match read_manifest(disk, generation) {
+            Ok(manifest) if Sealed::listed(&manifest).any(|listed| listed == *file) => {
+                return Ok(true);
+            }
+            Ok(_) => is_known = true,
+            // A checkpoint came meanwhile; the newer one says.
+            Err(ManifestError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(io::Error::other(error)),
+        }
+    }
+    if is_known { Ok(false) } else { Err(io::Error::other("there is no manifest")) }
+}
+
+/// The manifest of a generation, from the first copy that has it whole.
+pub(crate) fn read_manifest(disk: &dyn Disk, generation: u64) -> Result<Manifest, ManifestError> {
+    let mut copies = all(disk).map(|copy| Manifest::read(copy, generation));
+    let first = copies.next().unwrap_or_else(|| Manifest::read(disk, generation));
+    first.or_else(|error| copies.find_map(Result::ok).ok_or(error))
 }
 
 /// So many manifests count, the newest.

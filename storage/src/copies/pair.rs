@@ -33,6 +33,15 @@ pub enum PairError {
         /// The second directory.
         place: String,
     },
+    /// The first directory has no log, and the second one's cannot be known to be complete.
+    #[error(
+        "the data directory holds no log, and {place} holds one that is incomplete or out of date; restore \
+         the data directory from a backup, or empty {place} if nothing in it is needed"
+    )]
+    NoLog {
+        /// The second directory.
+        place: String,
+    },
     /// The first directory is incomplete, and the second one is needed to complete it.
     #[error(
         "the data directory was being restored from its copies in {place} and is not complete; start \
@@ -202,6 +211,9 @@ pub fn pair(
     };
     if !is_other_blank && !is_mine && !is_to_restore {
         return Err(PairError::Foreign { place: places.1.to_owned() });
+    }
+    if am_blank && !is_other_blank && !is_to_restore {
+        return Err(PairError::NoLog { place: places.1.to_owned() });
     }
     let known = if is_to_restore { &theirs } else { &mine };
     let number = known.as_ref().map_or(seed, |mark| mark.pair);

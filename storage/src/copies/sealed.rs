@@ -1,12 +1,52 @@
 //! Files that are written once: each of their copies is whole or it is not, which the manifest and the
 //! files' own checksums tell.
 
+use std::io;
+
 use super::{all, replace};
-use crate::disk::Disk;
+use crate::disk::{Disk, is_passing};
 use crate::ids_file;
-use crate::manifest::{self, IdFile, ListedSegment, Manifest};
-use crate::segment;
-use crate::state::file::{StateFile, StateReader};
+use crate::manifest::{self, IdFile, ListedSegment, Manifest, ManifestError};
+use crate::segment::{self, SegmentError};
+use crate::state::file::{StateError, StateFile, read_through};
+
+/// Why a copy did not pass.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Flaw {
+    /// It is damaged or missing.
+    #[error("{0}")]
+    Damaged(String),
+    /// It could not be read now, and nothing is known of it.
+    #[error("{0}")]
+    Unread(String),
+}
+
+impl Flaw {
+    fn of_io(error: &io::Error, what: String) -> Self {
+        if is_passing(error) { Self::Unread(what) } else { Self::Damaged(what) }
+    }
+
+    pub(crate) fn of_manifest(error: &ManifestError) -> Self {
+        match error {
+            ManifestError::Io { source, .. } => Self::of_io(source, error.to_string()),
+            _ => Self::Damaged(error.to_string()),
+        }
+    }
+
+    fn of_state(error: &StateError) -> Self {
+        match error {
+            StateError::Io { source, .. } => Self::of_io(source, error.to_string()),
+            _ => Self::Damaged(error.to_string()),
+        }
+    }
+
+    fn of_segment(error: &SegmentError) -> Self {
+        match error {
+            SegmentError::Io { is_passing: true, .. } => Self::Unread(error.to_string()),
+            _ => Self::Damaged(error.to_string()),
+        }
+    }
+}
 
 /// A file that never changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,27 +86,24 @@ impl Sealed {
     }
 
     /// Reads all of it, in little memory, and says what is wrong with it.
-    pub(crate) fn check(&self, disk: &dyn Disk) -> Result<(), String> {
+    pub(crate) fn check(&self, disk: &dyn Disk) -> Result<(), Flaw> {
         match self {
             Self::Manifest(generation) => {
-                Manifest::read(disk, *generation).map(|_| ()).map_err(|error| error.to_string())
+                let read = Manifest::read(disk, *generation);
+                read.map(|_| ()).map_err(|error| Flaw::of_manifest(&error))
             }
-            Self::State(file) => read_state(disk, *file).map_err(|error| error.to_string()),
+            Self::State(file) => read_through(disk, *file).map_err(|error| Flaw::of_state(&error)),
             Self::Ids(file) => {
-                ids_file::read(disk, file).map(|_| ()).map_err(|error| error.to_string())
+                let read = ids_file::read(disk, file);
+                read.map(|_| ()).map_err(|error| Flaw::of_io(&error, error.to_string()))
             }
             Self::Segment(listed) => {
                 let ListedSegment { id, length, digest } = *listed;
-                segment::check_digest(disk, id, length, digest).map_err(|error| error.to_string())
+                let read = segment::check_digest(disk, id, length, digest);
+                read.map_err(|error| Flaw::of_segment(&error))
             }
         }
     }
-}
-
-fn read_state(disk: &dyn Disk, file: StateFile) -> Result<(), crate::state::file::StateError> {
-    let mut reader = StateReader::open(disk, file)?;
-    while reader.next()?.is_some() {}
-    Ok(())
 }
 
 /// What was found of a file's copies, and done about it.
@@ -76,6 +113,8 @@ pub(crate) struct Outcome {
     pub(crate) damaged: Vec<String>,
     /// Of these, how many are whole now.
     pub(crate) repaired: u64,
+    /// Whether a copy could not be read for a reason that passes: it is to be looked at again.
+    pub(crate) is_unread: bool,
 }
 
 impl Outcome {
@@ -91,23 +130,34 @@ pub(crate) fn mend(disk: &dyn Disk, file: &Sealed) -> Outcome {
 }
 
 /// Reads every copy of the file, and says what is wrong with each.
-pub(crate) fn look(disk: &dyn Disk, file: &Sealed) -> Vec<Result<(), String>> {
+pub(crate) fn look(disk: &dyn Disk, file: &Sealed) -> Vec<Result<(), Flaw>> {
     all(disk).map(|copy| file.check(copy)).collect()
 }
 
 /// Makes copies again that are not whole, from one that is. `found` says what [`look`] said.
-pub(crate) fn repair(disk: &dyn Disk, file: &Sealed, found: Vec<Result<(), String>>) -> Outcome {
+pub(crate) fn repair(disk: &dyn Disk, file: &Sealed, found: Vec<Result<(), Flaw>>) -> Outcome {
     let path = file.path();
     let copies: Vec<&dyn Disk> = all(disk).collect();
     let whole = found.iter().position(Result::is_ok).and_then(|at| copies.get(at));
     let mut outcome = Outcome::default();
     for (number, (copy, found)) in copies.iter().zip(found).enumerate() {
-        let Err(why) = found else { continue };
+        let why = match found {
+            Ok(()) => continue,
+            Err(Flaw::Unread(_)) => {
+                outcome.is_unread = true;
+                continue;
+            }
+            Err(Flaw::Damaged(why)) => why,
+        };
         let number = number + 1;
         match whole.map(|whole| replace(*whole, *copy, &path)) {
             Some(Ok(())) => {
                 tracing::warn!(file = %path, copy = number, %why, "a damaged or missing copy of a file was made again from the other one");
                 outcome.repaired += 1;
+            }
+            Some(Err(error)) if is_passing(&error) => {
+                outcome.is_unread = true;
+                continue;
             }
             Some(Err(error)) => {
                 tracing::error!(file = %path, copy = number, %why, %error, "a damaged or missing copy of a file cannot be made again; the other one is whole");

@@ -35,6 +35,14 @@ pub fn is_out_of_handles(error: &io::Error) -> bool {
     matches!(real::os_code(error), Some(23 | 24))
 }
 
+/// Whether an operation failed for a reason that passes, and that says nothing of the file it was about.
+/// What a device cannot read any more is not among these: another copy of the file makes it good.
+pub(crate) fn is_passing(error: &io::Error) -> bool {
+    use io::ErrorKind::{Interrupted, OutOfMemory, TimedOut, WouldBlock};
+    is_out_of_handles(error)
+        || matches!(error.kind(), Interrupted | OutOfMemory | TimedOut | WouldBlock)
+}
+
 /// A directory tree that belongs to one engine.
 pub trait Disk: Send + Sync + 'static {
     /// The directory as the operating system knows it, for what keeps files of its own there. `None`

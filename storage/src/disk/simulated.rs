@@ -13,6 +13,8 @@ use super::{Disk, DiskFile};
 
 /// What a device writes as a whole, in bytes.
 const SECTOR: usize = 512;
+/// What Unix systems say when a process has too many files open (EMFILE).
+const OUT_OF_HANDLES: i32 = 24;
 
 /// Operations so far, by kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -64,6 +66,8 @@ struct Contents {
     fail_at: Option<(u64, io::ErrorKind)>,
     /// Bytes of all files together, at most.
     capacity: Option<u64>,
+    /// How many more handles are given out before so many are refused.
+    handles: Option<(u64, u64)>,
 }
 
 #[derive(Debug, Default)]
@@ -141,6 +145,12 @@ impl SimulatedDisk {
         self.lock().capacity = bytes;
     }
 
+    /// After `after` more files and directories were opened, the next `count` cannot be, as if too many
+    /// were open.
+    pub fn refuse_handles(&self, after: u64, count: u64) {
+        self.lock().handles = Some((after, count));
+    }
+
     /// Bytes of all files together.
     #[must_use]
     pub fn size(&self) -> u64 {
@@ -207,6 +217,21 @@ impl Contents {
         }
     }
 
+    /// Decides whether a file or directory can be opened.
+    fn take_handle(&mut self) -> io::Result<()> {
+        match &mut self.handles {
+            Some((0, 0)) | None => Ok(()),
+            Some((0, refused)) => {
+                *refused -= 1;
+                Err(io::Error::from_raw_os_error(OUT_OF_HANDLES))
+            }
+            Some((left, _)) => {
+                *left -= 1;
+                Ok(())
+            }
+        }
+    }
+
     fn check_power(&self) -> io::Result<()> {
         if self.power_off_at.is_some_and(|at| self.counts.changes() >= at) {
             return Err(io::Error::other("simulated loss of power"));
@@ -218,6 +243,7 @@ impl Contents {
         self.life += 1;
         self.power_off_at = None;
         self.fail_at = None;
+        self.handles = None;
         let survivors = chance.below(self.pending_names.len() as u64 + 1) as usize;
         for change in std::mem::take(&mut self.pending_names).into_iter().take(survivors) {
             apply(&mut self.durable_names, &change);
@@ -340,6 +366,7 @@ impl Disk for SimulatedDisk {
         let mut contents = self.lock();
         contents.counts.names += 1;
         contents.change()?;
+        contents.take_handle()?;
         if contents.names.contains_key(path) {
             let reason = format!("{path}: exists already");
             return Err(io::Error::new(io::ErrorKind::AlreadyExists, reason));
@@ -358,8 +385,9 @@ impl Disk for SimulatedDisk {
     }
 
     fn open(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
-        let contents = self.lock();
+        let mut contents = self.lock();
         contents.check_power()?;
+        contents.take_handle()?;
         let file = *contents.names.get(path).ok_or_else(|| not_found(path))?;
         Ok(Arc::new(SimulatedFile { disk: self.clone(), file, life: contents.life }))
     }
@@ -415,8 +443,9 @@ impl Disk for SimulatedDisk {
     }
 
     fn list(&self, path: &str) -> io::Result<Vec<String>> {
-        let contents = self.lock();
+        let mut contents = self.lock();
         contents.check_power()?;
+        contents.take_handle()?;
         if !path.is_empty() && !contents.dirs.contains(path) {
             return Err(not_found(path));
         }
@@ -430,6 +459,7 @@ impl Disk for SimulatedDisk {
         let mut contents = self.lock();
         contents.counts.dir_syncs += 1;
         contents.change()?;
+        contents.take_handle()?;
         let pending = std::mem::take(&mut contents.pending_names);
         let (now, later): (Vec<_>, Vec<_>) = pending.into_iter().partition(|c| touches(c, path));
         for change in &now {

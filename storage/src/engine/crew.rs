@@ -1,7 +1,7 @@
 //! Puts the workers of an engine together.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Mutex};
 
 use super::background::Crew;
 use super::checkpointer::{CheckpointJob, Checkpointer};
@@ -41,9 +41,11 @@ impl CrewPlace<'_> {
             crash,
         };
         let is_closed: Arc<AtomicBool> = Arc::default();
+        let mending: Arc<Mutex<()>> = Arc::default();
         let scrubber = Scrubber {
             disk: Arc::clone(disk),
             options: options.scrub,
+            mending: Arc::clone(&mending),
             counters: Arc::clone(&counters),
             hurry: Arc::clone(hurry),
             is_closed: Arc::clone(&is_closed),
@@ -83,6 +85,7 @@ impl CrewPlace<'_> {
             },
             maintainer: Maintainer {
                 disk: Arc::clone(disk),
+                mending,
                 pacer,
                 crash,
                 next_segment,

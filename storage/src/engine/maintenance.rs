@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::background::Maintenance;
 use super::checkpointer::SEGMENTS;
@@ -63,6 +63,8 @@ impl fmt::Display for MergeFailure {
 /// The worker for all of this.
 pub(super) struct Maintainer {
     pub(super) disk: Arc<dyn Disk>,
+    /// Held by whoever makes copies again.
+    pub(super) mending: Arc<Mutex<()>>,
     pub(super) pacer: Pacer,
     pub(super) crash: CrashPoints,
     pub(super) next_segment: Arc<AtomicU64>,
@@ -95,7 +97,9 @@ impl Maintainer {
     fn mend(&self, file: &SegmentFile) -> u64 {
         let SegmentMeta { id, length, digest, .. } = *file.meta;
         let sealed = Sealed::Segment(ListedSegment { id, length, digest });
+        let mending = self.mending.lock().unwrap_or_else(PoisonError::into_inner);
         let outcome = mend(self.disk.as_ref(), &sealed);
+        drop(mending);
         self.counters.repaired.fetch_add(outcome.repaired, Ordering::Relaxed);
         if outcome.is_bad() {
             tracing::error!(file = %sealed.path(), "a segment cannot be made whole; run `claudebus verify` on the data directory");

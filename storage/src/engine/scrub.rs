@@ -6,14 +6,14 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::mailbox::Mailbox;
 use super::options::ScrubOptions;
 use super::stats::WorkCounters;
-use crate::copies::{KEPT_MANIFESTS, Sealed, all, is_listed, look, repair};
+use crate::copies::{Flaw, KEPT_MANIFESTS, Sealed, all, is_listed, look, read_manifest, repair};
 use crate::disk::Disk;
 use crate::disk::paced::{Pace, Paced};
 use crate::manifest::{ListedSegment, Manifest};
@@ -36,6 +36,8 @@ pub(super) struct Scrubber {
     pub(super) disk: Arc<dyn Disk>,
     pub(super) options: Option<ScrubOptions>,
     pub(super) counters: Arc<WorkCounters>,
+    /// Held by whoever makes copies again.
+    pub(super) mending: Arc<Mutex<()>>,
     /// Unsealed records press: the disk is left to them.
     pub(super) hurry: Arc<AtomicBool>,
     pub(super) is_closed: Arc<AtomicBool>,
@@ -68,6 +70,11 @@ impl Note {
 
 fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// A pass is broken off.
+fn later(why: &Flaw) {
+    tracing::warn!(%why, "scrubbing goes on later");
 }
 
 impl Scrubber {
@@ -118,7 +125,11 @@ impl Scrubber {
         let mut note = self.read_note();
         let from = if rate.is_some() { note.next.take() } else { None };
         let mut unnoted = 0;
-        for (path, file) in self.files() {
+        let files = match self.files() {
+            Ok(files) => files,
+            Err(error) => return later(&error),
+        };
+        for (path, file) in files {
             if from.as_ref().is_some_and(|from| path < *from) {
                 continue;
             }
@@ -130,10 +141,15 @@ impl Scrubber {
             if self.is_closed() {
                 return;
             }
-            self.check(&paced, &path, &file);
+            let checked = self.check(&paced, &path, &file);
             let read = pace.bytes.swap(0, Ordering::Relaxed);
             self.counters.scrub_bytes.fetch_add(read, Ordering::Relaxed);
             unnoted += file.length();
+            if let Err(why) = checked {
+                note.next = Some(path);
+                self.write_note(&note);
+                return later(&why);
+            }
         }
         if self.is_closed() {
             return;
@@ -145,34 +161,49 @@ impl Scrubber {
     }
 
     /// Everything that the manifests list that count, and themselves.
-    fn files(&self) -> BTreeMap<String, Sealed> {
+    fn files(&self) -> Result<BTreeMap<String, Sealed>, Flaw> {
         let mut files = BTreeMap::new();
         let disk = self.disk.as_ref();
-        let generations = Manifest::generations(disk).unwrap_or_default();
+        let generations =
+            Manifest::generations(disk).map_err(|error| Flaw::Unread(error.to_string()))?;
         for generation in generations.into_iter().take(KEPT_MANIFESTS) {
             let file = Sealed::Manifest(generation);
             files.insert(file.path(), file);
-            // One that is damaged has a copy, or the other lists nearly the same.
-            let copies = all(disk).find_map(|copy| Manifest::read(copy, generation).ok());
-            let listed = copies.iter().flat_map(Sealed::listed);
-            files.extend(listed.map(|file| (file.path(), file)));
+            // Of one that is damaged, the other lists nearly the same.
+            match read_manifest(disk, generation).map_err(|error| Flaw::of_manifest(&error)) {
+                Ok(manifest) => {
+                    files.extend(Sealed::listed(&manifest).map(|file| (file.path(), file)));
+                }
+                Err(flaw @ Flaw::Unread(_)) => return Err(flaw),
+                Err(Flaw::Damaged(_)) => {}
+            }
         }
-        files
+        Ok(files)
     }
 
-    fn check(&self, paced: &Paced, path: &str, file: &Sealed) {
+    /// Reads every copy of a file, and makes good what can be. An error if that must be tried again.
+    fn check(&self, paced: &Paced, path: &str, file: &Sealed) -> Result<(), Flaw> {
         let found = look(paced, file);
         if found.iter().all(Result::is_ok) || self.is_closed() {
-            return;
+            return Ok(());
         }
-        // A checkpoint may have come meanwhile, after which the file goes.
-        if !is_listed(self.disk.as_ref(), file) {
-            return;
+        // A checkpoint may have come meanwhile, after which the file goes. If that is not known, it stays.
+        if !is_listed(self.disk.as_ref(), file).unwrap_or(true) {
+            return Ok(());
+        }
+        if let Some(Err(flaw)) = found.iter().find(|found| matches!(found, Err(Flaw::Unread(_)))) {
+            return Err(flaw.clone());
         }
         if let Sealed::Segment(listed) = file {
             self.tell(listed, &found);
         }
-        let outcome = repair(paced, file, found);
+        // At full speed, for the maintenance thread may wait for it.
+        let mending = self.mending.lock().unwrap_or_else(PoisonError::into_inner);
+        let outcome = repair(self.disk.as_ref(), file, found);
+        drop(mending);
+        if outcome.is_unread {
+            return Err(Flaw::Unread(format!("{path} could not be made again")));
+        }
         let damaged = outcome.damaged.len() as u64;
         self.counters.scrub_damaged.fetch_add(damaged, Ordering::Relaxed);
         self.counters.repaired.fetch_add(outcome.repaired, Ordering::Relaxed);
@@ -180,18 +211,19 @@ impl Scrubber {
             let why = outcome.damaged.join("; ");
             tracing::error!(file = %path, %why, "a file is damaged and there is no whole copy of it; run `claudebus verify` on the data directory when the server is stopped");
         }
-        if outcome.repaired > 0 && !is_listed(self.disk.as_ref(), file) {
-            // It went while it was made again.
-            if let Err(error) = self.disk.remove(path)
-                && error.kind() != io::ErrorKind::NotFound
-            {
-                tracing::warn!(file = %path, %error, "an old file could not be removed");
-            }
+        // It may have gone while it was made again. If that is not known, it waits for the next start.
+        if outcome.repaired > 0
+            && matches!(is_listed(self.disk.as_ref(), file), Ok(false))
+            && let Err(error) = self.disk.remove(path)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(file = %path, %error, "an old file could not be removed");
         }
+        Ok(())
     }
 
     /// Says which records each damaged copy of a segment lacks.
-    fn tell(&self, listed: &ListedSegment, found: &[Result<(), String>]) {
+    fn tell(&self, listed: &ListedSegment, found: &[Result<(), Flaw>]) {
         let disk = self.disk.as_ref();
         let own = all(disk).find_map(|copy| SegmentMeta::read(copy, listed.id).ok());
         let meta = own.filter(|meta| meta.digest == listed.digest).or_else(|| {

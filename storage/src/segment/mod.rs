@@ -133,6 +133,8 @@ pub enum SegmentError {
         file: String,
         /// What the operating system said.
         reason: String,
+        /// Whether the reason has nothing to do with the file, and passes.
+        is_passing: bool,
     },
     /// Bytes do not match their checksum, or contradict each other.
     #[error(
@@ -171,7 +173,8 @@ pub enum SegmentError {
 
 impl SegmentError {
     pub(crate) fn io(file: &str, error: &std::io::Error) -> Self {
-        Self::Io { file: file.to_owned(), reason: error.to_string() }
+        let is_passing = crate::disk::is_passing(error);
+        Self::Io { file: file.to_owned(), reason: error.to_string(), is_passing }
     }
 
     pub(crate) fn damaged(file: &str, offset: u64, what: &'static str) -> Self {
@@ -186,7 +189,7 @@ impl SegmentError {
             }
             // A file of a newer version is listed by no manifest that this version reads.
             Self::Newer { file, .. } => ReadError::Damaged { stream, first, last, file, offset: 0 },
-            Self::Io { file, reason } => ReadError::Io { file, reason },
+            Self::Io { file, reason, .. } => ReadError::Io { file, reason },
             other => ReadError::Io { file: "segments".to_owned(), reason: other.to_string() },
         }
     }

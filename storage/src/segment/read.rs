@@ -382,18 +382,31 @@ impl Segment {
     }
 
     /// The blocks of a stream, found without the tables, if none is missing.
-    pub(crate) fn salvaged(&self, stream: StreamId, stats: &ReadStats) -> Option<&[BlockEntry]> {
-        let all = self.salvaged.get_or_init(|| {
+    ///
+    /// # Errors
+    /// If the file cannot be read, which may be otherwise the next time.
+    pub(crate) fn salvaged(
+        &self,
+        stream: StreamId,
+        stats: &ReadStats,
+    ) -> Result<Option<&[BlockEntry]>, SegmentError> {
+        let all = if let Some(all) = self.salvaged.get() {
+            all
+        } else {
             self.is_flawed.store(true, Ordering::Relaxed);
             tracing::error!(
                 file = %self.file.path,
                 "a table of the segment is damaged; its blocks are looked for one by one"
             );
-            salvage::blocks(&self.file, stats).unwrap_or_default()
-        });
-        let (blocks, range) = (all.get(&stream)?, self.meta.stream(stream)?);
-        let count: u64 = blocks.iter().map(|block| u64::from(block.count)).sum();
-        (count == range.count).then_some(blocks)
+            let found = salvage::blocks(&self.file, stats)?;
+            self.salvaged.get_or_init(|| found)
+        };
+        let found = || {
+            let (blocks, range) = (all.get(&stream)?, self.meta.stream(stream)?);
+            let count: u64 = blocks.iter().map(|block| u64::from(block.count)).sum();
+            (count == range.count).then_some(blocks.as_slice())
+        };
+        Ok(found())
     }
 
     /// The stream's first block that ends at or after `seq`.
@@ -405,7 +418,7 @@ impl Segment {
     ) -> Result<Option<BlockEntry>, SegmentError> {
         match self.place_in_table(stream, seq, stats) {
             Err(error @ SegmentError::Damaged { .. }) => {
-                let blocks = self.salvaged(stream, stats).ok_or(error)?;
+                let blocks = self.salvaged(stream, stats)?.ok_or(error)?;
                 Ok(blocks.get(blocks.partition_point(|block| block.last_seq < seq)).copied())
             }
             place => place,

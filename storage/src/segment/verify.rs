@@ -108,7 +108,7 @@ pub fn verify(disk: &dyn Disk, meta: &Arc<SegmentMeta>, found: &mut dyn FnMut(Da
     // Without its tables, a segment's blocks are found one by one.
     let lose_all = |error: SegmentError, found: &mut dyn FnMut(Damage)| {
         for range in &meta.streams {
-            let is_saved = segment.salvaged(range.stream, &stats).is_some();
+            let is_saved = matches!(segment.salvaged(range.stream, &stats), Ok(Some(_)));
             let lost = if is_saved { None } else { lost(range) };
             found(Damage { error: error.clone(), end: None, lost });
         }
@@ -221,7 +221,7 @@ impl<'a> Stream<'a> {
             self.segment.blocks(range.stream, &self.stats, &mut |place| blocks.push(place));
         if let Err(error) = listed {
             let saved = self.segment.salvaged(range.stream, &self.stats);
-            let lost = if saved.is_some() { None } else { lost(range) };
+            let lost = if matches!(saved, Ok(Some(_))) { None } else { lost(range) };
             found(Damage { error, end: None, lost });
             verified.records += if lost.is_none() { range.count } else { 0 };
             return;

@@ -54,6 +54,13 @@ pub(crate) enum StateError {
     Io { file: String, source: io::Error },
 }
 
+/// Reads one file to its end.
+pub(crate) fn read_through(disk: &dyn Disk, file: StateFile) -> Result<(), StateError> {
+    let mut reader = StateReader::open(disk, file)?;
+    while reader.next()?.is_some() {}
+    Ok(())
+}
+
 pub(crate) struct StateWriter<'a> {
     id: u64,
     file: Arc<dyn DiskFile>,

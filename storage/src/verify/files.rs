@@ -11,7 +11,7 @@ use crate::engine::is_format_file;
 use crate::ids_file;
 use crate::manifest::{self, Manifest};
 use crate::segment::{self, SegmentError, SegmentMeta};
-use crate::state::file::{StateError, StateFile, StateReader};
+use crate::state::file::{StateError, StateFile, read_through};
 use crate::state::merge::{Live, each_merged};
 use crate::state::{Key, decode_segment};
 
@@ -85,7 +85,7 @@ fn check_listed(
     let mut is_whole = true;
     for file in &manifest.states {
         let first_time = seen.insert(file.path());
-        if let Err(error) = read_state(disk, *file) {
+        if let Err(error) = read_through(disk, *file) {
             is_whole = false;
             if first_time {
                 found(of_state(*file, &error));
@@ -127,13 +127,6 @@ fn check_listed(
         });
         verified.records += checked.records;
     }
-}
-
-/// Reads one state file to its end.
-fn read_state(disk: &dyn Disk, file: StateFile) -> Result<(), StateError> {
-    let mut reader = StateReader::open(disk, file)?;
-    while reader.next()?.is_some() {}
-    Ok(())
 }
 
 fn of_state(file: StateFile, error: &StateError) -> Finding {

@@ -193,6 +193,37 @@ fn scrubbing_finds_and_repairs_whatever_is_sealed() {
     }
 }
 
+/// Too many files are open at any moment of a pass: nothing that is listed goes, nothing else counts as
+/// damage, and the pass is not done before all was read.
+#[test]
+fn scrubbing_without_handles_takes_nothing_away() {
+    let twins = Twins::new();
+    let mut run = Run::new(1, false);
+    let mut engine = twins.open(1);
+    work(&mut run, &mut engine, 1_200);
+    let mut chance = Chance(9);
+    for after in 0..60 {
+        let what = harm(twins.side(after % 2), &mut chance, "segments/");
+        let wrong = twins.wrong().len() as u64;
+        let before = engine.info().scrub;
+        for side in [&twins.one, &twins.other] {
+            side.refuse_handles(after / 2, u64::MAX);
+        }
+        engine.scrub_now();
+        for side in [&twins.one, &twins.other] {
+            side.refuse_handles(0, 0);
+        }
+        let place = format!("{after}: {what:?}");
+        let during = engine.info().scrub;
+        let (found, passes) = (during.damaged - before.damaged, during.passes - before.passes);
+        assert!(found <= wrong && (passes == 0 || found == wrong), "{place}: {during:?}");
+        engine.scrub_now();
+        assert_eq!(twins.wrong(), Vec::<String>::new(), "{place}");
+    }
+    run.commit(&mut engine);
+    run.compare(&mut engine);
+}
+
 /// With one copy there is nothing to repair from; the damage is told and nothing is changed.
 #[test]
 fn scrubbing_a_single_copy_tells_and_changes_nothing() {
@@ -298,6 +329,48 @@ fn a_foreign_directory_is_refused() {
     let refused = pair(one, other, ("here", "there"), 1).err().unwrap();
     assert!(refused.to_string().starts_with("there holds files that are not copies"), "{refused}");
     assert_eq!(twins.other.counts().changes(), before);
+}
+
+/// A data directory without a log never takes the place of files that may be all that is left of one.
+#[test]
+fn an_empty_directory_wipes_no_copies() {
+    let places = ("here", "there");
+    let pair = |twins: &Twins| {
+        let (one, other) = (Arc::new(twins.one.clone()), Arc::new(twins.other.clone()));
+        pair(one, other, places, 1)
+    };
+    let fill = |side: &SimulatedDisk| {
+        let mut engine = super::operations::open(side, 1);
+        work(&mut Run::new(5, false), &mut engine, 700);
+        engine.close().unwrap();
+    };
+    let wipe = |side: &SimulatedDisk, kept: &str| {
+        for path in side.paths().into_iter().filter(|path| path != kept) {
+            side.remove(&path).unwrap();
+        }
+    };
+    let refused = |twins: &Twins| {
+        let before = twins.other.paths();
+        let refused = pair(twins).err().expect("it is not done").to_string();
+        assert!(refused.contains("holds no log"), "{refused}");
+        assert_eq!(twins.other.paths(), before);
+        assert!(before.len() > 3);
+    };
+    // They were not kept for a while.
+    let twins = Twins::new();
+    fill(&twins.one);
+    pair(&twins).unwrap();
+    unpair(&twins.one).unwrap();
+    wipe(&twins.one, "COPIES");
+    refused(&twins);
+    // They are not complete, and nothing in the first directory says whose they are.
+    let twins = Twins::new();
+    fill(&twins.one);
+    twins.other.power_off_after(60);
+    assert!(pair(&twins).is_err());
+    twins.other.crash(1);
+    wipe(&twins.one, "");
+    refused(&twins);
 }
 
 /// With threads, at its own pace: everything is read, and closing does not wait for it.
