@@ -175,7 +175,10 @@ impl Engine {
             self.progress.scrub_through = through;
         }
         let oldest = files.active.front().map_or(u64::MAX, |file| file.first_group);
-        if oldest > self.progress.scrub_through && !files.scrub_spares {
+        if oldest > self.progress.scrub_through
+            && !files.scrub_spares
+            && files.unscrubbed.is_empty()
+        {
             self.progress.scrub_through = 0;
         }
         self.progress.scrub_through

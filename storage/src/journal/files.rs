@@ -153,62 +153,72 @@ impl Filler {
 
     /// Overwrites spares that may hold erased bytes.
     fn scrub_spares(&self) -> io::Result<()> {
-        let mut scrubbed = Vec::new();
-        if !std::mem::take(&mut self.shared.files().scrub_spares) {
-            return Ok(());
+        {
+            let files = &mut *self.shared.files();
+            if std::mem::take(&mut files.scrub_spares) {
+                files.unscrubbed.extend(files.spares.drain(..));
+            }
         }
-        let held: Vec<String> = self.shared.files().spares.drain(..).collect();
-        for spare in held {
+        loop {
+            let Some(spare) = self.shared.files().unscrubbed.front().cloned() else {
+                return Ok(());
+            };
             self.overwrite(&spare)?;
-            scrubbed.push(spare);
+            let files = &mut *self.shared.files();
+            files.spares.extend(files.unscrubbed.pop_front());
         }
-        self.shared.files().spares.extend(scrubbed);
-        Ok(())
     }
 
-    /// Takes the oldest file that is no longer needed; false if there is none.
+    /// Takes the oldest file that is no longer needed; false if there is none. It is on a list at any
+    /// time, so that after an error the next round goes on with it.
     fn recycle_one(&self) -> io::Result<bool> {
         let (old, must_scrub, spares) = {
-            let mut files = self.shared.files();
+            let files = self.shared.files();
             let through = files.recycle_through;
             // A file's last group is the one before its successor's first.
             let is_needed = files.active.get(1).is_none_or(|next| next.first_group > through + 1);
-            let Some(old) = (if is_needed { None } else { files.active.pop_front() }) else {
-                return Ok(false);
-            };
-            (old, old.first_group <= files.scrub_through, files.spares.len())
+            let Some(old) = files.active.front().filter(|_| !is_needed) else { return Ok(false) };
+            (*old, old.first_group <= files.scrub_through, files.spares.len())
         };
         let from = path(old.number);
         self.crash.at("recycle.before");
+        if must_scrub {
+            self.overwrite(&from)?;
+        }
         let is_disk_full = self.shared.is_disk_full.load(Ordering::Relaxed);
-        if spares >= if is_disk_full { SPARES } else { SPARES_KEPT } {
-            if must_scrub {
-                self.overwrite(&from)?;
-            }
+        if spares >= if is_disk_full { SPARES } else { SPARES_KEPT } || !self.resize(&from)? {
             self.disk.remove(&from)?;
+            self.shared.files().active.pop_front();
             self.disk.sync_dir(DIR)?;
             return Ok(true);
         }
         let target = self.next_spare();
         self.disk.rename(&from, &target)?;
         self.crash.at("recycle.named");
-        if must_scrub {
-            self.overwrite(&target)?;
+        {
+            let files = &mut *self.shared.files();
+            files.active.pop_front();
+            // Its new name is made durable here or, if that fails, with the next one.
+            files.spares.push_back(target);
         }
-        let file = self.disk.open(&target)?;
+        self.shared.counters.recycled.fetch_add(1, Ordering::Relaxed);
+        self.disk.sync_dir(DIR)?;
+        self.crash.at("recycle.after");
+        Ok(true)
+    }
+
+    /// Gives a file the length of a spare. False if there is no room for that.
+    fn resize(&self, path: &str) -> io::Result<bool> {
+        let file = self.disk.open(path)?;
         let len = file.len()?;
         if len > self.file_size {
             file.set_len(self.file_size)?;
-        } else if len < self.file_size
-            && let Err(error) = zeros(file.as_ref(), len, self.file_size, FILL_STEP)
-        {
-            self.disk.remove(&target)?;
-            return Err(error);
+        } else if len < self.file_size {
+            match zeros(file.as_ref(), len, self.file_size, FILL_STEP) {
+                Err(error) if is_out_of_space(&error) => return Ok(false),
+                filled => filled?,
+            }
         }
-        self.disk.sync_dir(DIR)?;
-        self.crash.at("recycle.after");
-        self.shared.files().spares.push_back(target);
-        self.shared.counters.recycled.fetch_add(1, Ordering::Relaxed);
         Ok(true)
     }
 
@@ -243,4 +253,76 @@ fn zeros(file: &dyn DiskFile, from: u64, to: u64, step: usize) -> io::Result<()>
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+    use super::super::shared::ActiveFile;
+    use super::*;
+    use crate::disk::SimulatedDisk;
+
+    const SECRET: &[u8] = b"erased";
+
+    /// Four journal files, of which three are not needed, and a spare; erased bytes stand in all of these.
+    fn filler(disk: &SimulatedDisk) -> Filler {
+        let shared = Arc::new(JournalShared::new(0, Arc::new(|| {})));
+        let below: Arc<dyn Disk> = Arc::new(disk.clone());
+        below.create_dir(DIR).unwrap();
+        let filler = Filler {
+            disk: below,
+            shared,
+            file_size: 8 << 10,
+            ballast: 1 << 10,
+            crash: CrashPoints::default(),
+        };
+        let mut files = filler.shared.files();
+        for number in 1..=4 {
+            files.active.push_back(ActiveFile { number, first_group: number * 10 });
+        }
+        files.spares.push_back(filler_spare());
+        (files.next_spare, files.recycle_through) = (1, 39);
+        (files.scrub_through, files.scrub_spares) = (39, true);
+        let spares = files.spares.clone();
+        drop(files);
+        for path in (1..=3).map(path).chain(spares) {
+            let file = disk.create(&path).unwrap();
+            file.set_len(8 << 10).unwrap();
+            file.write_at(SECRET, 5_000).unwrap();
+        }
+        disk.create(&path(4)).unwrap();
+        filler
+    }
+
+    fn filler_spare() -> String {
+        spare_path(1)
+    }
+
+    /// Too many files are open at any moment: what was begun is done later.
+    #[test]
+    fn nothing_is_forgotten_without_handles() {
+        for after in 0..40 {
+            let disk = SimulatedDisk::new();
+            let filler = filler(&disk);
+            disk.refuse_handles(after, 1);
+            filler.step();
+            assert_eq!(filler.shared.failure(), None, "{after}");
+            // What may be used now has been overwritten.
+            let holds_secret = |path: &String| {
+                let bytes = disk.contents(path).unwrap();
+                bytes.windows(SECRET.len()).any(|bytes| bytes == SECRET)
+            };
+            assert!(!filler.shared.files().spares.iter().any(holds_secret), "{after}");
+            filler.step();
+            let files = filler.shared.files();
+            let mut known: Vec<String> = files.spares.iter().cloned().collect();
+            known.extend(files.active.iter().map(|file| path(file.number)));
+            known.push(BALLAST.to_owned());
+            known.sort();
+            assert_eq!(disk.paths(), known, "{after}");
+            assert_eq!(files.active.len(), 1, "{after}");
+            assert!(!known.iter().any(holds_secret), "{after}");
+            assert!(!files.scrub_spares);
+        }
+    }
 }

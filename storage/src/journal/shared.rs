@@ -72,6 +72,8 @@ pub(crate) struct FileTable {
     pub(crate) scrub_through: u64,
     /// The spares of this moment may hold erased bytes and must be overwritten.
     pub(crate) scrub_spares: bool,
+    /// Spares that are being overwritten, and are none until that is done.
+    pub(crate) unscrubbed: VecDeque<String>,
 }
 
 #[derive(Debug, Default)]

@@ -227,11 +227,11 @@ impl JournalWriter {
         let spare = self.shared.files().spares.pop_front();
         let file = if let Some(spare) = spare {
             self.disk.rename(&spare, &target)?;
-            self.open_patiently(&target)?
+            patiently(|| self.disk.open(&target))?
         } else {
             // No spare is ready: a growing file is slower to sync, but as safe.
             tracing::debug!(file = %target, "no spare journal file was ready");
-            self.disk.create(&target)?
+            patiently(|| self.disk.create(&target))?
         };
         self.crash.at("journal.rotate.named");
         let header = FileHeader {
@@ -241,10 +241,11 @@ impl JournalWriter {
             predecessor_end: self.predecessor.end,
             first_group: group.number,
         };
-        file.write_at(&header.encode(), 0)?;
+        // With two copies, the second one's file is opened by this.
+        patiently(|| file.write_at(&header.encode(), 0))?;
         file.sync()?;
         self.crash.at("journal.rotate.synced");
-        self.disk.sync_dir(DIR)?;
+        patiently(|| self.disk.sync_dir(DIR))?;
         self.crash.at("journal.rotate.after");
         let active = ActiveFile { number: group.file, first_group: group.number };
         self.shared.files().active.push_back(active);
@@ -253,19 +254,6 @@ impl JournalWriter {
         self.current =
             Some(OpenFile { file, number: group.file, salt: group.salt, offset: FILE_HEADER });
         Ok(())
-    }
-
-    /// Opens a file, waiting for a while if too many are open: connections come and go.
-    fn open_patiently(&self, target: &str) -> io::Result<Arc<dyn DiskFile>> {
-        let end = Instant::now() + HANDLE_PATIENCE;
-        loop {
-            match self.disk.open(target) {
-                Err(error) if is_out_of_handles(&error) && Instant::now() < end => {
-                    std::thread::sleep(HANDLE_PAUSE);
-                }
-                result => return result,
-            }
-        }
     }
 
     /// Says on disk that the last group was synced, unless that stands there already.
@@ -349,5 +337,63 @@ impl JournalWriter {
     /// What a group takes in its file, closing mark included.
     pub(crate) fn space(body: usize) -> u64 {
         (GROUP_HEADER + padded(body) + GROUP_TRAILER + super::format::MARK) as u64
+    }
+}
+
+/// Tries again for a while if too many files are open: connections come and go.
+fn patiently<T>(open: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    let end = Instant::now() + HANDLE_PATIENCE;
+    loop {
+        match open() {
+            Err(error) if is_out_of_handles(&error) && Instant::now() < end => {
+                std::thread::sleep(HANDLE_PAUSE);
+            }
+            result => return result,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::disk::{SimulatedDisk, TwinDisk};
+
+    /// Whatever a new file needs opened is waited for, with one copy and with two.
+    #[test]
+    fn a_new_file_is_waited_for_while_too_many_are_open() {
+        for case in 0..24 {
+            let (after, has_spare, has_copy) = (case / 4, case & 1 == 1, case & 2 == 2);
+            let (one, other) = (SimulatedDisk::new(), SimulatedDisk::new());
+            let first: Arc<dyn Disk> = Arc::new(one.clone());
+            let disk = match has_copy {
+                true => Arc::new(TwinDisk::new(first, Arc::new(other.clone()))),
+                false => first,
+            };
+            disk.create_dir(DIR).unwrap();
+            let shared = Arc::new(JournalShared::new(0, Arc::new(|| {})));
+            if has_spare {
+                disk.create("journal/spare").unwrap();
+                shared.files().spares.push_back("journal/spare".to_owned());
+            }
+            one.refuse_handles(after, 2);
+            other.refuse_handles(after, 2);
+            let mut writer = JournalWriter::new(
+                disk,
+                Arc::clone(&shared),
+                Durability::Sync,
+                CrashPoints::default(),
+                Predecessor::default(),
+                0,
+            );
+            let (body, more) = (Bytes::new(), Vec::new());
+            let group = Group { number: 1, file: 1, salt: 9, entries: 0, digest: 0, body, more };
+            writer.write(&mut vec![group]);
+            let place = format!("{after} {has_spare} {has_copy}");
+            assert_eq!((shared.failure(), shared.durable()), (None, 1), "{place}");
+            assert_eq!(one.paths(), [path(1)], "{place}");
+        }
     }
 }
