@@ -6,11 +6,16 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::{Disk, DiskFile};
 
 /// The file whose lock says that a process uses the directory.
 const LOCK: &str = "LOCK";
+/// How long to wait for that lock, and how long between attempts: who asks whether the directory is in
+/// use holds it for a moment.
+const LOCK_PATIENCE: Duration = Duration::from_millis(200);
+const LOCK_PAUSE: Duration = Duration::from_millis(2);
 /// Bytes written at a time where room is taken up by writing.
 const ZEROS: usize = 1 << 20;
 
@@ -59,20 +64,24 @@ impl RealDisk {
             .write(true)
             .open(root.join(LOCK))
             .map_err(failed)?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(RealDiskError::InUse { path: root });
+        let end = Instant::now() + LOCK_PATIENCE;
+        loop {
+            match lock.try_lock() {
+                Ok(()) => return Ok(Self { root, _lock: lock }),
+                // Somebody may only be asking whether it is in use.
+                Err(TryLockError::WouldBlock) if Instant::now() < end => {
+                    std::thread::sleep(LOCK_PAUSE);
+                }
+                Err(TryLockError::WouldBlock) => return Err(RealDiskError::InUse { path: root }),
+                Err(TryLockError::Error(source)) => return Err(failed(source)),
             }
-            Err(TryLockError::Error(source)) => return Err(failed(source)),
         }
-        Ok(Self { root, _lock: lock })
     }
 
     /// Whether a process holds the directory now. It may let go, or another may take it, at any time.
     #[must_use]
     pub fn is_in_use(root: &Path) -> bool {
-        // Held for a moment only; an open that fails meanwhile would have failed a moment before.
+        // Held for a moment only, for which an open waits.
         File::open(root.join(LOCK))
             .is_ok_and(|lock| matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock)))
     }
@@ -349,6 +358,25 @@ mod tests {
         let root = disk.root().unwrap().to_path_buf();
         drop(disk);
         RealDisk::open(root).unwrap();
+    }
+
+    /// To be asked whether the directory is in use is no reason to fail.
+    #[test]
+    fn asking_keeps_nobody_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("data");
+        drop(RealDisk::open(&root).unwrap());
+        let is_done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_done.load(std::sync::atomic::Ordering::Relaxed) {
+                    let _ = RealDisk::is_in_use(&root);
+                }
+            });
+            let opened: Vec<bool> = (0..500).map(|_| RealDisk::open(&root).is_ok()).collect();
+            is_done.store(true, std::sync::atomic::Ordering::Relaxed);
+            assert!(opened.iter().all(|is_open| *is_open));
+        });
     }
 
     #[cfg(unix)]
