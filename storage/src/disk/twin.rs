@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use super::{Disk, DiskFile};
 use crate::copies::replace;
@@ -15,6 +15,7 @@ use crate::copies::replace;
 /// See the module's text.
 pub struct TwinDisk {
     sides: [Arc<dyn Disk>; 2],
+    syncers: Arc<Syncers>,
 }
 
 impl TwinDisk {
@@ -22,7 +23,18 @@ impl TwinDisk {
     /// sees to.
     #[must_use]
     pub fn new(first: Arc<dyn Disk>, second: Arc<dyn Disk>) -> Self {
-        Self { sides: [first, second] }
+        Self { sides: [first, second], syncers: Arc::default() }
+    }
+
+    fn file(
+        &self,
+        first: Arc<dyn DiskFile>,
+        second: OnceLock<Arc<dyn DiskFile>>,
+        path: &str,
+    ) -> Arc<dyn DiskFile> {
+        let [_, other] = &self.sides;
+        let (other, path) = (Arc::clone(other), path.to_owned());
+        Arc::new(TwinFile { first, second, other, path, syncers: Arc::clone(&self.syncers) })
     }
 
     /// Asks both sides; one may lack the file. Says which side has it if the other does not.
@@ -55,7 +67,7 @@ impl Disk for TwinDisk {
         let [first, second] = &self.sides;
         let one = first.create(path)?;
         match second.create(path) {
-            Ok(other) => Ok(Arc::new(TwinFile::new(one, OnceLock::from(other), second, path))),
+            Ok(other) => Ok(self.file(one, OnceLock::from(other), path)),
             Err(error) => {
                 // Neither has it then, or the one that had it before.
                 let _ = first.remove(path);
@@ -67,7 +79,7 @@ impl Disk for TwinDisk {
     fn open(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
         let [first, second] = &self.sides;
         match first.open(path) {
-            Ok(one) => Ok(Arc::new(TwinFile::new(one, OnceLock::new(), second, path))),
+            Ok(one) => Ok(self.file(one, OnceLock::new(), path)),
             Err(error) if is_missing(&error) => {
                 let file = second.open(path)?;
                 Ok(Arc::new(LoneFile { file, path: path.to_owned() }))
@@ -100,16 +112,12 @@ impl Disk for TwinDisk {
     }
 
     fn list(&self, path: &str) -> io::Result<Vec<String>> {
-        let mut names = BTreeSet::new();
-        self.both(|disk| disk.list(path).map(|_| ()))?;
-        for side in &self.sides {
-            match side.list(path) {
-                Ok(found) => names.extend(found),
-                Err(error) if is_missing(&error) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(names.into_iter().collect())
+        let names = std::cell::RefCell::new(BTreeSet::new());
+        self.both(|disk| {
+            names.borrow_mut().extend(disk.list(path)?);
+            Ok(())
+        })?;
+        Ok(names.into_inner().into_iter().collect())
     }
 
     fn sync_dir(&self, path: &str) -> io::Result<()> {
@@ -124,21 +132,10 @@ struct TwinFile {
     second: OnceLock<Arc<dyn DiskFile>>,
     other: Arc<dyn Disk>,
     path: String,
-    /// Begun with the first sync.
-    syncer: Mutex<Option<Syncer>>,
+    syncers: Arc<Syncers>,
 }
 
 impl TwinFile {
-    fn new(
-        first: Arc<dyn DiskFile>,
-        second: OnceLock<Arc<dyn DiskFile>>,
-        other: &Arc<dyn Disk>,
-        path: &str,
-    ) -> Self {
-        let (other, path) = (Arc::clone(other), path.to_owned());
-        Self { first, second, other, path, syncer: Mutex::default() }
-    }
-
     fn second(&self) -> io::Result<&Arc<dyn DiskFile>> {
         if let Some(file) = self.second.get() {
             return Ok(file);
@@ -165,16 +162,7 @@ impl DiskFile for TwinFile {
 
     /// Both sides at a time: it takes as long as the slower one.
     fn sync(&self) -> io::Result<()> {
-        let second = self.second()?;
-        let mut place = self.syncer.lock().unwrap_or_else(PoisonError::into_inner);
-        let syncer = match &mut *place {
-            Some(syncer) => syncer,
-            none => none.insert(Syncer::start(second)?),
-        };
-        syncer.ask.send(()).map_err(|_| gone())?;
-        let first = self.first.sync();
-        let second = syncer.answers.recv().map_err(|_| gone())?;
-        first.and(second)
+        self.syncers.sync(self.first.as_ref(), self.second()?)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
@@ -198,20 +186,48 @@ fn gone() -> io::Error {
     io::Error::other("the thread that syncs the copy of a file ended")
 }
 
-/// A thread that syncs the second side's file. It ends when the file is closed.
+/// Threads that sync the second side's files, as many as ever synced at a time: the journal does not
+/// wait for a segment's sync. They end with the disk.
+#[derive(Default)]
+struct Syncers {
+    idle: Mutex<Vec<Syncer>>,
+}
+
+impl Syncers {
+    fn lock(&self) -> MutexGuard<'_, Vec<Syncer>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Syncs both files at a time, or one after the other if no thread can be had for that.
+    fn sync(&self, first: &dyn DiskFile, second: &Arc<dyn DiskFile>) -> io::Result<()> {
+        let idle = self.lock().pop();
+        let Some(syncer) = idle.or_else(|| Syncer::start().ok()) else {
+            return first.sync().and_then(|()| second.sync());
+        };
+        syncer.ask.send(Arc::clone(second)).map_err(|_| gone())?;
+        let first = first.sync();
+        let second = syncer.answers.recv().map_err(|_| gone())?;
+        self.lock().push(syncer);
+        first.and(second)
+    }
+}
+
+/// One of these threads.
 struct Syncer {
-    ask: Sender<()>,
+    ask: Sender<Arc<dyn DiskFile>>,
     answers: Receiver<io::Result<()>>,
 }
 
 impl Syncer {
-    fn start(file: &Arc<dyn DiskFile>) -> io::Result<Self> {
-        let (ask, asked) = channel();
+    fn start() -> io::Result<Self> {
+        let (ask, asked) = channel::<Arc<dyn DiskFile>>();
         let (answer, answers) = channel();
-        let file = Arc::clone(file);
         std::thread::Builder::new().name("copy-sync".to_owned()).spawn(move || {
-            while let Ok(()) = asked.recv() {
-                if answer.send(file.sync()).is_err() {
+            while let Ok(file) = asked.recv() {
+                let synced = file.sync();
+                // The file may be removed as soon as this is heard.
+                drop(file);
+                if answer.send(synced).is_err() {
                     return;
                 }
             }
@@ -292,6 +308,17 @@ mod tests {
                 assert_eq!(side.contents("d/a").unwrap()[..1500], [1; 1500]);
             }
         }
+    }
+
+    #[test]
+    fn threads_are_kept_for_the_next_file() {
+        let (_, _, disk) = twins();
+        for number in 0..20 {
+            let file = disk.create(&format!("a{number}")).unwrap();
+            file.sync().unwrap();
+            file.sync().unwrap();
+        }
+        assert_eq!(disk.syncers.lock().len(), 1);
     }
 
     #[test]
