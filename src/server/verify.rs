@@ -94,12 +94,11 @@ pub fn verify_directory(path: &Path, repair: bool) -> Result<Verification, Verif
             first
         }
     };
-    let (mut verified, engine) = verify(&disk, &mut |finding| findings.push(finding))
+    let (verified, engine) = verify(&disk, &mut |finding| findings.push(finding))
         .map_err(|source| VerifyError::List { path: path.to_path_buf(), source })?;
     let starts = engine.is_some();
     let names = engine.as_ref().map(stream_names).unwrap_or_default();
     findings.extend(engine.and_then(restore));
-    verified.findings = findings.len() as u64;
     let (mut set_aside, mut repaired) = (Vec::new(), 0);
     if repair {
         set_aside = quarantine(disk.as_ref(), &findings, starts)?;

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
-pub use pair::{PairError, Pairing, are_paired, copies_of, pair, unpair};
+pub use pair::{PairError, Pairing, are_paired, belongs_to, copies_of, pair, unpair};
 
 pub(crate) use journal::mend_journal;
 pub(crate) use sealed::{Flaw, Sealed, look, mend, repair};

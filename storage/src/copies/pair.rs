@@ -5,11 +5,12 @@
 //! one, or to none, is touched.
 
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::{is_filler, replace};
 use crate::codec::checksum;
-use crate::disk::{Disk, TwinDisk};
+use crate::disk::{Disk, TwinDisk, put_file};
 use crate::{ids_file, journal, manifest, state};
 
 /// Says of a directory which other one holds its copies, or whose copies it holds.
@@ -141,16 +142,7 @@ impl Mark {
     }
 
     fn write(&self, disk: &dyn Disk) -> io::Result<()> {
-        let next = format!("{MARK}.next");
-        match disk.remove(&next) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let file = disk.create(&next)?;
-        file.write_at(self.encode().as_bytes(), 0)?;
-        file.sync()?;
-        disk.rename(&next, MARK)?;
-        disk.sync_dir("")
+        put_file(disk, MARK, self.encode().as_bytes(), true)
     }
 }
 
@@ -161,6 +153,18 @@ impl Mark {
 pub fn copies_of(disk: &dyn Disk) -> io::Result<Option<String>> {
     let mark = Mark::read(disk)?;
     Ok(mark.filter(|mark| mark.phase != Phase::Unused).map(|mark| mark.other))
+}
+
+/// Which directory the one at `path` says it belongs to, if it says so. It need not be open: whoever it
+/// does belong to may use it now.
+///
+/// # Errors
+/// What the operating system says.
+pub fn belongs_to(path: &Path) -> io::Result<Option<String>> {
+    match std::fs::read(path.join(MARK)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        bytes => Ok(Mark::decode(&String::from_utf8_lossy(&bytes?)).map(|mark| mark.other)),
+    }
 }
 
 /// Whether both directories say that they hold each other's copies, so that they may be read as one.

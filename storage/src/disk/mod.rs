@@ -99,6 +99,31 @@ pub trait Disk: Send + Sync + 'static {
     fn sync_dir(&self, path: &str) -> io::Result<()>;
 }
 
+/// Puts a small file in the place of what stands at `path`, as a whole or not at all. Without `is_durable`
+/// a crash may undo it.
+pub(crate) fn put_file(
+    disk: &dyn Disk,
+    path: &str,
+    bytes: &[u8],
+    is_durable: bool,
+) -> io::Result<()> {
+    let next = format!("{path}.next");
+    match disk.remove(&next) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let file = disk.create(&next)?;
+    file.write_at(bytes, 0)?;
+    if is_durable {
+        file.sync()?;
+    }
+    disk.rename(&next, path)?;
+    if is_durable {
+        disk.sync_dir(path.rsplit_once('/').map_or("", |(dir, _)| dir))?;
+    }
+    Ok(())
+}
+
 /// An open file. Reads and writes name their offset, so one handle serves many threads.
 pub trait DiskFile: Send + Sync {
     /// Reads exactly `buffer.len()` bytes.

@@ -97,20 +97,22 @@ impl SegmentFile {
         if copies.is_empty() {
             return found.and_then(|segment| read(&segment));
         }
-        let is_flawed = found.as_ref().is_ok_and(|segment| segment.is_flawed());
         let result = match found {
             // What is found without its tables may take long.
-            Ok(segment) if !is_flawed => {
+            Ok(segment) if segment.is_flawed() => {
+                self.suspect();
+                return self.read_copies(lost, &mut read).or_else(|_| read(&segment));
+            }
+            Ok(segment) => {
                 let result = read(&segment);
                 if segment.is_flawed() {
                     self.suspect();
                 }
                 result
             }
-            Ok(segment) => self.read_copies(lost, &mut read).or_else(|_| read(&segment)),
             Err(error) => Err(error),
         };
-        if is_flawed || result.is_err() {
+        if result.is_err() {
             self.suspect();
         }
         result.or_else(|error| self.read_copies(lost, &mut read).map_err(|_| error))

@@ -13,7 +13,7 @@ use crate::log::Compression;
 use crate::record::Record;
 
 /// "CBBK", little-endian.
-const MAGIC: u32 = u32::from_le_bytes(*b"CBBK");
+pub(crate) const MAGIC: u32 = u32::from_le_bytes(*b"CBBK");
 /// Bytes before the stored ones.
 pub(crate) const HEADER: usize = 80;
 /// Bytes after the stored ones: the checksum.

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::block::{Block, BlockEntry};
+use super::block::{self, Block, BlockEntry};
 use super::file::{File, ReadStats};
 use super::layout::{HEADER, TRAILER};
 use super::{BLOCK_BYTES_MAX, SegmentError, seed, table};
@@ -14,14 +14,14 @@ use crate::ids::StreamId;
 /// The blocks of each stream, ascending.
 pub(crate) type Salvaged = BTreeMap<StreamId, Vec<BlockEntry>>;
 
-const BLOCK_MAGIC: &[u8; 4] = b"CBBK";
-const PAGE_MAGIC: &[u8; 4] = b"CBPG";
+const BLOCK_MAGIC: [u8; 4] = block::MAGIC.to_le_bytes();
+const PAGE_MAGIC: [u8; 4] = table::MAGIC.to_le_bytes();
 /// Where a block says how many bytes it stores, and what stands around them.
 const BLOCK_STORED: usize = 56;
-const BLOCK_FRAME: u64 = 88;
+const BLOCK_FRAME: u64 = (block::HEADER + block::CHECKSUM) as u64;
 /// The same of a page and its body.
 const PAGE_BODY: usize = 12;
-const PAGE_FRAME: u64 = 24;
+const PAGE_FRAME: u64 = (table::HEADER + table::CHECKSUM) as u64;
 /// Bytes looked through at once for the next unit behind a damaged one.
 const WINDOW: u64 = 64 << 10;
 
@@ -56,10 +56,10 @@ fn unit(file: &File, at: u64, end: u64, stats: &ReadStats) -> Result<Option<Unit
         let bytes = head.get(from..from + 4)?.try_into().ok()?;
         Some(u64::from(u32::from_le_bytes(bytes)))
     };
-    let is_block = head.starts_with(BLOCK_MAGIC);
+    let is_block = head.starts_with(&BLOCK_MAGIC);
     let length = match is_block {
         true => number(BLOCK_STORED).map(|stored| stored + BLOCK_FRAME),
-        false if head.starts_with(PAGE_MAGIC) => number(PAGE_BODY).map(|body| body + PAGE_FRAME),
+        false if head.starts_with(&PAGE_MAGIC) => number(PAGE_BODY).map(|body| body + PAGE_FRAME),
         false => None,
     };
     let fits = |length: &u64| *length <= end - at && *length <= 2 * BLOCK_BYTES_MAX as u64;

@@ -14,11 +14,11 @@ use super::output::Output;
 use super::varint::{self, Reader};
 
 /// "CBPG", little-endian.
-const MAGIC: u32 = u32::from_le_bytes(*b"CBPG");
+pub(crate) const MAGIC: u32 = u32::from_le_bytes(*b"CBPG");
 /// Bytes before the entries.
-const HEADER: usize = 16;
+pub(crate) const HEADER: usize = 16;
 /// Bytes after the entries.
-const CHECKSUM: usize = 8;
+pub(crate) const CHECKSUM: usize = 8;
 /// A page is closed before it would grow past this, unless one entry is larger: one read of the
 /// disk's own unit, which is cheap to search from its start.
 pub(crate) const PAGE_BYTES: usize = 4096;

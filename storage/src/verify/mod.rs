@@ -158,8 +158,6 @@ pub struct Verified {
     pub is_torn: bool,
     /// The streams, ascending.
     pub streams: Vec<VerifiedStream>,
-    /// How many findings there were.
-    pub findings: u64,
 }
 
 /// Checks everything in `disk`, and calls `found` for each thing that is wrong. With the result
@@ -172,20 +170,14 @@ pub fn verify(
     found: &mut dyn FnMut(Finding),
 ) -> io::Result<(Verified, Option<Engine>)> {
     let mut verified = Verified::default();
-    let mut findings = 0;
-    let mut found = |finding| {
-        findings += 1;
-        found(finding);
-    };
     match disk.copies() {
-        [] => check_files(disk.as_ref(), disk.as_ref(), &mut verified, &mut found)?,
-        copies => check_copies(disk.as_ref(), copies, &mut verified, &mut found)?,
+        [] => check_files(disk.as_ref(), disk.as_ref(), &mut verified, found)?,
+        copies => check_copies(disk.as_ref(), copies, &mut verified, found)?,
     }
     if let Some(root) = disk.root() {
-        check_index(root, &mut found);
+        check_index(root, found);
     }
-    let engine = recover(disk, &mut verified, &mut found);
-    verified.findings = findings;
+    let engine = recover(disk, &mut verified, found);
     Ok((verified, engine))
 }
 
