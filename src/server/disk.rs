@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use claudebus_storage::copies::{are_paired, copies_of, pair, unpair};
+use claudebus_storage::copies::{are_paired, belongs_to, copies_of, pair, unpair};
 use claudebus_storage::disk::{Disk, TwinDisk};
 use claudebus_storage::{RealDisk, RealDiskError};
 
@@ -43,17 +43,28 @@ pub(super) enum Found {
     Twin(Arc<dyn Disk>),
 }
 
-/// Opens the copies of a data directory's files beside it, changing neither.
+/// Opens the copies of a data directory's files beside it, changing neither. Copies in the directory itself
+/// go where it goes; those elsewhere must say that they are of this one, for what was found may have
+/// been copied from where they belong.
 pub(super) fn find_copies(data: &Path, first: &Arc<dyn Disk>) -> Result<Found, RealDiskError> {
     let io = |source| RealDiskError::Io { path: data.to_path_buf(), source };
-    let beside = data.join(COPIES);
+    let inside = data.join(COPIES);
+    let has_inside = inside.join("COPIES").is_file();
     let place = match copies_of(first.as_ref()).map_err(io)? {
         Some(place) => PathBuf::from(place),
         // Its own mark may be what is damaged.
-        None if beside.join("COPIES").is_file() && !data.join("COPIES").is_file() => beside,
+        None if has_inside && !data.join("COPIES").is_file() => return Ok(Found::Unusable(inside)),
         None => return Ok(Found::None),
     };
-    if !place.is_dir() {
+    if has_inside {
+        let second: Arc<dyn Disk> = Arc::new(RealDisk::open(&inside)?);
+        if are_paired(first.as_ref(), second.as_ref()).map_err(io)? {
+            return Ok(Found::Twin(Arc::new(TwinDisk::new(Arc::clone(first), second))));
+        }
+    }
+    if !place.is_dir()
+        || belongs_to(&place).map_err(io)?.as_deref() != Some(absolute(data).as_str())
+    {
         return Ok(Found::Unusable(place));
     }
     let second: Arc<dyn Disk> = Arc::new(RealDisk::open(&place)?);
@@ -67,4 +78,66 @@ pub(super) fn find_copies(data: &Path, first: &Arc<dyn Disk>) -> Result<Found, R
 fn absolute(path: &Path) -> String {
     let whole = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
     whole.display().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// Copies a directory and all in it.
+    fn copy(from: &Path, to: &Path) {
+        std::fs::create_dir_all(to).unwrap();
+        for entry in std::fs::read_dir(from).unwrap() {
+            let entry = entry.unwrap();
+            let target = to.join(entry.file_name());
+            if entry.file_type().unwrap().is_dir() {
+                copy(&entry.path(), &target);
+            } else {
+                std::fs::copy(entry.path(), target).unwrap();
+            }
+        }
+    }
+
+    /// What is found of the copies of a directory.
+    fn found(data: &Path) -> (Found, Arc<dyn Disk>) {
+        let first: Arc<dyn Disk> = Arc::new(RealDisk::open(data).unwrap());
+        (find_copies(data, &first).unwrap(), first)
+    }
+
+    /// Where the second copies are that were found.
+    fn second(data: &Path) -> PathBuf {
+        match found(data).0 {
+            Found::Twin(disk) => disk.copies().last().unwrap().root().unwrap().to_path_buf(),
+            Found::None => panic!("none"),
+            Found::Unusable(place) => panic!("{} is unusable", place.display()),
+        }
+    }
+
+    #[test]
+    fn copies_elsewhere_are_those_of_one_directory() {
+        let home = tempfile::tempdir().unwrap();
+        let (data, place) = (home.path().join("data"), home.path().join("elsewhere"));
+        drop(open(&data, Some(Copies { place: Some(place.clone()) })).unwrap());
+        assert_eq!(second(&data), std::fs::canonicalize(&place).unwrap());
+        let backup = home.path().join("backup");
+        copy(&data, &backup);
+        // Not even while they are in use is that an error.
+        let in_use = RealDisk::open(&place).unwrap();
+        assert!(matches!(found(&backup).0, Found::Unusable(_)));
+        drop(in_use);
+        assert!(matches!(found(&backup).0, Found::Unusable(_)));
+    }
+
+    #[test]
+    fn copies_inside_go_with_their_directory() {
+        let home = tempfile::tempdir().unwrap();
+        let (data, backup) = (home.path().join("data"), home.path().join("backup"));
+        drop(open(&data, Some(Copies { place: None })).unwrap());
+        copy(&data, &backup);
+        assert_eq!(second(&backup), backup.join(COPIES));
+        let moved = home.path().join("moved");
+        std::fs::rename(&data, &moved).unwrap();
+        assert_eq!(second(&moved), moved.join(COPIES));
+    }
 }
