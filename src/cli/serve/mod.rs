@@ -76,8 +76,11 @@ pub(super) fn describe(resolved: &Resolved, file: &ConfigFile) -> Result<ServerB
         builder = builder.two_copies(settings.copies_dir.clone());
     }
     let (interval, rate) = (settings.scrub_interval, settings.scrub_rate);
-    builder =
-        builder.scrub((!interval.is_zero() && rate > 0).then_some(ScrubOptions { interval, rate }));
+    builder = builder.scrub((!interval.is_zero() && rate > 0).then_some(ScrubOptions {
+        interval,
+        rate,
+        ..ScrubOptions::default()
+    }));
     if let Some(address) = settings.http {
         builder = builder.http(address);
     }

@@ -46,12 +46,19 @@ pub struct ScrubOptions {
     pub interval: Duration,
     /// Bytes read in a second, at most.
     pub rate: u64,
+    /// How long nothing is read after a start: clients come first.
+    pub delay: Duration,
 }
 
 impl Default for ScrubOptions {
     /// Once a week: rot is slow. 4 MiB a second: a disk does not notice, and a week is enough for 2 TiB.
+    /// After a minute: by then clients are connected again.
     fn default() -> Self {
-        Self { interval: Duration::from_secs(7 * 24 * 3600), rate: 4 << 20 }
+        Self {
+            interval: Duration::from_secs(7 * 24 * 3600),
+            rate: 4 << 20,
+            delay: Duration::from_secs(60),
+        }
     }
 }
 

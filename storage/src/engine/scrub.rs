@@ -14,14 +14,12 @@ use super::mailbox::Mailbox;
 use super::options::ScrubOptions;
 use super::stats::WorkCounters;
 use crate::copies::{Flaw, KEPT_MANIFESTS, Sealed, all, is_listed, look, read_manifest, repair};
-use crate::disk::Disk;
 use crate::disk::paced::{Pace, Paced};
+use crate::disk::{Disk, put_file};
 use crate::manifest::{ListedSegment, Manifest};
 use crate::segment::{self, SegmentMeta};
 use crate::verify::segments_of;
 
-/// After a start, before anything is read: clients come first.
-const DELAY: Duration = Duration::from_secs(60);
 /// The clock is looked at so often, as it may jump.
 const NAP: Duration = Duration::from_secs(3600);
 /// How far a pass is is noted after so many bytes.
@@ -86,7 +84,7 @@ impl Scrubber {
     pub(super) fn run(&self, options: ScrubOptions) {
         let note = self.read_note();
         self.counters.scrub_last.store(note.last, Ordering::Relaxed);
-        self.sleep(DELAY);
+        self.sleep(options.delay);
         while !self.is_closed() {
             let note = self.read_note();
             // The note may not have been written.
@@ -99,7 +97,7 @@ impl Scrubber {
             }
             self.pass(Some(options.rate));
             // Whatever the interval and the clock say.
-            self.sleep(DELAY);
+            self.sleep(options.delay);
         }
     }
 
@@ -253,16 +251,8 @@ impl Scrubber {
 
     /// Not synced: what is lost by a crash is time.
     fn write_note(&self, note: &Note) {
-        let next = format!("{NOTE}.next");
-        let write = || {
-            match self.disk.remove(&next) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-            self.disk.create(&next)?.write_at(note.encode().as_bytes(), 0)?;
-            self.disk.rename(&next, NOTE)
-        };
-        if let Err(error) = write() {
+        let written = put_file(self.disk.as_ref(), NOTE, note.encode().as_bytes(), false);
+        if let Err(error) = written {
             tracing::debug!(%error, "how far scrubbing is could not be noted");
         }
     }

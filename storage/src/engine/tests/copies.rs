@@ -2,10 +2,12 @@
 //! and it is whole again afterwards.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::operations::{Chance, Run, options};
 use crate::copies::{Pairing, Sealed, look, pair, unpair};
 use crate::disk::{Disk, SimulatedDisk, TwinDisk};
+use crate::engine::ScrubOptions;
 use crate::log::Log;
 use crate::manifest::Manifest;
 use crate::{Engine, EngineOptions};
@@ -373,11 +375,59 @@ fn an_empty_directory_wipes_no_copies() {
     refused(&twins);
 }
 
-/// With threads, at its own pace: everything is read, and closing does not wait for it.
+/// With threads, at its own pace: everything is read, once in an interval; a pass that was broken off goes
+/// on where it was; and closing does not wait for it.
 #[test]
 fn the_background_scrubs_by_itself() {
     let twins = Twins::new();
-    let threads = EngineOptions { workers: crate::Workers::Threads, ..options(1) };
-    let engine = Engine::open(threads, twins.disk(), Arc::new(|| {})).unwrap();
+    let mut engine = twins.open(1);
+    work(&mut Run::new(1, false), &mut engine, 1_200);
+    engine.scrub_now();
+    let whole = engine.info().scrub.bytes;
     engine.close().unwrap();
+    twins.one.remove("SCRUB").unwrap();
+    twins.other.remove("SCRUB").unwrap();
+    let started = |rate| {
+        let (interval, delay) = (Duration::from_secs(3600), Duration::ZERO);
+        let scrub = Some(ScrubOptions { interval, rate, delay });
+        let threads = EngineOptions { workers: crate::Workers::Threads, scrub, ..options(1) };
+        Engine::open(threads, twins.disk(), Arc::new(|| {})).unwrap()
+    };
+    let wait = |engine: &Engine| {
+        let end = Instant::now() + Duration::from_secs(60);
+        while engine.info().scrub.passes == 0 && Instant::now() < end {
+            std::thread::yield_now();
+        }
+        engine.info().scrub
+    };
+    let engine = started(1 << 30);
+    let first = wait(&engine);
+    engine.close().unwrap();
+    // What closing the log wrote is read, and what it replaced is not.
+    assert!(first.passes == 1 && first.bytes > whole / 2, "{first:?}, {whole} in all");
+
+    // A clock that was wrong is not believed.
+    let text = |last: u64, next: &str| format!("claudebus scrub 1\nlast {last}\nnext {next}\n");
+    let note = |text: String| {
+        for side in [&twins.one, &twins.other] {
+            side.damage("SCRUB", text.clone().into_bytes());
+        }
+    };
+    note(text(u64::MAX, ""));
+    let engine = started(1 << 30);
+    assert_eq!(wait(&engine).passes, 1);
+    engine.close().unwrap();
+
+    // Only the state files are left.
+    note(text(first.last, "state"));
+    let engine = started(1 << 30);
+    let rest = wait(&engine);
+    engine.close().unwrap();
+    assert!(rest.passes == 1 && rest.bytes < first.bytes / 2, "{rest:?} of {first:?}");
+
+    // At a byte a second it would take an hour.
+    note(text(0, ""));
+    let began = Instant::now();
+    started(1).close().unwrap();
+    assert!(began.elapsed() < Duration::from_secs(30));
 }
