@@ -64,17 +64,10 @@ impl RealDisk {
             .write(true)
             .open(root.join(LOCK))
             .map_err(failed)?;
-        let end = Instant::now() + LOCK_PATIENCE;
-        loop {
-            match lock.try_lock() {
-                Ok(()) => return Ok(Self { root, _lock: lock }),
-                // Somebody may only be asking whether it is in use.
-                Err(TryLockError::WouldBlock) if Instant::now() < end => {
-                    std::thread::sleep(LOCK_PAUSE);
-                }
-                Err(TryLockError::WouldBlock) => return Err(RealDiskError::InUse { path: root }),
-                Err(TryLockError::Error(source)) => return Err(failed(source)),
-            }
+        match take(&lock, || std::thread::sleep(LOCK_PAUSE)) {
+            Ok(()) => Ok(Self { root, _lock: lock }),
+            Err(TryLockError::WouldBlock) => Err(RealDiskError::InUse { path: root }),
+            Err(TryLockError::Error(source)) => Err(failed(source)),
         }
     }
 
@@ -107,6 +100,17 @@ fn sync_name(path: &Path) -> io::Result<()> {
 #[cfg(not(unix))]
 fn sync_name(_path: &Path) -> io::Result<()> {
     Ok(())
+}
+
+/// Locks the file. Somebody may only be asking whether it is locked: then it is tried again after `pause`.
+fn take(lock: &File, mut pause: impl FnMut()) -> Result<(), TryLockError> {
+    let end = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match lock.try_lock() {
+            Err(TryLockError::WouldBlock) if Instant::now() < end => pause(),
+            result => return result,
+        }
+    }
 }
 
 #[cfg(unix)]
@@ -364,19 +368,14 @@ mod tests {
     #[test]
     fn asking_keeps_nobody_out() {
         let dir = tempfile::tempdir().unwrap();
-        let root = dir.path().join("data");
-        drop(RealDisk::open(&root).unwrap());
-        let is_done = std::sync::atomic::AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                while !is_done.load(std::sync::atomic::Ordering::Relaxed) {
-                    let _ = RealDisk::is_in_use(&root);
-                }
-            });
-            let opened: Vec<bool> = (0..500).map(|_| RealDisk::open(&root).is_ok()).collect();
-            is_done.store(true, std::sync::atomic::Ordering::Relaxed);
-            assert!(opened.iter().all(|is_open| *is_open));
-        });
+        drop(RealDisk::open(dir.path()).unwrap());
+        assert!(!RealDisk::is_in_use(dir.path()));
+        let open = || File::open(dir.path().join(LOCK)).unwrap();
+        let (asking, lock) = (open(), open());
+        asking.try_lock_shared().unwrap();
+        let mut asking = Some(asking);
+        take(&lock, || drop(asking.take())).unwrap();
+        assert!(asking.is_none(), "it was waited for");
     }
 
     #[cfg(unix)]
