@@ -25,6 +25,18 @@ static FILES: LazyLock<Vec<(String, Vec<u8>)>> = LazyLock::new(|| {
     paths.filter_map(|path| disk.contents(&path).map(|bytes| (path, bytes))).collect()
 });
 
+/// A disk with these files.
+fn disk_of(files: &[(String, Vec<u8>)]) -> Arc<SimulatedDisk> {
+    let disk = SimulatedDisk::new();
+    for (path, bytes) in files {
+        let dir = path.rsplit_once('/').map_or("", |(dir, _)| dir);
+        disk.create_dir(dir).expect("a disk without faults");
+        disk.create(path).expect("a disk without faults");
+        disk.damage(path, bytes.clone());
+    }
+    Arc::new(disk)
+}
+
 fn options() -> EngineOptions {
     EngineOptions {
         workers: Workers::Inline,
@@ -101,8 +113,7 @@ fn read_all(engine: &mut Engine) {
 
 fuzz_target!(|input: (u8, u32, u8, &[u8])| {
     let (file, at, keep, bytes) = input;
-    let disk = Arc::new(SimulatedDisk::new());
-    fill(&disk);
+    let disk = disk_of(&FILES);
     let (path, original) = &FILES[usize::from(file) % FILES.len()];
     let mut damaged = original.clone();
     let at = at as usize % damaged.len().max(1);

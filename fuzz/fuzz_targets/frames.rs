@@ -7,11 +7,11 @@ use libfuzzer_sys::fuzz_target;
 
 const LIMIT: usize = 1 << 16;
 
-/// What one stream of bytes means, cut at multiples of `piece`.
-fn meaning(bytes: &[u8], piece: usize) -> (Vec<String>, Option<FrameError>) {
+/// What one stream of bytes means that comes in these parts.
+fn meaning(parts: &[&[u8]]) -> (Vec<String>, Option<FrameError>) {
     let mut decoder = Decoder::new(LIMIT);
     let mut seen = Vec::new();
-    for part in bytes.chunks(piece) {
+    for part in parts {
         decoder.buffer().extend_from_slice(part);
         loop {
             match decoder.next_frame() {
@@ -28,9 +28,22 @@ fn meaning(bytes: &[u8], piece: usize) -> (Vec<String>, Option<FrameError>) {
     (seen, decoder.finish().err())
 }
 
-fuzz_target!(|input: (u8, &[u8])| {
-    let (piece, bytes) = input;
-    let whole = meaning(bytes, bytes.len().max(1));
-    let pieces = meaning(bytes, usize::from(piece).max(1));
+/// Cuts bytes into parts of these lengths, over and over; without any, into one.
+fn cut<'a>(bytes: &'a [u8], lengths: &[u8]) -> Vec<&'a [u8]> {
+    let (mut rest, mut parts) = (bytes, Vec::new());
+    let mut lengths = lengths.iter().cycle();
+    while !rest.is_empty() {
+        let length = lengths.next().map_or(rest.len(), |length| usize::from(*length).max(1));
+        let (part, after) = rest.split_at(length.min(rest.len()));
+        parts.push(part);
+        rest = after;
+    }
+    parts
+}
+
+fuzz_target!(|input: (Vec<u8>, &[u8])| {
+    let (lengths, bytes) = input;
+    let whole = meaning(&[bytes]);
+    let pieces = meaning(&cut(bytes, &lengths));
     assert_eq!(whole, pieces);
 });

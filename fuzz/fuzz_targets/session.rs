@@ -19,11 +19,11 @@ struct Heard {
     ending: Option<String>,
 }
 
-fn hear(is_first: bool, bytes: &[u8], piece: usize) -> Heard {
+fn hear(is_first: bool, parts: &[&[u8]]) -> Heard {
     let limits = Arc::new(Limits::default());
     let mut session = if is_first { Session::first(limits) } else { Session::further(limits) };
     let (mut requests, mut out) = (Vec::new(), Output::new());
-    let ending = talk(&mut session, bytes, piece, &mut requests, &mut out).err();
+    let ending = talk(&mut session, parts, &mut requests, &mut out).err();
     Heard {
         requests: requests.iter().map(|request| format!("{request:?}")).collect(),
         answers: out.take().concat(),
@@ -33,13 +33,12 @@ fn hear(is_first: bool, bytes: &[u8], piece: usize) -> Heard {
 
 fn talk(
     session: &mut Session,
-    bytes: &[u8],
-    piece: usize,
+    parts: &[&[u8]],
     requests: &mut Vec<claudebus::model::request::Request>,
     out: &mut Output,
 ) -> Result<(), Ending> {
     let mut decoder = Decoder::new(LIMIT);
-    for part in bytes.chunks(piece) {
+    for part in parts {
         decoder.buffer().extend_from_slice(part);
         while let Some(frame) = decoder.next_frame()? {
             if session.is_busy() {
@@ -54,9 +53,22 @@ fn talk(
     session.finish(requests)
 }
 
-fuzz_target!(|input: (bool, u8, &[u8])| {
-    let (is_first, piece, bytes) = input;
-    let whole = hear(is_first, bytes, bytes.len().max(1));
-    let pieces = hear(is_first, bytes, usize::from(piece).max(1));
+/// Cuts bytes into parts of these lengths, over and over; without any, into one.
+fn cut<'a>(bytes: &'a [u8], lengths: &[u8]) -> Vec<&'a [u8]> {
+    let (mut rest, mut parts) = (bytes, Vec::new());
+    let mut lengths = lengths.iter().cycle();
+    while !rest.is_empty() {
+        let length = lengths.next().map_or(rest.len(), |length| usize::from(*length).max(1));
+        let (part, after) = rest.split_at(length.min(rest.len()));
+        parts.push(part);
+        rest = after;
+    }
+    parts
+}
+
+fuzz_target!(|input: (bool, Vec<u8>, &[u8])| {
+    let (is_first, lengths, bytes) = input;
+    let whole = hear(is_first, &[bytes]);
+    let pieces = hear(is_first, &cut(bytes, &lengths));
     assert_eq!(whole, pieces);
 });

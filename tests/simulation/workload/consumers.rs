@@ -13,11 +13,6 @@ use crate::world::{Halt, Sabotage};
 
 /// The time that a consumer has to acknowledge.
 const ACK_WAIT: Duration = Duration::from_secs(10);
-/// Whether a confirmed termination must survive a crash. It does not yet: a terminated message whose
-/// bytes lie in a segment is read before it becomes a dead letter; the broker confirms at once, and a
-/// crash before the read is answered brings the message back. With true, seeds 24,
-/// 44, 53, 92 and 95 find it.
-const TERMINATIONS_LAST: bool = false;
 
 impl Simulation {
     pub(super) fn draw_consumer(&mut self) -> Option<(usize, usize)> {
@@ -91,7 +86,6 @@ impl Simulation {
         let (name, epoch) = (book.name.clone(), book.epoch);
         let of = &mut book.consumers[consumer];
         let is_final = matches!(kind, AckKind::Ack | AckKind::Terminate { .. });
-        let confirmed = confirmed && (kind == AckKind::Ack || TERMINATIONS_LAST);
         if is_final {
             let life = self.world.life;
             of.settled.extend(seqs);
