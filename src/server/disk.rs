@@ -27,7 +27,7 @@ pub(super) fn open(data: &Path, copies: Option<Copies>) -> Result<Arc<dyn Disk>,
     };
     let place = copies.place.unwrap_or_else(|| data.join(COPIES));
     let second: Arc<dyn Disk> = Arc::new(RealDisk::open(&place)?);
-    let places = (absolute(data), absolute(&place));
+    let places = (marked(data), marked(&place));
     let paired = pair(first, second, (&places.0, &places.1), rand::random());
     let (disk, _) = paired.map_err(StartError::Copies)?;
     Ok(Arc::new(disk))
@@ -62,8 +62,7 @@ pub(super) fn find_copies(data: &Path, first: &Arc<dyn Disk>) -> Result<Found, R
             return Ok(Found::Twin(Arc::new(TwinDisk::new(Arc::clone(first), second))));
         }
     }
-    if !place.is_dir()
-        || belongs_to(&place).map_err(io)?.as_deref() != Some(absolute(data).as_str())
+    if !place.is_dir() || belongs_to(&place).map_err(io)?.as_deref() != Some(marked(data).as_str())
     {
         return Ok(Found::Unusable(place));
     }
@@ -74,10 +73,14 @@ pub(super) fn find_copies(data: &Path, first: &Arc<dyn Disk>) -> Result<Found, R
     Ok(Found::Twin(Arc::new(TwinDisk::new(Arc::clone(first), second))))
 }
 
-/// The same path from wherever one stands.
-fn absolute(path: &Path) -> String {
-    let whole = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
-    whole.display().to_string()
+/// The same path from wherever one stands, if there is something.
+pub(super) fn absolute(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| path.to_path_buf())
+}
+
+/// A path as the directories' marks have it.
+fn marked(path: &Path) -> String {
+    absolute(path).display().to_string()
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! From a description to a running server.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -157,9 +157,12 @@ async fn listen(
         quic: parts.quic,
         http: parts.http,
         pid: std::process::id(),
-        // Clients in other folders look for these, and two servers are told apart by them.
-        data: builder.data.as_deref().map(whole),
-        ca: tls_directory.filter(|_| parts.quic.is_some()).map(|tls| whole(&tls).join("ca.pem")),
+        // Clients in other folders look for these, and two servers are told apart by them. Both
+        // directories exist by now.
+        data: builder.data.as_deref().map(disk::absolute),
+        ca: tls_directory
+            .filter(|_| parts.quic.is_some())
+            .map(|tls| disk::absolute(&tls).join("ca.pem")),
         fingerprint: parts.fingerprint.map(|fingerprint| fingerprint.to_string()),
         durability: durability(builder),
     };
@@ -171,11 +174,6 @@ async fn listen(
     }
     parts.ready = ready;
     Ok(())
-}
-
-/// The path as it is from everywhere. Both directories exist by now.
-fn whole(path: &Path) -> PathBuf {
-    path.canonicalize().unwrap_or_else(|_| path.to_path_buf())
 }
 
 /// Has the certificate made anew when it is due, and shows the new one to new connections.
