@@ -11,8 +11,8 @@ use futures_util::StreamExt as _;
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
-use super::ours::{MAX_ACK_PENDING, defect};
-use super::sample::{Latencies, Sample};
+use super::ours::MAX_ACK_PENDING;
+use super::sample::{Latencies, Sample, defect, gather};
 use super::steady::{
     LIVE, REPLAY, Replayed, Steady, SteadySample, publish as publish_steadily, receive,
 };
@@ -102,13 +102,7 @@ impl Nats {
         }
         barrier.wait().await;
         let began = Instant::now();
-        let mut per_client = vec![0; work.clients];
-        while let Some(done) = tasks.join_next().await {
-            let (number, count) = done.map_err(defect)??;
-            if let Some(slot) = per_client.get_mut(number) {
-                *slot = count;
-            }
-        }
+        let per_client = gather(tasks).await?;
         Ok(Sample::new(per_client, work.size, began.elapsed()))
     }
 
@@ -126,21 +120,11 @@ impl Nats {
                     ack.map_err(failed)?.await.map_err(failed)?;
                     latencies.add(sent.elapsed());
                 }
-                Ok::<_, Failure>((number, share.done(), latencies))
+                Ok::<_, Failure>((number, (share.done(), latencies)))
             });
         }
-        let mut per_client = vec![0; work.clients];
-        let mut all = Vec::new();
-        while let Some(done) = tasks.join_next().await {
-            let (number, count, latencies) = done.map_err(defect)??;
-            if let Some(slot) = per_client.get_mut(number) {
-                *slot = count;
-            }
-            all.push(latencies);
-        }
-        let mut sample = Sample::new(per_client, work.size, began.elapsed());
-        sample.latency = Some(Latencies::merge(all)?);
-        Ok(sample)
+        let clients = gather(tasks).await?;
+        Sample::of_latencies(clients, work.size, began.elapsed())
     }
 
     async fn consumer(

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
-use super::sample::{Latencies, Sample};
+use super::sample::{Latencies, Sample, defect, gather};
 use super::steady::{
     LIVE, REPLAY, Replayed, Steady, SteadySample, publish as publish_steadily, receive,
 };
@@ -87,13 +87,7 @@ impl Ours {
         }
         barrier.wait().await;
         let began = Instant::now();
-        let mut per_client = vec![0; work.clients];
-        while let Some(done) = tasks.join_next().await {
-            let (number, count) = done.map_err(defect)??;
-            if let Some(slot) = per_client.get_mut(number) {
-                *slot = count;
-            }
-        }
+        let per_client = gather(tasks).await?;
         Ok(Sample::new(per_client, work.size, began.elapsed()))
     }
 
@@ -110,21 +104,11 @@ impl Ours {
                     client.publish(&share.subject, payload).await?;
                     latencies.add(sent.elapsed());
                 }
-                Ok::<_, Failure>((number, share.done(), latencies))
+                Ok::<_, Failure>((number, (share.done(), latencies)))
             });
         }
-        let mut per_client = vec![0; work.clients];
-        let mut all = Vec::new();
-        while let Some(done) = tasks.join_next().await {
-            let (number, count, latencies) = done.map_err(defect)??;
-            if let Some(slot) = per_client.get_mut(number) {
-                *slot = count;
-            }
-            all.push(latencies);
-        }
-        let mut sample = Sample::new(per_client, work.size, began.elapsed());
-        sample.latency = Some(Latencies::merge(all)?);
-        Ok(sample)
+        let clients = gather(tasks).await?;
+        Sample::of_latencies(clients, work.size, began.elapsed())
     }
 
     async fn consumer(&self, client: &Client, ack: bool) -> Result<Consumer, RequestError> {
@@ -292,10 +276,6 @@ async fn settled(consumer: &Consumer, count: u64) -> Result<(), Failure> {
 
 fn failed(error: impl std::fmt::Display) -> Failure {
     Failure::new(Exit::Failed, error)
-}
-
-pub(super) fn defect(error: tokio::task::JoinError) -> Failure {
-    Failure::new(Exit::Defect, error)
 }
 
 /// The server's word for its durability, and what it means.

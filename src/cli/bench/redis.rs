@@ -12,8 +12,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
-use super::ours::defect;
-use super::sample::{Latencies, Sample};
+use super::sample::{Latencies, Sample, gather};
 use super::work::{STREAM, Share, Work};
 use crate::cli::exit::{Exit, Failure};
 
@@ -145,13 +144,7 @@ impl Redis {
         }
         barrier.wait().await;
         let began = Instant::now();
-        let mut per_client = vec![0; work.clients];
-        while let Some(done) = tasks.join_next().await {
-            let (number, count) = done.map_err(defect)??;
-            if let Some(slot) = per_client.get_mut(number) {
-                *slot = count;
-            }
-        }
+        let per_client = gather(tasks).await?;
         Ok(Sample::new(per_client, work.size, began.elapsed()))
     }
 
@@ -171,18 +164,11 @@ impl Redis {
                     connection.answer().await?;
                     latencies.add(sent.elapsed());
                 }
-                Ok::<_, Failure>((share.done(), latencies))
+                Ok::<_, Failure>((number, (share.done(), latencies)))
             });
         }
-        let (mut per_client, mut all) = (Vec::new(), Vec::new());
-        while let Some(done) = tasks.join_next().await {
-            let (count, latencies) = done.map_err(defect)??;
-            per_client.push(count);
-            all.push(latencies);
-        }
-        let mut sample = Sample::new(per_client, work.size, began.elapsed());
-        sample.latency = Some(Latencies::merge(all)?);
-        Ok(sample)
+        let clients = gather(tasks).await?;
+        Sample::of_latencies(clients, work.size, began.elapsed())
     }
 }
 

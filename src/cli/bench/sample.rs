@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
+use tokio::task::{JoinError, JoinSet};
 
 use crate::cli::exit::{Exit, Failure};
 
@@ -43,6 +44,17 @@ impl Sample {
         Self { messages, bytes: messages * size as u64, elapsed, latency: None, per_client }
     }
 
+    /// Of messages that were published one at a time.
+    pub(super) fn of_latencies(
+        clients: Vec<(u64, Latencies)>,
+        size: usize,
+        elapsed: Duration,
+    ) -> Result<Self, Failure> {
+        let (per_client, all): (Vec<_>, Vec<_>) = clients.into_iter().unzip();
+        let latency = Some(Latencies::merge(all)?);
+        Ok(Self { latency, ..Self::new(per_client, size, elapsed) })
+    }
+
     /// Messages a second.
     pub(super) fn rate(&self) -> f64 {
         self.messages as f64 / self.elapsed.as_secs_f64().max(1e-9)
@@ -60,6 +72,29 @@ impl Sample {
             None => format!("{:.0} messages/s, {:.1} MiB/s", self.rate(), self.mebibytes()),
         }
     }
+}
+
+/// What each client came to, in the clients' order, once all of them are done: clients are tasks that
+/// end with their number.
+pub(super) async fn gather<T, E>(
+    mut clients: JoinSet<Result<(usize, T), E>>,
+) -> Result<Vec<T>, Failure>
+where
+    T: 'static,
+    E: 'static,
+    Failure: From<E>,
+{
+    let mut all = Vec::with_capacity(clients.len());
+    while let Some(done) = clients.join_next().await {
+        all.push(done.map_err(defect)??);
+    }
+    all.sort_by_key(|(number, _)| *number);
+    Ok(all.into_iter().map(|(_, came_to)| came_to).collect())
+}
+
+/// A task that panicked.
+pub(super) fn defect(error: JoinError) -> Failure {
+    Failure::new(Exit::Defect, error)
 }
 
 /// Nanoseconds as microseconds.
@@ -117,6 +152,24 @@ mod tests {
         assert_eq!(median([3.0]), 3.0);
         assert_eq!(median([9.0, 1.0, 2.0]), 2.0);
         assert_eq!(median([4.0, 1.0, 2.0, 9.0]), 3.0);
+    }
+
+    #[tokio::test]
+    async fn what_clients_came_to_is_in_their_order() {
+        let mut clients: JoinSet<Result<_, Failure>> = JoinSet::new();
+        let (done, other_is_done) = tokio::sync::oneshot::channel::<()>();
+        clients.spawn(async move {
+            let _ = other_is_done.await;
+            Ok((0, "first"))
+        });
+        clients.spawn(async move {
+            drop(done);
+            Ok((1, "second"))
+        });
+        assert_eq!(gather(clients).await.expect("no failure"), ["first", "second"]);
+        let mut clients = JoinSet::new();
+        clients.spawn(async { Err::<(usize, ()), _>(Failure::new(Exit::TimedOut, "late")) });
+        assert_eq!(gather(clients).await.expect_err("a failure").exit, Exit::TimedOut);
     }
 
     #[test]

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::task::JoinSet;
 
-use super::ours::defect;
 use super::payload::{Content, Payloads};
+use super::sample::defect;
 use crate::cli::exit::{Exit, Failure};
 use crate::client::{
     AckPolicy, Client, Consumer, ConsumerConfig, DeliverPolicy, PublishError, StreamConfig,

@@ -12,8 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use tokio::sync::mpsc;
 
-use super::ours::defect;
-use super::sample::{Latencies, Sample};
+use super::sample::{Latencies, Sample, defect};
 use super::work::Work;
 use crate::cli::exit::{Exit, Failure};
 
