@@ -5,9 +5,10 @@
 
 use std::sync::{Arc, LazyLock};
 
+use claudebus_fuzz::options;
 use claudebus_storage::disk::Disk;
 use claudebus_storage::disk::simulated::SimulatedDisk;
-use claudebus_storage::engine::{Engine, EngineOptions, Workers};
+use claudebus_storage::engine::Engine;
 use claudebus_storage::log::{
     Filter, FilterMemo, LogEvent, ReadOutcome, ReadRequest, StreamOptions,
 };
@@ -35,17 +36,6 @@ fn disk_of(files: &[(String, Vec<u8>)]) -> Arc<SimulatedDisk> {
         disk.damage(path, bytes.clone());
     }
     Arc::new(disk)
-}
-
-fn options() -> EngineOptions {
-    EngineOptions {
-        workers: Workers::Inline,
-        tail_budget: 16 << 10,
-        journal_file_size: 16 << 10,
-        journal_limit: 48 << 10,
-        seed: 7,
-        ..EngineOptions::default()
-    }
 }
 
 fn payload(seq: u64) -> Vec<u8> {

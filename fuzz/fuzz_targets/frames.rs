@@ -3,6 +3,7 @@
 #![no_main]
 
 use claudebus::wire::native::{ClientFrame, Decoder, FrameError, ServerFrame};
+use claudebus_fuzz::cut;
 use libfuzzer_sys::fuzz_target;
 
 const LIMIT: usize = 1 << 16;
@@ -26,19 +27,6 @@ fn meaning(parts: &[&[u8]]) -> (Vec<String>, Option<FrameError>) {
         }
     }
     (seen, decoder.finish().err())
-}
-
-/// Cuts bytes into parts of these lengths, over and over; without any, into one.
-fn cut<'a>(bytes: &'a [u8], lengths: &[u8]) -> Vec<&'a [u8]> {
-    let (mut rest, mut parts) = (bytes, Vec::new());
-    let mut lengths = lengths.iter().cycle();
-    while !rest.is_empty() {
-        let length = lengths.next().map_or(rest.len(), |length| usize::from(*length).max(1));
-        let (part, after) = rest.split_at(length.min(rest.len()));
-        parts.push(part);
-        rest = after;
-    }
-    parts
 }
 
 fuzz_target!(|input: (Vec<u8>, &[u8])| {

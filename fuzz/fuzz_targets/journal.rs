@@ -5,10 +5,11 @@
 use std::sync::Arc;
 
 use arbitrary::Arbitrary;
+use claudebus_fuzz::options;
 use claudebus_storage::Log;
 use claudebus_storage::disk::Disk;
 use claudebus_storage::disk::simulated::SimulatedDisk;
-use claudebus_storage::engine::{Engine, EngineOptions, Workers};
+use claudebus_storage::engine::Engine;
 use libfuzzer_sys::fuzz_target;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -71,17 +72,6 @@ impl Entry<'_> {
             out.push(0);
         }
         out
-    }
-}
-
-fn options() -> EngineOptions {
-    EngineOptions {
-        workers: Workers::Inline,
-        tail_budget: 16 << 10,
-        journal_file_size: 16 << 10,
-        journal_limit: 48 << 10,
-        seed: 7,
-        ..EngineOptions::default()
     }
 }
 

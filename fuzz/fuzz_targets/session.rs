@@ -7,6 +7,7 @@ use std::sync::Arc;
 use claudebus::model::limits::Limits;
 use claudebus::session::native::{Ending, Session};
 use claudebus::wire::native::{Decoder, Output, Welcome};
+use claudebus_fuzz::cut;
 use libfuzzer_sys::fuzz_target;
 
 const LIMIT: usize = 1 << 16;
@@ -51,19 +52,6 @@ fn talk(
     }
     decoder.finish()?;
     session.finish(requests)
-}
-
-/// Cuts bytes into parts of these lengths, over and over; without any, into one.
-fn cut<'a>(bytes: &'a [u8], lengths: &[u8]) -> Vec<&'a [u8]> {
-    let (mut rest, mut parts) = (bytes, Vec::new());
-    let mut lengths = lengths.iter().cycle();
-    while !rest.is_empty() {
-        let length = lengths.next().map_or(rest.len(), |length| usize::from(*length).max(1));
-        let (part, after) = rest.split_at(length.min(rest.len()));
-        parts.push(part);
-        rest = after;
-    }
-    parts
 }
 
 fuzz_target!(|input: (bool, Vec<u8>, &[u8])| {
