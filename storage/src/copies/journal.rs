@@ -14,7 +14,8 @@ use crate::journal::format::{
     ALIGNMENT, FILE_HEADER, FileHeader, GROUP_HEADER, GROUP_TRAILER, GroupHeader, GroupTrailer,
     entry_at, entry_seed,
 };
-use crate::journal::scan::{SEARCHES, entry_behind, scan};
+use crate::journal::scan::scan;
+use crate::journal::search::{SEARCHES, entry_behind};
 use crate::journal::{DIR, number_of, path};
 
 /// Compared and written in pieces of this many bytes.
