@@ -41,3 +41,45 @@ pub(crate) fn entry_behind(
     }
     first
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+
+    use super::*;
+    use crate::journal::effect::{Effect, EntryPlace, encode};
+    use crate::journal::format::entry_seed;
+
+    /// Zeros, and behind them the entry that is looked for, with its seed.
+    fn far_away() -> (BytesMut, u64) {
+        let mut bytes = BytesMut::zeroed(1000);
+        let place = EntryPlace { salt: 9, group: 4, index: 1 };
+        encode(&mut bytes, place, &Effect::Forgotten { key: b"key" });
+        (bytes, entry_seed(9, 4, 1))
+    }
+
+    #[test]
+    fn a_search_that_finds_may_be_repeated() {
+        let (bytes, seed) = far_away();
+        let mut searches = 1;
+        for _ in 0..3 {
+            assert_eq!(entry_behind(&[&bytes], Some(seed), &mut searches), Some(1000));
+        }
+        let damaged = vec![0xff; 1100];
+        assert_eq!(entry_behind(&[&damaged, &bytes], Some(seed), &mut searches), Some(1000));
+        assert_eq!(searches, 1);
+    }
+
+    #[test]
+    fn searches_in_vain_are_counted_and_then_there_is_none() {
+        let (bytes, seed) = far_away();
+        let mut searches = SEARCHES;
+        for left in (0..SEARCHES).rev() {
+            let behind = entry_behind(&[&bytes], Some(seed + 1), &mut searches);
+            assert_eq!((behind, searches), (Some(ENTRY_FRAME), left));
+        }
+        // The entry is there, and only where the length says is it looked for.
+        let behind = entry_behind(&[&bytes], Some(seed), &mut searches);
+        assert_eq!((behind, searches), (Some(ENTRY_FRAME), 0));
+    }
+}
