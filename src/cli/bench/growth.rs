@@ -247,85 +247,80 @@ async fn measure_point(
     let client = server.connect().await?;
     spread.delete(&client).await?;
     spread.create(&client).await?;
-    let live = matches!(axis, Axis::Streams | Axis::Consumers);
-    let result = if live {
-        measure_live(growth, server, &client, &spread, axis, at).await
-    } else {
-        measure_in_turn(growth, server, &client, &spread, axis, at).await
+    let measuring = Measuring { growth, server, client: &client, spread: &spread, axis, at };
+    let result = match axis {
+        Axis::Streams | Axis::Consumers => measuring.live().await,
+        _ => measuring.in_turn().await,
     };
     spread.delete(&client).await?;
     result
 }
 
-fn resident(server: &Measured) -> Option<u64> {
-    server.usage().map(|usage| usage.resident)
-}
-
-/// First in, then out.
-async fn measure_in_turn(
-    growth: &Growth,
-    server: &Measured,
-    client: &Client,
-    spread: &Spread,
+/// One point while it is measured.
+struct Measuring<'a> {
+    growth: &'a Growth,
+    server: &'a Measured,
+    client: &'a Client,
+    spread: &'a Spread,
     axis: Axis,
     at: u64,
-) -> Result<Point, Failure> {
-    let before = match axis {
-        Axis::Stored => fill(growth, client, spread, at / STORED_SIZE).await?,
-        // Every subject is there when publishing is measured.
-        _ => spread.publish(client, 0, Amount::Messages(spread.subjects)).await?,
-    };
-    let watch = Watch::start(server);
-    let count = spread.publish(client, before, Amount::Time(growth.duration)).await?;
-    let published = watch.stop(server, count);
-    let resident = resident(server);
-    let consumer = Part::all(0).open(client).await?;
-    let mut taking = Taking::of(vec![(false, consumer)]);
-    taking.wait_all(1).await?;
-    let (watch, early) = (Watch::start(server), taking.received());
-    let count = taking.wait(before + count, growth.duration).await?;
-    let received = watch.stop(server, count - early);
-    // The time may not have sufficed to store everything.
-    let at = if axis == Axis::Stored { before * STORED_SIZE } else { at };
-    Ok(Point { axis, at, published, received, resident })
 }
 
-/// Stores so many messages, or what can be stored in the time allowed.
-async fn fill(
-    growth: &Growth,
-    client: &Client,
-    spread: &Spread,
-    count: u64,
-) -> Result<u64, Failure> {
-    let end = Instant::now() + growth.duration * FILLING;
-    let mut stored = 0;
-    while stored < count && Instant::now() < end {
-        let some = (count - stored).min(100_000);
-        stored += spread.publish(client, stored, Amount::Messages(some)).await?;
+impl Measuring<'_> {
+    /// First in, then out.
+    async fn in_turn(&self) -> Result<Point, Failure> {
+        let Self { server, client, spread, axis, at, .. } = *self;
+        let duration = self.growth.duration;
+        let before = match axis {
+            Axis::Stored => self.fill(at / STORED_SIZE).await?,
+            // Every subject is there when publishing is measured.
+            _ => spread.publish(client, 0, Amount::Messages(spread.subjects)).await?,
+        };
+        let watch = Watch::start(server);
+        let count = spread.publish(client, before, Amount::Time(duration)).await?;
+        let published = watch.stop(server, count);
+        let resident = self.resident();
+        let consumer = Part::all(0).open(client).await?;
+        let mut taking = Taking::of(vec![(false, consumer)]);
+        taking.wait_all(1).await?;
+        let (watch, early) = (Watch::start(server), taking.received());
+        let count = taking.wait(before + count, duration).await?;
+        let received = watch.stop(server, count - early);
+        // The time may not have sufficed to store everything.
+        let at = if axis == Axis::Stored { before * STORED_SIZE } else { at };
+        Ok(Point { axis, at, published, received, resident })
     }
-    Ok(stored)
-}
 
-/// In and out at the same time, until all is received. What the server used is counted once.
-async fn measure_live(
-    growth: &Growth,
-    server: &Measured,
-    client: &Client,
-    spread: &Spread,
-    axis: Axis,
-    at: u64,
-) -> Result<Point, Failure> {
-    let mut clients = Vec::new();
-    while clients.len() < CONNECTIONS {
-        clients.push(server.connect().await?);
+    /// Stores so many messages, or what can be stored in the time allowed.
+    async fn fill(&self, count: u64) -> Result<u64, Failure> {
+        let end = Instant::now() + self.growth.duration * FILLING;
+        let mut stored = 0;
+        while stored < count && Instant::now() < end {
+            let some = (count - stored).min(100_000);
+            stored += self.spread.publish(self.client, stored, Amount::Messages(some)).await?;
+        }
+        Ok(stored)
     }
-    let mut taking = Taking::start(&clients, spread.parts(false)).await?;
-    let watch = Watch::start(server);
-    let count = spread.publish(client, 0, Amount::Time(growth.duration)).await?;
-    let published = watch.stop(server, count);
-    taking.wait_all(count).await?;
-    let all = watch.stop(server, count);
-    let published = Phase { usage: all.usage, ..published };
-    let received = Phase { usage: None, ..all };
-    Ok(Point { axis, at, published, received, resident: resident(server) })
+
+    /// In and out at the same time, until all is received. What the server used is counted once.
+    async fn live(&self) -> Result<Point, Failure> {
+        let Self { server, client, spread, axis, at, .. } = *self;
+        let mut clients = Vec::new();
+        while clients.len() < CONNECTIONS {
+            clients.push(server.connect().await?);
+        }
+        let mut taking = Taking::start(&clients, spread.parts(false)).await?;
+        let watch = Watch::start(server);
+        let count = spread.publish(client, 0, Amount::Time(self.growth.duration)).await?;
+        let published = watch.stop(server, count);
+        taking.wait_all(count).await?;
+        let all = watch.stop(server, count);
+        let published = Phase { usage: all.usage, ..published };
+        let received = Phase { usage: None, ..all };
+        Ok(Point { axis, at, published, received, resident: self.resident() })
+    }
+
+    fn resident(&self) -> Option<u64> {
+        self.server.usage().map(|usage| usage.resident)
+    }
 }
