@@ -52,26 +52,39 @@ pub(super) fn run(args: &Verify, output: &mut Output) -> Result<(), Failure> {
     if count == 0 {
         return Ok(());
     }
-    let failure = Failure::new(
-        Exit::Damaged,
-        format_args!("{} is damaged in {}", args.directory.display(), plural(count, "place")),
-    );
+    let place = args.directory.display();
+    let damaged = format_args!("{place} is damaged in {}", plural(count, "place"));
+    Err(Failure::new(Exit::Damaged, damaged).hint(next_step(&checked, args.repair)))
+}
+
+/// What to do about what was found, or what was done about it.
+fn next_step(checked: &Verification, repair: bool) -> String {
+    let all = |harm| checked.findings.iter().all(|finding| finding.harm == harm);
+    if all(Harm::Copies) {
+        return "see that the directory of the copies can be reached, and start the server with `copies: 2`: it makes \
+                the copies again where they are missing or out of date, which --repair does not"
+            .to_owned();
+    }
     let made = plural(checked.repaired as usize, "damaged or missing file");
-    Err(match (args.repair, checked.set_aside.len()) {
-        (false, _) if checked.findings.iter().all(|one| one.harm == Harm::Copy) => failure
-            .hint("--repair makes it whole from the other copy, and so does a running server"),
-        (false, _) => {
-            failure.hint("--repair copies what is damaged to lost+found, with a note each")
+    let step = match (repair, checked.set_aside.len()) {
+        (false, _) if all(Harm::Copy) => {
+            "--repair makes it whole from the other copy, and so does a running server".to_owned()
         }
-        (true, 0) if checked.repaired > 0 => {
-            failure.hint(format_args!("{made} made again from the other copy"))
+        (false, _) => "--repair copies what is damaged to lost+found, with a note each".to_owned(),
+        (true, 0) if checked.repaired > 0 => format!("{made} made again from the other copy"),
+        (true, 0) => "lost+found holds all of it already".to_owned(),
+        (true, set_aside) => {
+            format!("{} set aside in lost+found, with a note each", plural(set_aside, "part"))
         }
-        (true, 0) => failure.hint("lost+found holds all of it already"),
-        (true, set_aside) => failure.hint(format_args!(
-            "{} set aside in lost+found, with a note each",
-            plural(set_aside, "part")
-        )),
-    })
+    };
+    if checked.findings.iter().any(|finding| finding.harm == Harm::Copies) {
+        // A start would make the copies again from what is damaged.
+        return format!(
+            "before a server starts on it, see whether the directory of the copies can be reached again: what is damaged \
+             here may be whole there; {step}"
+        );
+    }
+    step
 }
 
 fn plural(count: usize, what: &str) -> String {

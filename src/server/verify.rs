@@ -117,7 +117,7 @@ fn unusable(place: &Path) -> Finding {
         lost: None,
         groups: None,
         what: format!("the copies in {} are missing or out of date", place.display()),
-        harm: Harm::Copy,
+        harm: Harm::Copies,
     }
 }
 

@@ -145,3 +145,45 @@ fn what_is_no_data_directory_is_left_alone() {
     assert!(error.contains("nowhere is no data directory"), "{error}");
     assert!(!home.path().join("nowhere").exists() && !Path::new("nowhere").exists());
 }
+
+/// A life of a server that keeps two copies.
+async fn with_copies(data: &Path, place: &Path) {
+    let server = Server::builder().data_directory(data).two_copies(Some(place.to_path_buf()));
+    server.start().await.unwrap().shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn copies_that_are_gone_are_made_again_by_a_start() {
+    let home = tempfile::tempdir().unwrap();
+    let (data, place) = (home.path().join("data"), home.path().join("copies"));
+    let path = data.to_str().unwrap();
+    a_directory(&data, || {}).await;
+    with_copies(&data, &place).await;
+    let (code, out, _) = verify(home.path(), &[path]);
+    assert_eq!(code, 0, "{out}");
+    std::fs::remove_dir_all(&place).unwrap();
+    for arguments in [&[path][..], &[path, "--repair"]] {
+        let (code, out, error) = verify(home.path(), arguments);
+        assert_eq!(code, 65, "{out}");
+        assert!(out.contains("are missing or out of date"), "{out}");
+        assert!(out.contains("means: nothing is lost by it"), "{out}");
+        assert!(error.contains("start the server with `copies: 2`"), "{error}");
+        assert!(!place.exists());
+    }
+
+    // With damage besides, the copies may be what saves it.
+    let segment = std::fs::read_dir(data.join("segments")).unwrap().next().unwrap();
+    let segment = segment.unwrap().path();
+    let whole = std::fs::read(&segment).unwrap();
+    let mut bytes = whole.clone();
+    bytes[96 + 88 + 100] ^= 4;
+    std::fs::write(&segment, bytes).unwrap();
+    let (code, _, error) = verify(home.path(), &[path]);
+    assert_eq!(code, 65);
+    assert!(error.contains("what is damaged here may be whole there; --repair copies"), "{error}");
+
+    std::fs::write(&segment, whole).unwrap();
+    with_copies(&data, &place).await;
+    let (code, out, _) = verify(home.path(), &[path]);
+    assert_eq!(code, 0, "{out}");
+}

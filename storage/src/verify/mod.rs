@@ -38,6 +38,8 @@ pub enum Harm {
     Nothing,
     /// The file has another copy, which is whole.
     Copy,
+    /// There are no second copies that could be used, of any file.
+    Copies,
     /// The directory cannot be used at all.
     Start,
 }
@@ -59,6 +61,9 @@ impl Harm {
             Self::Copy => {
                 "nothing is lost: the other copy is whole, and --repair or a running server makes this one again"
             }
+            Self::Copies => {
+                "nothing is lost by it: what counts is in the data directory; a server that starts with two copies makes the second ones again"
+            }
             Self::Start => "the server does not start; restore the data directory from a backup",
         }
     }
@@ -73,6 +78,7 @@ impl Harm {
             Self::Search => "search",
             Self::Nothing => "nothing",
             Self::Copy => "copy",
+            Self::Copies => "copies",
             Self::Start => "start",
         }
     }

@@ -50,8 +50,8 @@ pub fn quarantine(
     let mut moved = BTreeSet::new();
     for finding in findings {
         let failed = |source| QuarantineError { file: finding.file.clone(), source };
-        // What has a whole copy is made again, and needs no keeping.
-        let is_kept = finding.file == "." || finding.harm == Harm::Copy;
+        // What has a whole copy is made again, and needs no keeping; copies that are not there have nothing to keep.
+        let is_kept = finding.file == "." || matches!(finding.harm, Harm::Copy | Harm::Copies);
         if is_kept || moved.contains(&finding.file) {
             continue;
         }
