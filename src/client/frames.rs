@@ -1,12 +1,15 @@
 //! Frames over one stream of a transport.
 
 use std::io;
+use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
 
 use super::transport::{Reader, Transport, Writer};
 use crate::model::error::ApiError;
-use crate::wire::native::{ClientFrame, Decoder, FRAME_OVERHEAD, FrameError, Output, ServerFrame};
+use crate::wire::native::{
+    ClientFrame, Decoder, FRAME_OVERHEAD, FrameError, Output, ServerFrame, WireLimits,
+};
 
 /// Room made for each read. 64 KiB: several datagrams at once, while messages that are kept pin
 /// little else.
@@ -14,6 +17,10 @@ const READ_ROOM: usize = 64 << 10;
 
 /// Longest frame accepted before WELCOME has told the limit: the largest default message.
 const FIRST_FRAME_LIMIT: usize = (1 << 20) + FRAME_OVERHEAD;
+
+/// A stream that is not open after so long waits for others to end, and the log says so. 1 s: no network
+/// takes that long, as opening a stream asks nobody.
+const SLOW_OPENING: Duration = Duration::from_secs(1);
 
 /// A stream is over.
 #[derive(Debug, thiserror::Error)]
@@ -103,16 +110,41 @@ impl FrameWriter {
     }
 }
 
+/// Waits for `awaited`, and tells once if it takes longer than `patience`.
+async fn patiently<T>(
+    awaited: impl Future<Output = T>,
+    patience: Duration,
+    tell: impl FnOnce(),
+) -> T {
+    let mut awaited = std::pin::pin!(awaited);
+    match tokio::time::timeout(patience, awaited.as_mut()).await {
+        Ok(result) => result,
+        Err(_) => {
+            tell();
+            awaited.await
+        }
+    }
+}
+
 /// Opens a stream, sends what it is for, and waits for the server to be ready.
 pub(super) async fn open(
     transport: &Transport,
-    limit: usize,
+    limits: WireLimits,
     first: &ClientFrame,
     ready: &ServerFrame,
 ) -> Result<(FrameReader, FrameWriter), StreamError> {
-    let (reader, writer) = transport.open().await?;
+    let opening = patiently(transport.open(), SLOW_OPENING, || {
+        tracing::warn!(
+            stream = first.name(),
+            max_streams = limits.max_streams,
+            "this connection has as many publishers and consumers open as the server allows; a further one \
+             waits until one of them is dropped. Connect a second client for more, or raise \
+             `server.connections.max_streams`"
+        );
+    });
+    let (reader, writer) = opening.await?;
     let mut reader = FrameReader::new(reader);
-    reader.set_limit(limit);
+    reader.set_limit(limits.max_frame);
     let mut writer = FrameWriter::new(writer);
     writer.put(first);
     writer.flush().await?;
@@ -121,4 +153,25 @@ pub(super) async fn open(
         return Err(StreamError::Unexpected(frame.name()));
     }
     Ok((reader, writer))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn only_a_long_wait_is_told_and_only_once() {
+        let told = Cell::new(0);
+        let tell = || told.set(told.get() + 1);
+        assert_eq!(patiently(std::future::ready(1), Duration::MAX, tell).await, 1);
+        assert_eq!(told.get(), 0);
+        let is_told = std::future::poll_fn(|_| match told.get() {
+            0 => std::task::Poll::Pending,
+            _ => std::task::Poll::Ready(2),
+        });
+        assert_eq!(patiently(is_told, Duration::from_millis(1), tell).await, 2);
+        assert_eq!(told.get(), 1);
+    }
 }

@@ -233,9 +233,9 @@ async fn serve_connection(shared: &Shared, up: &Up) -> End {
         stream: shared.stream.clone(),
         consumer: shared.consumer.clone(),
     };
-    let limit = up.welcome.limits.max_frame;
+    let limits = up.welcome.limits;
     let (mut reader, mut writer) =
-        match open(&up.transport, limit, &first, &ServerFrame::ConsumerReady).await {
+        match open(&up.transport, limits, &first, &ServerFrame::ConsumerReady).await {
             Ok(streams) => streams,
             Err(error) => return End::Broken(error),
         };

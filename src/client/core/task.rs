@@ -342,7 +342,7 @@ async fn serve(shared: &Shared) {
 async fn serve_connection(shared: &Shared, up: &Up) -> StreamError {
     let limits = up.welcome.limits;
     let first = ClientFrame::OpenMessages;
-    let opened = open(&up.transport, limits.max_frame, &first, &ServerFrame::MessagesReady).await;
+    let opened = open(&up.transport, limits, &first, &ServerFrame::MessagesReady).await;
     let (mut reader, mut writer) = match opened {
         Ok(streams) => streams,
         Err(error) => return error,

@@ -343,9 +343,9 @@ async fn serve(shared: &Shared) -> Result<(), PublishError> {
 
 async fn serve_connection(shared: &Shared, up: &Up) -> End {
     let first = ClientFrame::OpenPublisher { producer: shared.producer };
-    let limit = up.welcome.limits.max_frame;
+    let limits = up.welcome.limits;
     let (mut reader, mut writer) =
-        match open(&up.transport, limit, &first, &ServerFrame::PublisherReady).await {
+        match open(&up.transport, limits, &first, &ServerFrame::PublisherReady).await {
             Ok(streams) => streams,
             Err(error) => return End::Broken(error),
         };
