@@ -163,8 +163,8 @@ pub const SETTINGS: &[Setting] = &[
         "ready_file",
         "ready-file",
         "FILE",
-        "Written, with the addresses as JSON, once the server can be connected to. For scripts that \
-         start a server on port 0",
+        "Written, with the addresses as JSON, once the server can be connected to, and removed when it \
+         stops. For scripts that start a server on port 0",
         |s, text| path(text).map(|path| s.ready_file = path),
         |s| show_path(s.ready_file.as_ref()),
     ),

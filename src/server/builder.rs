@@ -201,7 +201,8 @@ impl ServerBuilder {
         self
     }
 
-    /// Writes [`Ready`](super::Ready) to this file once everything is bound.
+    /// Writes [`Ready`](super::Ready) to this file once everything is bound, and removes it when the server
+    /// stops.
     #[must_use]
     pub fn ready_file(mut self, path: impl AsRef<Path>) -> Self {
         self.ready_file = Some(path.as_ref().to_path_buf());

@@ -40,14 +40,6 @@ pub struct ReadyError {
 }
 
 impl Ready {
-    /// Writes the ready file, whole or not at all.
-    ///
-    /// # Errors
-    /// [`ReadyError`].
-    pub fn write(&self, path: &Path) -> Result<(), ReadyError> {
-        write_json("the ready file", path, self)
-    }
-
     /// What clients of this machine look for; nothing if they could not connect.
     fn for_clients(&self) -> Option<LocalServer> {
         Some(LocalServer {
@@ -72,6 +64,32 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
         });
     }
     address
+}
+
+/// The ready file, as long as this value lives.
+#[derive(Debug)]
+pub(super) struct ReadyFile {
+    path: PathBuf,
+    ready: Ready,
+}
+
+impl ReadyFile {
+    /// Writes it, whole or not at all.
+    pub(super) fn write(path: &Path, ready: &Ready) -> Result<Self, ReadyError> {
+        write_json("the ready file", path, ready)?;
+        Ok(Self { path: path.to_path_buf(), ready: ready.clone() })
+    }
+}
+
+impl Drop for ReadyFile {
+    /// Removes it, unless it tells of another server meanwhile.
+    fn drop(&mut self) {
+        let found = fs::read(&self.path).ok().and_then(|text| serde_json::from_slice(&text).ok());
+        if found.as_ref() == Some(&self.ready) {
+            // A file that is left behind tells of a process that is gone.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
 }
 
 /// The context file, as long as this value lives.
@@ -151,10 +169,26 @@ mod tests {
     fn the_ready_file_is_whole() {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let path = dir.path().join("a").join("ready.json");
-        ready().write(&path).expect("written");
+        let file = ReadyFile::write(&path, &ready()).expect("written");
         let read: Ready = serde_json::from_slice(&fs::read(&path).expect("there")).expect("JSON");
         assert_eq!(read, ready());
-        assert_eq!(fs::read_dir(path.parent().expect("a folder")).expect("listed").count(), 1);
+        let files = || fs::read_dir(path.parent().expect("a folder")).expect("listed").count();
+        assert_eq!(files(), 1);
+        drop(file);
+        assert_eq!(files(), 0);
+    }
+
+    #[test]
+    fn a_server_leaves_the_ready_file_of_another() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join("ready.json");
+        let first = ReadyFile::write(&path, &ready()).expect("written");
+        let other = Ready { pid: 8, ..ready() };
+        let second = ReadyFile::write(&path, &other).expect("written");
+        drop(first);
+        assert!(path.exists(), "it tells of the other server");
+        drop(second);
+        assert!(!path.exists());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! A running server: where it is found, how it is reached from within, and how it ends.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use tokio::task::JoinSet;
 use super::broker_thread::Input;
 use super::connection::{Peer, Shared, serve};
 use super::error::ServerFailure;
-use super::ready::{ContextFile, Ready};
+use super::ready::{ContextFile, Ready, ReadyError, ReadyFile};
 use crate::client::transport::Transport;
 use crate::client::{Client, ConnectError, Fingerprint};
 use crate::wire::native::ErrorCode;
@@ -36,6 +37,7 @@ pub(super) struct Parts {
     pub(super) fingerprint: Option<Fingerprint>,
     pub(super) authority_pem: Option<String>,
     pub(super) ready: Ready,
+    pub(super) ready_file: Option<ReadyFile>,
     pub(super) context_file: Option<ContextFile>,
     /// Listeners, which end when the server stops.
     pub(super) tasks: JoinSet<()>,
@@ -63,6 +65,7 @@ impl Parts {
             fingerprint: None,
             authority_pem: None,
             ready: Ready::default(),
+            ready_file: None,
             context_file: None,
             tasks: JoinSet::new(),
             background: JoinSet::new(),
@@ -107,6 +110,16 @@ impl RunningServer {
     #[must_use]
     pub fn ready(&self) -> &Ready {
         &self.parts.ready
+    }
+
+    /// Writes [`ready`](Self::ready) to a file, for whoever waits until more than the server is ready. It
+    /// is removed when the server stops.
+    ///
+    /// # Errors
+    /// [`ReadyError`].
+    pub fn write_ready_file(&mut self, path: impl AsRef<Path>) -> Result<(), ReadyError> {
+        self.parts.ready_file = Some(ReadyFile::write(path.as_ref(), &self.parts.ready)?);
+        Ok(())
     }
 
     /// Address of the QUIC listener, with the port it really has.
@@ -173,7 +186,7 @@ impl RunningServer {
 
     async fn stop(self) -> Result<(), ServerFailure> {
         let mut parts = self.parts;
-        drop(parts.context_file.take());
+        drop((parts.ready_file.take(), parts.context_file.take()));
         parts.background.abort_all();
         // Received by no one if nothing listens.
         let _ = parts.stop.send(true);

@@ -17,7 +17,7 @@ use super::connection::Shared;
 use super::counters::Counters;
 use super::error::StartError;
 use super::limits::ServerLimits;
-use super::ready::{ContextFile, Ready};
+use super::ready::{ContextFile, Ready, ReadyFile};
 use super::running::{Parts, RunningServer};
 use super::tls::Identity;
 use super::{disk, http, quic};
@@ -170,7 +170,7 @@ async fn listen(
         parts.context_file = ContextFile::write(path, &ready)?;
     }
     if let Some(path) = &builder.ready_file {
-        ready.write(path)?;
+        parts.ready_file = Some(ReadyFile::write(path, &ready)?);
     }
     parts.ready = ready;
     Ok(())

@@ -33,7 +33,9 @@ fn the_first_minute() {
     server.until_ready();
     let last = server.ok(&["get", "CLAUDE_EVENTS", "--last", "claude.>", "--template", "{{seq}}"]);
     assert_eq!(last, "1\n");
+    assert!(server.path("ready.json").exists());
     assert_eq!(server.stop(), Some(0));
+    assert!(!server.path("ready.json").exists());
 }
 
 #[test]

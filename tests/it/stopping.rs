@@ -141,5 +141,5 @@ async fn the_server_tells_how_it_is() {
     assert_eq!(body["connections"], 1, "{body}");
     assert_eq!(body["durability"], "sync");
     server.shutdown().await.unwrap();
-    assert!(!context.exists());
+    assert!(!context.exists() && !ready.exists());
 }

@@ -133,7 +133,7 @@ async fn serve_until_stopped(
     banner(&server, settings, file, output);
     // Last, so that whoever waits for the file finds the streams and the banner too.
     if let Some(path) = &settings.ready_file {
-        server.ready().write(path).map_err(StartError::from)?;
+        server.write_ready_file(path).map_err(StartError::from)?;
     }
     tokio::select! {
         result = server.wait() => return Ok(result?),
