@@ -59,6 +59,33 @@ fn a_durable_consumer_goes_on_where_it_stopped() {
 }
 
 #[test]
+fn a_consumer_that_exists_begins_where_it_was_told_when_it_was_made() {
+    let server = Serving::start();
+    server.ok(&["pub", "claude.n", "message {{n}}", "--count", "5"]);
+    let subscribe = ["sub", "claude.>", "--durable", "d", "-n", "1", "--format", "raw"];
+    let take = |more: &[&str]| server.ok(&[&subscribe[..], more].concat());
+    assert_eq!(take(&["--deliver", "3"]), "message 3\n");
+    assert_eq!(take(&["--deliver", "3"]), "message 4\n", "it is what is asked for, and goes on");
+    let refused = |more: &[&str]| {
+        let (code, talk) = server.fails(&[&subscribe[..], more].concat());
+        assert_eq!(code, 2, "{talk}");
+        talk
+    };
+    for other in ["all", "4", "new", "2026-01-31T12:00:00Z"] {
+        let talk = refused(&["--deliver", other]);
+        assert!(talk.contains("consumer d of CLAUDE_EVENTS is there already"), "{talk}");
+        assert!(talk.contains("begins at sequence 3"), "{talk}");
+        assert!(
+            talk.contains("leave --deliver out") && talk.contains("rm CLAUDE_EVENTS d"),
+            "{talk}"
+        );
+    }
+    let talk = refused(&["--replay", "original"]);
+    assert!(talk.contains("brings messages at once") && talk.contains("--replay out"), "{talk}");
+    assert_eq!(take(&[]), "message 5\n");
+}
+
+#[test]
 fn what_a_command_fails_on_comes_again_and_ends_as_a_dead_letter() {
     let server = Serving::start();
     server.ok(&["stream", "add", "JOBS", "--subjects", "jobs.>", "--retention", "workqueue"]);

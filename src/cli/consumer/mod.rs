@@ -193,9 +193,9 @@ fn info(info: &ConsumerInfo, output: &mut Output) -> Result<(), Failure> {
     ])
 }
 
-/// A configuration in words.
-fn describe(config: &ConsumerConfig) -> Vec<(&'static str, String)> {
-    let begins = match config.deliver_policy {
+/// Where a consumer begins.
+pub(super) fn beginning(config: &ConsumerConfig) -> String {
+    match config.deliver_policy {
         DeliverPolicy::All => "with the first message".to_owned(),
         DeliverPolicy::Last => "with the last message".to_owned(),
         DeliverPolicy::New => "with what came after its creation".to_owned(),
@@ -205,7 +205,11 @@ fn describe(config: &ConsumerConfig) -> Vec<(&'static str, String)> {
             let time = config.opt_start_time.unwrap_or_default();
             format!("at {time}")
         }
-    };
+    }
+}
+
+/// A configuration in words.
+fn describe(config: &ConsumerConfig) -> Vec<(&'static str, String)> {
     let ack = match config.ack_policy {
         AckPolicy::None => "nothing",
         AckPolicy::All => "each message and all before it",
@@ -219,7 +223,7 @@ fn describe(config: &ConsumerConfig) -> Vec<(&'static str, String)> {
     vec![
         ("Description", config.description.clone().unwrap_or_default()),
         ("Filter", filters(config)),
-        ("Begins", begins),
+        ("Begins", beginning(config)),
         ("Acknowledge", ack.to_owned()),
         ("Wait for it", or_none(config.ack_wait)),
         ("Backoff", config.backoff.iter().map(|&t| show_duration(t)).collect::<Vec<_>>().join(" ")),
@@ -234,7 +238,7 @@ fn describe(config: &ConsumerConfig) -> Vec<(&'static str, String)> {
 }
 
 /// How fast stored messages come, if not at once.
-fn speed(config: &ConsumerConfig) -> String {
+pub(super) fn speed(config: &ConsumerConfig) -> String {
     match (config.replay_policy, config.replay_percent) {
         (ReplayPolicy::Instant, _) => String::new(),
         (ReplayPolicy::Original, 0) => "at original speed".to_owned(),

@@ -9,7 +9,7 @@ use clap::Args;
 
 use super::args::Global;
 use super::connect::connect;
-use super::consumer::{Replay, Start, replay, set_filters, start};
+use super::consumer::{Replay, Start, beginning, replay, set_filters, speed, start};
 use super::exit::{Exit, Failure};
 use super::message::{Look, MessageFormat, Show, Shown, Stored};
 use super::output::{Output, say, thousands};
@@ -388,6 +388,47 @@ const NO_CONSUMER: u32 = 10014;
 
 /// An existing consumer must be what is asked for.
 fn check_same(args: &Subscribe, consumer: &Consumer) -> Result<(), Failure> {
+    check_filter(args, consumer)?;
+    let config = consumer.config();
+    let mut asked = config.clone();
+    if let Some(start) = &args.deliver {
+        start.apply(&mut asked);
+    }
+    if asked != *config {
+        let begins = format!("begins {}", beginning(config));
+        return Err(other_than_asked(consumer, &begins, "--deliver"));
+    }
+    if let Some(replay) = args.replay {
+        replay.apply(&mut asked);
+    }
+    if asked.replay_policy == config.replay_policy && asked != *config {
+        let (name, stream) = (consumer.name(), consumer.stream());
+        let brings = format!("brings messages {}", speed(config));
+        return Err(Failure::usage(format_args!("consumer {name} of {stream} {brings}")).hint(
+            format_args!("to change that: claudebus consumer edit {stream} {name} --replay SPEED"),
+        ));
+    }
+    if asked != *config {
+        let speed = Some(speed(config)).filter(|speed| !speed.is_empty());
+        let brings = format!("brings messages {}", speed.as_deref().unwrap_or("at once"));
+        return Err(other_than_asked(consumer, &brings, "--replay"));
+    }
+    Ok(())
+}
+
+/// A consumer has what is settled when it is made, and `flag` asks for something else.
+fn other_than_asked(consumer: &Consumer, has: &str, flag: &str) -> Failure {
+    let (name, stream) = (consumer.name(), consumer.stream());
+    Failure::usage(format_args!("consumer {name} of {stream} is there already and {has}")).hint(
+        format_args!(
+            "leave {flag} out to go on where it stopped; take another name, or delete this one with what it \
+             remembers, to begin anew: claudebus consumer rm {stream} {name}"
+        ),
+    )
+}
+
+/// It must receive what is asked for.
+fn check_filter(args: &Subscribe, consumer: &Consumer) -> Result<(), Failure> {
     let Some(subject) = &args.subject else { return Ok(()) };
     let filters: Vec<_> = consumer.config().filters().collect();
     if filters == [subject.as_str()] || (filters.is_empty() && subject == ">") {
