@@ -1,13 +1,15 @@
 //! `claudebus publish`: store messages in streams.
 
+mod lines;
+mod sending;
+mod tally;
+
 use std::borrow::Cow;
-use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
 use serde_json::json;
-use tokio::io::AsyncBufReadExt as _;
 
 use super::args::Global;
 use super::connect::connect;
@@ -15,15 +17,13 @@ use super::exit::{Exit, Failure};
 use super::message::header;
 use super::output::{Output, thousands};
 use super::template::{UnknownName, fill};
-use crate::client::{Ack, BatchAck, Client, Message, PublishError, Publisher, Ticket};
+use crate::client::{BatchAck, Client, Message};
 use crate::config::text;
 use crate::model::schedule::Schedule;
 use crate::model::subject::is_name;
 use crate::model::time::Timestamp;
-
-/// Tickets waited for at a time. More than the client keeps in flight, so that it never waits for
-/// us.
-const MAX_TICKETS: usize = 65_536;
+use lines::read_line;
+use sending::Sending;
 
 /// Most messages that are collected to be stored together: more than fit the one frame that carries
 /// them.
@@ -300,313 +300,5 @@ impl Publish {
             message = message.expect_last_subject_sequence(seq);
         }
         Ok(message)
-    }
-}
-
-/// Messages on their way, and what became of them.
-struct Sending<'a> {
-    args: &'a Publish,
-    publisher: Publisher,
-    output: &'a mut Output,
-    tickets: VecDeque<Ticket>,
-    /// Messages handed to the publisher.
-    sent: u64,
-    /// Longest wait for one acknowledgement, or for room to send.
-    timeout: Duration,
-    progress: Option<indicatif::ProgressBar>,
-    tally: Tally,
-}
-
-/// What became of the messages.
-#[derive(Default)]
-struct Tally {
-    stored: u64,
-    duplicates: u64,
-    /// The one stream that stored all, with the first and last sequence; none if there were more.
-    range: Option<(std::sync::Arc<str>, u64, u64)>,
-}
-
-impl<'a> Sending<'a> {
-    fn new(client: &Client, args: &'a Publish, timeout: Duration, output: &'a mut Output) -> Self {
-        let progress = (args.count > 1 && output.shows_progress()).then(|| {
-            let style = indicatif::ProgressStyle::with_template(
-                "{bar:30.cyan} {human_pos}/{human_len} {per_sec} {eta}",
-            );
-            indicatif::ProgressBar::new(args.count)
-                .with_style(style.unwrap_or_else(|_| indicatif::ProgressStyle::default_bar()))
-        });
-        Self {
-            args,
-            publisher: client.publisher(),
-            output,
-            tickets: VecDeque::new(),
-            sent: 0,
-            timeout,
-            progress,
-            tally: Tally::default(),
-        }
-    }
-
-    /// Publishes `payload` as often as wanted.
-    async fn repeat(&mut self, payload: &[u8]) -> Result<(), Failure> {
-        for n in 1..=self.args.count {
-            self.push(n, payload).await?;
-        }
-        Ok(())
-    }
-
-    /// Publishes each line of standard input. What has come is acknowledged whenever no further
-    /// line is there at once, so that `tail -f` shows what it did.
-    async fn lines(&mut self) -> Result<(), Failure> {
-        let mut input = tokio::io::BufReader::with_capacity(256 << 10, tokio::io::stdin());
-        let mut line = Vec::new();
-        for n in 1.. {
-            line.clear();
-            let limit = usize::try_from(MAX_INPUT_BYTES).unwrap_or(usize::MAX);
-            if read_line(&mut input, &mut line, limit).await? == 0 {
-                break;
-            }
-            let text = line.strip_suffix(b"\n").unwrap_or(&line);
-            let text = text.strip_suffix(b"\r").unwrap_or(text);
-            self.push(n, text).await?;
-            if input.buffer().is_empty() {
-                self.settle(0).await?;
-                self.output.flush()?;
-            }
-        }
-        Ok(())
-    }
-
-    async fn push(&mut self, n: u64, payload: &[u8]) -> Result<(), Failure> {
-        let message = self.args.message(n, payload)?;
-        let ticket = self.in_time(self.publisher.publish_message(message)).await?;
-        self.sent += 1;
-        self.tickets.push_back(ticket);
-        self.settle(MAX_TICKETS).await
-    }
-
-    /// Waits until at most `left` messages are on their way.
-    async fn settle(&mut self, left: usize) -> Result<(), Failure> {
-        while self.tickets.len() > left {
-            let Some(ticket) = self.tickets.pop_front() else { break };
-            let ack = self.in_time(ticket).await?;
-            self.count(&ack)?;
-        }
-        Ok(())
-    }
-
-    /// Waits for the server, but no longer than `--timeout`.
-    async fn in_time<T>(
-        &self,
-        answer: impl Future<Output = Result<T, PublishError>>,
-    ) -> Result<T, Failure> {
-        match tokio::time::timeout(self.timeout, answer).await {
-            Ok(answer) => Ok(answer?),
-            Err(_) => Err(Failure::new(
-                Exit::TimedOut,
-                format_args!(
-                    "no acknowledgement in {}: the server holds publishers back or does not \
-                     answer; what was sent may or may not be stored",
-                    text::show_duration(self.timeout)
-                ),
-            )
-            .hint("its /healthz tells whether it is well; --timeout waits longer")),
-        }
-    }
-
-    fn count(&mut self, ack: &Ack) -> Result<(), Failure> {
-        self.tally.add(ack);
-        if let Some(progress) = &self.progress {
-            progress.inc(1);
-        }
-        if self.output.is_json() {
-            return self.output.json(
-                &json!({"stream": &*ack.stream, "seq": ack.seq, "duplicate": ack.duplicate}),
-            );
-        }
-        Ok(())
-    }
-
-    async fn finish(mut self, sent: Result<(), Failure>) -> Result<(), Failure> {
-        let settled = match sent {
-            Ok(()) => self.settle(0).await,
-            failed => failed,
-        };
-        if let Some(progress) = &self.progress {
-            progress.finish_and_clear();
-        }
-        if let Err(failure) = settled {
-            return Err(self.part_way(failure).await?);
-        }
-        if self.output.is_json() {
-            return Ok(());
-        }
-        match (self.args.schedule()?, &self.args.name) {
-            (None, _) => self.output.line(self.tally),
-            (Some(_), Some(name)) => self.output.line(format_args!("scheduled as {name}")),
-            (Some(_), None) if self.tally.stored == 1 => {
-                self.output.line("scheduled; `claudebus schedule ls` lists it")
-            }
-            (Some(_), None) => {
-                let stored = thousands(self.tally.stored);
-                self.output.line(format_args!("scheduled {stored} messages"))
-            }
-        }
-    }
-}
-
-impl Sending<'_> {
-    /// Adds to a failure how many messages were stored all the same.
-    async fn part_way(&mut self, mut failure: Failure) -> Result<Failure, Failure> {
-        // Those sent behind the one that failed may be stored as well.
-        if failure.exit == Exit::TimedOut {
-            self.tickets.clear();
-        }
-        while let Some(ticket) = self.tickets.pop_front() {
-            match tokio::time::timeout(self.timeout, ticket).await {
-                Ok(Ok(ack)) => self.count(&ack)?,
-                Ok(Err(_)) => {}
-                Err(_) => break,
-            }
-        }
-        let wanted = if self.args.stdin { self.sent } else { self.args.count };
-        if failure.message.is_empty() || wanted < 2 {
-            return Ok(failure);
-        }
-        if self.output.is_json() {
-            let range = self.tally.range.as_ref();
-            self.output.json(&json!({
-                "stored": self.tally.stored,
-                "of": wanted,
-                "stream": range.map(|(stream, ..)| &**stream),
-                "first_seq": range.map(|(_, first, _)| first),
-                "last_seq": range.map(|(.., last)| last),
-                "error": failure.message,
-            }))?;
-        }
-        failure.message += &format!("; {}", self.tally.of(wanted));
-        Ok(failure)
-    }
-}
-
-/// Reads up to a line break, but no more than `limit` bytes.
-async fn read_line(
-    input: &mut (impl tokio::io::AsyncBufRead + Unpin),
-    line: &mut Vec<u8>,
-    limit: usize,
-) -> Result<usize, Failure> {
-    loop {
-        let available = input.fill_buf().await?;
-        if available.is_empty() {
-            return Ok(line.len());
-        }
-        let end = available.iter().position(|byte| *byte == b'\n');
-        let used = end.map_or(available.len(), |end| end + 1);
-        line.extend_from_slice(available.get(..used).unwrap_or_default());
-        input.consume(used);
-        if line.len() > limit {
-            return Err(Failure::new(Exit::Failed, "a line is larger than any server takes"));
-        }
-        if end.is_some() {
-            return Ok(line.len());
-        }
-    }
-}
-
-impl Tally {
-    fn add(&mut self, ack: &Ack) {
-        self.duplicates += u64::from(ack.duplicate);
-        self.stored += 1;
-        self.range = match self.range.take() {
-            None if self.stored == 1 => Some((ack.stream.clone(), ack.seq, ack.seq)),
-            Some((stream, first, last)) if stream == ack.stream => {
-                Some((stream, first.min(ack.seq), last.max(ack.seq)))
-            }
-            _ => None,
-        };
-    }
-}
-
-impl Tally {
-    /// What was stored of `wanted` messages.
-    fn of(&self, wanted: u64) -> String {
-        let mut text = format!("stored {} of {}", thousands(self.stored), thousands(wanted));
-        if let Some((stream, first, last)) = &self.range {
-            text += &format!(" in {stream}, {} to {}", thousands(*first), thousands(*last));
-        }
-        text
-    }
-}
-
-impl std::fmt::Display for Tally {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match &self.range {
-            Some((stream, seq, _)) if self.stored == 1 && self.duplicates == 0 => {
-                return write!(f, "stored in {stream} as {seq}");
-            }
-            Some((stream, 0, _)) if self.stored == 1 => {
-                return write!(f, "was stored in {stream} before");
-            }
-            Some((stream, seq, _)) if self.stored == 1 => {
-                return write!(f, "was stored in {stream} before, as {seq}");
-            }
-            Some((stream, first, last)) => {
-                let (first, last) = (thousands(*first), thousands(*last));
-                let stored = thousands(self.stored);
-                write!(f, "stored {stored} messages in {stream}, {first} to {last}")?;
-            }
-            None => write!(f, "stored {} messages", thousands(self.stored))?,
-        }
-        if self.duplicates > 0 {
-            write!(f, "; {} were there before", thousands(self.duplicates))?;
-        }
-        Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn ack(stream: &str, seq: u64, duplicate: bool) -> Ack {
-        Ack { stream: stream.into(), seq, duplicate }
-    }
-
-    fn tally(acks: &[Ack]) -> String {
-        let mut tally = Tally::default();
-        acks.iter().for_each(|ack| tally.add(ack));
-        tally.to_string()
-    }
-
-    #[test]
-    fn what_became_of_the_messages() {
-        assert_eq!(tally(&[ack("A", 7, false)]), "stored in A as 7");
-        assert_eq!(tally(&[ack("A", 7, true)]), "was stored in A before, as 7");
-        assert_eq!(tally(&[ack("A", 0, true)]), "was stored in A before");
-        assert_eq!(
-            tally(&[ack("A", 7, false), ack("A", 8, true)]),
-            "stored 2 messages in A, 7 to 8; 1 were there before"
-        );
-        assert_eq!(
-            tally(&[ack("A", 7, false), ack("B", 1, false), ack("B", 2, false)]),
-            "stored 3 messages"
-        );
-        assert_eq!(tally(&[]), "stored 0 messages");
-    }
-
-    #[tokio::test]
-    async fn lines_are_read_whole_and_bounded() {
-        let mut input = tokio::io::BufReader::with_capacity(2, &b"one\ntwo\r\nthree"[..]);
-        let mut lines = Vec::new();
-        loop {
-            let mut line = Vec::new();
-            if read_line(&mut input, &mut line, 100).await.unwrap() == 0 {
-                break;
-            }
-            lines.push(line);
-        }
-        assert_eq!(lines, [&b"one\n"[..], b"two\r\n", b"three"]);
-        let mut long = tokio::io::BufReader::new(&b"12345"[..]);
-        assert!(read_line(&mut long, &mut Vec::new(), 4).await.is_err());
     }
 }
