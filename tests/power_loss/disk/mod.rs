@@ -7,13 +7,15 @@
 //! decides. That is stricter than ext4, where a sync of a file keeps its name too. New directories
 //! are names like any other. It knows nothing of processes and the kernel.
 
+mod file;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use crate::lives::payload::next;
+pub use file::Survival;
+use file::{File, Sync};
 
-/// What a device writes as a whole, in bytes.
-const SECTOR: usize = 512;
 /// The number of the root directory.
 pub const ROOT: u64 = 1;
 
@@ -30,36 +32,6 @@ pub enum Refusal {
     IsADirectory,
     /// The directory holds names.
     NotEmpty,
-}
-
-/// What survives of that which was not synced.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Survival {
-    /// Nothing: the device had written none of it.
-    Nothing,
-    /// All: the device had just written everything.
-    Everything,
-    /// Some sectors, some lengths, the first of the names.
-    Some,
-}
-
-impl Survival {
-    /// For the table.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Nothing => "nothing that was not synced is left",
-            Self::Everything => "everything is left",
-            Self::Some => "some of it, torn and out of order",
-        }
-    }
-
-    fn draw(random: &mut u64) -> Self {
-        match next(random) % 4 {
-            0 => Self::Nothing,
-            1 => Self::Everything,
-            _ => Self::Some,
-        }
-    }
 }
 
 /// A change of names that is not durable yet.
@@ -94,32 +66,10 @@ struct Dir {
     durable: BTreeMap<String, u64>,
 }
 
-/// A file.
-#[derive(Clone, Debug, Default)]
-struct File {
-    current: Vec<u8>,
-    synced: Vec<u8>,
-    /// Sectors that differ or may, with the number of the write that changed them last.
-    dirty: BTreeMap<usize, u64>,
-    /// The write as of which the synced length is known.
-    length_as_of: u64,
-    /// How often it is open.
-    open: u64,
-}
-
 #[derive(Clone, Debug)]
 enum Node {
     Dir(Dir),
     File(File),
-}
-
-/// What a sync that is under way will make durable: what was written before it began.
-#[derive(Debug)]
-pub struct Sync {
-    node: u64,
-    as_of: u64,
-    len: usize,
-    sectors: Vec<(usize, u64, Vec<u8>)>,
 }
 
 /// What kind of thing a number is, and how long.
@@ -280,14 +230,7 @@ impl Disk {
     pub fn write(&mut self, node: u64, offset: usize, bytes: &[u8]) -> Result<(), Refusal> {
         self.writes += 1;
         let number = self.writes;
-        let file = self.file_mut(node)?;
-        let end = offset + bytes.len();
-        let start = offset.min(file.current.len());
-        if file.current.len() < end {
-            file.current.resize(end, 0);
-        }
-        file.current[offset..end].copy_from_slice(bytes);
-        file.touch(start, end, number);
+        self.file_mut(node)?.write(offset, bytes, number);
         Ok(())
     }
 
@@ -295,41 +238,19 @@ impl Disk {
     pub fn set_len(&mut self, node: u64, len: usize) -> Result<(), Refusal> {
         self.writes += 1;
         let number = self.writes;
-        let file = self.file_mut(node)?;
-        let old = file.current.len();
-        file.current.resize(len, 0);
-        file.touch(old.min(len), old.max(len), number);
+        self.file_mut(node)?.set_len(len, number);
         Ok(())
     }
 
     /// A sync of a file begins.
     pub fn begin_sync(&self, node: u64) -> Result<Sync, Refusal> {
-        let file = self.file(node)?;
-        let bytes = |sector: usize| {
-            let start = (sector * SECTOR).min(file.current.len());
-            file.current[start..(start + SECTOR).min(file.current.len())].to_vec()
-        };
-        let sectors = file.dirty.iter().map(|(s, number)| (*s, *number, bytes(*s))).collect();
-        Ok(Sync { node, as_of: self.writes, len: file.current.len(), sectors })
+        Ok(self.file(node)?.begin_sync(node, self.writes))
     }
 
     /// It is over.
     pub fn end_sync(&mut self, sync: Sync) {
-        let Ok(file) = self.file_mut(sync.node) else { return };
-        if file.length_as_of <= sync.as_of {
-            file.synced.resize(sync.len, 0);
-            file.length_as_of = sync.as_of;
-        }
-        for (sector, number, bytes) in sync.sectors {
-            match file.dirty.get(&sector) {
-                // A later sync was faster.
-                None => continue,
-                Some(last) if *last == number => file.dirty.remove(&sector),
-                Some(_) => None,
-            };
-            let start = (sector * SECTOR).min(file.synced.len());
-            let end = (start + bytes.len()).min(file.synced.len());
-            file.synced[start..end].copy_from_slice(&bytes[..end - start]);
+        if let Ok(file) = self.file_mut(sync.node()) {
+            file.end_sync(sync);
         }
     }
 
@@ -441,33 +362,6 @@ pub fn write_out(image: &Image, below: &Path) -> std::io::Result<()> {
         std::fs::write(path, bytes)?;
     }
     Ok(())
-}
-
-impl File {
-    fn touch(&mut self, start: usize, end: usize, number: u64) {
-        self.dirty.extend((start / SECTOR..end.div_ceil(SECTOR)).map(|sector| (sector, number)));
-    }
-
-    fn lose_power(&mut self, survival: Survival, random: &mut u64) {
-        let survives = |random: &mut u64| match survival {
-            Survival::Nothing => false,
-            Survival::Everything => true,
-            Survival::Some => next(random) % 2 == 1,
-        };
-        if self.current.len() != self.synced.len() && survives(random) {
-            // The length is metadata of its own: it may survive without the bytes.
-            self.synced.resize(self.current.len(), 0);
-        }
-        for (sector, _) in std::mem::take(&mut self.dirty) {
-            if survives(random) {
-                let len = self.current.len().min(self.synced.len());
-                let start = (sector * SECTOR).min(len);
-                let end = (start + SECTOR).min(len);
-                self.synced[start..end].copy_from_slice(&self.current[start..end]);
-            }
-        }
-        self.current.clone_from(&self.synced);
-    }
 }
 
 #[cfg(test)]
