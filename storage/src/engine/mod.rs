@@ -16,6 +16,7 @@ mod load;
 mod losses;
 mod mailbox;
 mod maintenance;
+mod marks;
 mod merging;
 mod options;
 mod pacer;
@@ -33,8 +34,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+pub(crate) use self::marks::{is_format_file, is_newer_format, mend_format};
 pub use self::options::{EngineOptions, InlineWorkers, ScrubOptions, Workers};
-pub(crate) use self::recovery::{is_format_file, is_newer_format, mend_format};
 pub use self::report::{DamageReport, OpenError, RecoveryReport};
 pub(crate) use self::report::{LOST, set_aside};
 pub use self::stats::EngineStats;
@@ -138,7 +139,7 @@ impl Engine {
             tracing::warn!(%error, "the index will be built again");
         }
         if self.counters.failed_checkpoints == failures
-            && let Err(error) = recovery::mark_clean(self.disk.as_ref())
+            && let Err(error) = marks::mark_clean(self.disk.as_ref())
         {
             tracing::warn!(%error, "the clean stop could not be noted");
         }
