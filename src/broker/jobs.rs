@@ -10,7 +10,7 @@ use crate::model::api::ApiResponse;
 use crate::model::error::ApiError;
 use crate::model::request::{SessionId, Token};
 
-use super::dead_letters::Exhumation;
+use super::exhuming::Exhumation;
 use super::opening::Opening;
 use super::stream::Chore;
 use super::{Awaiting, Broker};

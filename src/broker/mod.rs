@@ -8,6 +8,7 @@
 //! [`Broker::handle_timeout`], then [`Broker::commit`], then [`Broker::poll_event`] until there is
 //! none. What a turn decided is one group of the journal.
 
+mod admission;
 mod advisories;
 mod api;
 mod atomic;
@@ -16,6 +17,7 @@ pub(crate) mod consumer;
 mod core;
 mod dead_letters;
 mod delivery;
+mod exhuming;
 mod expiry;
 mod fingerprint;
 mod gaps;

@@ -6,13 +6,12 @@
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use claudebus_storage::{Fingerprint, Log, NewRecord, Pressure, StreamId};
+use claudebus_storage::{Fingerprint, Log, NewRecord, StreamId};
 
 use crate::model::batch::{MessageBatch, MessageView};
 use crate::model::error::ApiError;
 use crate::model::event::Event;
 use crate::model::request::{ProducerId, SessionId};
-use crate::model::stream::Storage;
 
 use super::Broker;
 use super::producers::{Producer, Seen, Stored};
@@ -29,13 +28,13 @@ pub(super) struct Run<'a> {
     pub(super) stream: Option<StreamId>,
     /// A message without headers needs no check but that of its size.
     plain: bool,
-    max_message: usize,
+    pub(super) max_message: usize,
     /// Whether the stream limits messages per subject.
     per_subject: bool,
     /// Whether publishers get answers.
     answers: bool,
     /// The stream is on a disk that is full.
-    no_space: bool,
+    pub(super) no_space: bool,
     time: u64,
     /// Messages stored by the run.
     stored: u64,
@@ -416,104 +415,6 @@ impl<L: Log> Broker<L> {
             self.log.delete(id, seq, summary.id, storage.size(record.subject.len(), 0, 0));
         }
         Ok(seq)
-    }
-
-    /// What the publisher expects of the stream, before de-duplication.
-    fn check_expectations(
-        &self,
-        stream: &Stream,
-        subject: &str,
-        asked: &Asked<'_>,
-    ) -> Result<(), ApiError> {
-        if asked.expected_stream.is_some_and(|name| *name != *stream.name) {
-            return Err(ApiError::expected_stream_mismatch());
-        }
-        if asked.ttl.is_some() && !stream.config.allow_msg_ttl {
-            return Err(ApiError::ttl_disabled());
-        }
-        if let Some(expected) = asked.expected_last_of_subject {
-            let subject = asked.expected_subject.unwrap_or(subject);
-            let last = if crate::model::subject::has_wildcard(subject) {
-                let mut last = 0;
-                let filter = claudebus_storage::log::Filter::any_of([subject]);
-                self.log.subjects(stream.id, &filter, &mut |_, s| last = last.max(s.last));
-                last
-            } else {
-                self.log.subject(stream.id, subject).map_or(0, |summary| summary.last)
-            };
-            if last != expected {
-                return Err(ApiError::wrong_last_sequence(last));
-            }
-        }
-        if let Some(expected) = asked.expected_last {
-            let last = self.log.stream(stream.id).map_or(0, |held| held.last_seq);
-            if last != expected {
-                return Err(ApiError::wrong_last_sequence(last));
-            }
-        }
-        Ok(())
-    }
-
-    /// What remains to be checked once the message is known to be no duplicate.
-    fn check_rest(
-        &self,
-        stream: &Stream,
-        run: &Run<'_>,
-        asked: &Asked<'_>,
-        message: &MessageView<'_>,
-    ) -> Result<(), ApiError> {
-        if asked.expected_last_id.is_some_and(|id| id != stream.last_message_id) {
-            return Err(ApiError::wrong_last_message_id(&stream.last_message_id));
-        }
-        if asked.rollup.is_some() && (!stream.config.allow_rollup_hdrs || stream.config.deny_purge)
-        {
-            return Err(ApiError::rollup_not_permitted());
-        }
-        if message.headers.len() > self.limits.max_headers {
-            return Err(ApiError::header_too_large());
-        }
-        let size = message.headers.len() + message.payload.len();
-        if size > run.max_message {
-            return Err(ApiError::message_too_large());
-        }
-        if run.no_space {
-            return Err(ApiError::storage_exceeded());
-        }
-        let size =
-            stream.storage().size(run.subject.len(), message.headers.len(), message.payload.len());
-        self.check_room(stream, run.subject, size)
-    }
-
-    /// Whether the stream is on a disk that is full.
-    pub(super) fn is_out_of_space(&self, stream: &Stream) -> bool {
-        self.log.pressure() == Pressure::NoSpace && stream.config.storage == Storage::File
-    }
-
-    /// Whether a stream that discards new messages has room for one more of `size` bytes.
-    pub(super) fn check_room(
-        &self,
-        stream: &Stream,
-        subject: &str,
-        size: u64,
-    ) -> Result<(), ApiError> {
-        if stream.config.discard != crate::model::stream::Discard::New {
-            return Ok(());
-        }
-        let held = self.log.stream(stream.id).unwrap_or_default();
-        // Where the oldest message of the subject makes room, the others keep their places.
-        let replaces = stream.max_per_subject().is_some_and(|most| {
-            self.log.subject(stream.id, subject).is_some_and(|summary| summary.count >= most)
-        });
-        if replaces && stream.config.discard_new_per_subject {
-            return Err(ApiError::store_failed("maximum messages per subject exceeded"));
-        }
-        if !replaces && stream.max_msgs().is_some_and(|most| held.messages >= most) {
-            return Err(ApiError::store_failed("maximum messages exceeded"));
-        }
-        if !replaces && stream.max_bytes().is_some_and(|most| held.bytes + size > most) {
-            return Err(ApiError::store_failed("maximum bytes exceeded"));
-        }
-        Ok(())
     }
 }
 
