@@ -9,11 +9,10 @@ use claudebus::model::error::ApiError;
 use claudebus::model::event::{CoreMessage, Delivery, Event};
 use claudebus::model::headers::{get, names};
 use claudebus::model::request::{ProducerId, Request, SessionId, Token};
-use claudebus::model::stream::Retention;
 use claudebus_storage::Record;
 
 use crate::batches::Batch;
-use crate::book::{Book, Id, StreamBook, matches};
+use crate::book::{Book, Id, matches};
 use crate::order::Turns;
 use crate::world::{Halt, World};
 
@@ -39,12 +38,6 @@ pub enum Asked {
     Exhume { stream: usize, epoch: u64, letters: Vec<u64> },
     /// The answer that somebody waits for in [`Simulation::ask`].
     Answer,
-}
-
-/// Whether an interest stream may have had no use for a message.
-fn may_be_unwanted(book: &StreamBook, id: Id, subject: &str) -> bool {
-    let wanted = book.consumers.iter().any(|c| c.exists && matches(&c.filter, subject));
-    book.config.retention == Retention::Interest && (!wanted || id < book.loose_below)
 }
 
 /// One run.
@@ -235,11 +228,7 @@ impl Simulation {
         if sent.epoch != book.epoch || stream != book.name || seq == 0 {
             return Ok(());
         }
-        if sent.is_acked && !duplicate && may_be_unwanted(book, id, &sent.subject) {
-            // What nobody wants is not stored, and neither is its id.
-            sent.requeues += 1;
-            sent.seq = None;
-        } else if sent.is_acked && !duplicate {
+        if sent.is_acked && !duplicate {
             return Err(format!("message {id} was stored again, at {seq} of {stream}"));
         }
         if let Some(known) = sent.seq
@@ -298,9 +287,6 @@ impl Simulation {
             let sent = self.book.sent.get_mut(&id).ok_or("an answer to nobody")?;
             let book = &self.book.streams[sent.stream];
             if sent.is_acked && sent.epoch == book.epoch {
-                if may_be_unwanted(book, id, &sent.subject) {
-                    return Ok(()); // It was not stored, and neither was its id.
-                }
                 return Err(format!("message {id} was stored, and is refused: {body}"));
             }
             sent.is_refused = true;
