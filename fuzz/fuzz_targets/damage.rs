@@ -10,7 +10,7 @@ use claudebus_storage::disk::Disk;
 use claudebus_storage::disk::simulated::SimulatedDisk;
 use claudebus_storage::engine::Engine;
 use claudebus_storage::log::{
-    Filter, FilterMemo, LogEvent, ReadOutcome, ReadRequest, StreamOptions,
+    Filter, LogEvent, ReadOutcome, ReadRequest, StreamOptions,
 };
 use claudebus_storage::{Log, NewRecord, Record, StreamId, verify};
 use libfuzzer_sys::fuzz_target;
@@ -79,8 +79,8 @@ fn read_all(engine: &mut Engine) {
             max_bytes: 1 << 20,
         };
         let mut records: Vec<Record> = Vec::new();
-        let mut memo = FilterMemo::new(Filter::all());
-        let next = match engine.read(&request, &mut memo, &mut records) {
+        let filter = Filter::all();
+        let next = match engine.read(&request, &filter, &mut records) {
             ReadOutcome::Ready { next } => next,
             ReadOutcome::Waiting(_) => {
                 engine.run_background();

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use claudebus_storage::log::{FilterMemo, ReadBatch, ReadError, ReadOutcome};
+use claudebus_storage::log::{Filter, ReadBatch, ReadError, ReadOutcome};
 use claudebus_storage::{Log, NewRecord, Pressure, Record, StreamId};
 
 use crate::model::event::ConsumerPath;
@@ -112,7 +112,7 @@ impl<L: Log> Broker<L> {
             return self.bury_record(id, name, path, dying, None);
         }
         let mut records = Vec::new();
-        match self.log.read(&one(id, dying.seq), &mut FilterMemo::default(), &mut records) {
+        match self.log.read(&one(id, dying.seq), &Filter::all(), &mut records) {
             ReadOutcome::Ready { .. } => self.bury_record(id, name, path, dying, records.first()),
             ReadOutcome::Waiting(read) => {
                 self.reads.insert(read, Awaiting::Burial(id, Arc::clone(name), dying.seq));

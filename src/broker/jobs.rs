@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use claudebus_storage::log::{Filter, FilterMemo, ReadBatch, ReadError, ReadOutcome, ReadRequest};
+use claudebus_storage::log::{Filter, ReadBatch, ReadError, ReadOutcome, ReadRequest};
 use claudebus_storage::{Log, Record, StreamId};
 
 use crate::model::api::ApiResponse;
@@ -31,7 +31,7 @@ pub(super) struct JobId(pub(super) u64);
 pub(super) struct Job {
     pub(super) stream: StreamId,
     pub(super) task: Task,
-    pub(super) memo: FilterMemo,
+    pub(super) filter: Filter,
     /// Written to the log, to be finished after a restart.
     pub(super) kept: bool,
 }
@@ -73,7 +73,7 @@ impl<L: Log> Broker<L> {
     pub(super) fn start_job(&mut self, stream: StreamId, task: Task, filter: Filter) {
         let id = JobId(self.next_job);
         self.next_job += 1;
-        self.jobs.insert(id, Job { stream, task, memo: FilterMemo::new(filter), kept: false });
+        self.jobs.insert(id, Job { stream, task, filter, kept: false });
         self.run_job(id);
         self.keep_job(id);
     }
@@ -96,7 +96,7 @@ impl<L: Log> Broker<L> {
                 return;
             };
             let mut records = Vec::new();
-            let next = match self.log.read(&request, &mut job.memo, &mut records) {
+            let next = match self.log.read(&request, &job.filter, &mut records) {
                 ReadOutcome::Ready { next } => next,
                 ReadOutcome::Waiting(read) => {
                     self.reads.insert(read, Awaiting::Job(id));
@@ -147,7 +147,7 @@ impl<L: Log> Broker<L> {
             }
             Task::Chore(Chore::Overflow) => {
                 let (subject, from, to, excess) = self.next_overflow(job.stream)?;
-                job.memo = FilterMemo::new(Filter::any_of([&*subject]));
+                job.filter = Filter::any_of([&*subject]);
                 Some(request(from, to, excess))
             }
             Task::Chore(Chore::Age) => {
@@ -199,7 +199,7 @@ impl<L: Log> Broker<L> {
                 }
             }
             Task::Chore(Chore::Overflow) => {
-                let subject = job.memo.filter().patterns().and_then(<[_]>::first).cloned();
+                let subject = job.filter.patterns().and_then(<[_]>::first).cloned();
                 self.trim_subject(id, &subject.unwrap_or_default(), records, next);
             }
             Task::Chore(Chore::Age) => return self.age(id, records, next),
@@ -263,7 +263,7 @@ impl<L: Log> Broker<L> {
                 }
             }
             Task::Chore(Chore::Overflow) => {
-                let subject = job.memo.filter().patterns().and_then(<[_]>::first).cloned();
+                let subject = job.filter.patterns().and_then(<[_]>::first).cloned();
                 if let Some(stream) = self.catalog.get_mut(job.stream) {
                     stream.overflow_from = (subject.unwrap_or_default(), last + 1);
                 }

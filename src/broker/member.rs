@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use claudebus_storage::log::{Filter, FilterMemo};
+use claudebus_storage::log::{Filter};
 use claudebus_storage::{Record, StreamId};
 
 use super::consumer::Consumer;
@@ -14,7 +14,7 @@ use super::stream::Stream;
 #[derive(Debug)]
 pub(super) struct Member {
     pub(super) consumer: Consumer,
-    pub(super) memo: FilterMemo,
+    pub(super) filter: Filter,
     /// A redelivery that waits for its record to be read.
     pub(super) rereading: Option<u64>,
     /// The record that was read for a redelivery; `None` inside if it was not there.
@@ -44,7 +44,7 @@ impl Member {
         let gaps = GapsToTell::new(consumer.cursor());
         Self {
             consumer,
-            memo: FilterMemo::new(filter),
+            filter,
             rereading: None,
             reread: None,
             burying: None,
@@ -60,7 +60,7 @@ impl Member {
 
     /// Which subjects it wants.
     pub(super) fn filter(&self) -> &Filter {
-        self.memo.filter()
+        &self.filter
     }
 
     /// The patterns of what it wants. No two match the same subject.
@@ -77,7 +77,7 @@ impl Member {
 
     /// After its configuration changed.
     pub(super) fn refresh(&mut self) {
-        self.memo = FilterMemo::new(Filter::any_of(self.consumer.config().filters()));
+        self.filter = Filter::any_of(self.consumer.config().filters());
         self.rereading = None;
         self.reread = None;
         self.pushing = false;

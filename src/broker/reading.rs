@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use claudebus_storage::log::{FilterMemo, ReadBatch, ReadError, ReadOutcome, ReadRequest};
+use claudebus_storage::log::{Filter, ReadBatch, ReadError, ReadOutcome, ReadRequest};
 use claudebus_storage::record::StorageKind;
 use claudebus_storage::{Log, ReadId, Record, StreamId, SubjectId};
 
@@ -20,7 +20,7 @@ impl<L: Log> Broker<L> {
     /// Reads what a consumer wants; if that needs the disk, the consumer waits.
     pub(super) fn read_for(&mut self, name: &Arc<str>, member: &mut Member, read: &ReadRequest) {
         let mut found = Vec::new();
-        match self.log.read(read, &mut member.memo, &mut found) {
+        match self.log.read(read, &member.filter, &mut found) {
             ReadOutcome::Ready { next } => {
                 member.consumer.read_memory();
                 member.consumer.feed(found, next);
@@ -55,7 +55,7 @@ impl<L: Log> Broker<L> {
             return None;
         }
         let mut records = Vec::new();
-        match self.log.read(&one(id, seq), &mut FilterMemo::default(), &mut records) {
+        match self.log.read(&one(id, seq), &Filter::all(), &mut records) {
             ReadOutcome::Ready { .. } => Some(records.pop()),
             ReadOutcome::Waiting(read) => {
                 member.rereading = Some(seq);

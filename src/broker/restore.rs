@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
-use claudebus_storage::log::{FilterMemo, ReadBatch, ReadError, ReadOutcome};
+use claudebus_storage::log::{Filter, ReadBatch, ReadError, ReadOutcome};
 use claudebus_storage::{Log, StreamId};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -209,7 +209,7 @@ impl<L: Log> Broker<L> {
         let Some(held) = self.log.stream(id).filter(|held| held.messages > 0) else { return };
         let mut records = Vec::new();
         let request = one(id, held.last_seq);
-        match self.log.read(&request, &mut FilterMemo::default(), &mut records) {
+        match self.log.read(&request, &Filter::all(), &mut records) {
             ReadOutcome::Ready { next } => {
                 self.last_id_read(id, Ok(ReadBatch { records, next }));
             }

@@ -6,7 +6,7 @@
 //! that turn, and starts anew after a restart. All of them may be done twice. Limits need none of
 //! this: they are looked at when a broker begins.
 
-use claudebus_storage::log::{Filter, FilterMemo};
+use claudebus_storage::log::{Filter};
 use claudebus_storage::{Log, StreamId};
 use serde::{Deserialize, Serialize};
 
@@ -59,7 +59,7 @@ impl KeptJob {
             Task::Delete { seq, must_finish: true, .. } => KeptTask::Delete { seq: *seq },
             _ => return None,
         };
-        let patterns = job.memo.filter().patterns().unwrap_or_default();
+        let patterns = job.filter.patterns().unwrap_or_default();
         let subjects = patterns.iter().map(ToString::to_string).collect();
         Some(Self { subjects, task })
     }
@@ -81,7 +81,7 @@ impl KeptJob {
             [] => Filter::all(),
             subjects => Filter::any_of(subjects.iter().map(String::as_str)),
         };
-        Job { stream, task, memo: FilterMemo::new(filter), kept: true }
+        Job { stream, task, filter, kept: true }
     }
 }
 

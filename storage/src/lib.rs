@@ -38,6 +38,8 @@ pub mod record;
 #[cfg(feature = "engine")]
 pub mod segment;
 #[cfg(feature = "engine")]
+mod sketch;
+#[cfg(feature = "engine")]
 mod state;
 #[cfg(feature = "engine")]
 mod stream;

@@ -13,6 +13,8 @@ use std::sync::Arc;
 
 use crate::ids::{Fingerprint, Position, ReadId, StreamId, SubjectId};
 use crate::record::{NewRecord, Record, StorageKind};
+#[cfg(feature = "engine")]
+use crate::sketch::{Sketch, SketchPattern};
 
 /// How a stream is kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -72,7 +74,15 @@ pub struct SubjectSummary {
 /// Which subjects a read wants. Cloning is cheap.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Filter {
-    patterns: Option<Arc<[Box<str>]>>,
+    patterns: Option<Arc<Patterns>>,
+}
+
+/// Patterns, and what each asks of a sketch.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Patterns {
+    texts: Box<[Box<str>]>,
+    #[cfg(feature = "engine")]
+    sketches: Box<[SketchPattern]>,
 }
 
 impl Filter {
@@ -84,17 +94,22 @@ impl Filter {
 
     /// Subjects matched by any of `patterns`. No patterns, or `>` among them, means every subject.
     pub fn any_of<'a>(patterns: impl IntoIterator<Item = &'a str>) -> Self {
-        let patterns: Vec<Box<str>> = patterns.into_iter().map(Box::from).collect();
-        if patterns.is_empty() || patterns.iter().any(|p| &**p == ">") {
+        let texts: Box<[Box<str>]> = patterns.into_iter().map(Box::from).collect();
+        if texts.is_empty() || texts.iter().any(|pattern| &**pattern == ">") {
             return Self::all();
         }
-        Self { patterns: Some(patterns.into()) }
+        let patterns = Patterns {
+            #[cfg(feature = "engine")]
+            sketches: texts.iter().map(|pattern| SketchPattern::of(pattern)).collect(),
+            texts,
+        };
+        Self { patterns: Some(Arc::new(patterns)) }
     }
 
     /// The patterns, or nothing if every subject is wanted.
     #[must_use]
     pub fn patterns(&self) -> Option<&[Box<str>]> {
-        self.patterns.as_deref()
+        self.patterns.as_deref().map(|patterns| &*patterns.texts)
     }
 
     /// Whether every subject is wanted.
@@ -106,60 +121,18 @@ impl Filter {
     /// Whether `subject` is wanted.
     #[must_use]
     pub fn matches(&self, subject: &str) -> bool {
-        match &self.patterns {
+        match self.patterns() {
             None => true,
             Some(patterns) => patterns.iter().any(|p| crate::subject::matches(p, subject)),
         }
     }
-}
 
-/// Subjects that a [`FilterMemo`] remembers, at most. 32,768: 256 KiB, so that a thousand consumers
-/// of a stream with a million subjects do not hold gigabytes. The others are compared each time.
-const MAX_MEMO: usize = 1 << 15;
-
-/// Remembers, by [`SubjectId`], which subjects of one stream a filter wants, so that a subject's
-/// text is compared once and not for every record.
-#[derive(Clone, Debug, Default)]
-pub struct FilterMemo {
-    filter: Filter,
-    /// By slot: the generation it was decided for, doubled, plus whether it matched, plus 2 so
-    /// that 0 means undecided.
-    decided: Vec<u64>,
-}
-
-impl FilterMemo {
-    /// A memo for `filter`, empty.
-    #[must_use]
-    pub fn new(filter: Filter) -> Self {
-        Self { filter, decided: Vec::new() }
-    }
-
-    /// The filter.
-    #[must_use]
-    pub fn filter(&self) -> &Filter {
-        &self.filter
-    }
-
-    /// Whether the filter wants the subject `id`, whose text `subject` gives when it is needed.
-    pub fn wants<'a>(&mut self, id: SubjectId, subject: impl FnOnce() -> &'a str) -> bool {
-        if self.filter.is_all() {
-            return true;
-        }
-        let slot = id.slot as usize;
-        if slot >= MAX_MEMO {
-            return self.filter.matches(subject());
-        }
-        if slot >= self.decided.len() {
-            self.decided.resize(slot + 1, 0);
-        }
-        let Some(known) = self.decided.get_mut(slot) else {
-            return false;
-        };
-        let undecided = u64::from(id.generation) * 2 + 2;
-        if *known != undecided && *known != undecided + 1 {
-            *known = undecided + u64::from(self.filter.matches(subject()));
-        }
-        *known == undecided + 1
+    /// Whether a subject of this sketch is wanted, whose text `subject` gives when it is needed.
+    #[cfg(feature = "engine")]
+    pub(crate) fn wants<'a>(&self, sketch: Sketch, subject: impl Fn() -> &'a str) -> bool {
+        let Some(patterns) = &self.patterns else { return true };
+        let mut both = patterns.texts.iter().zip(&patterns.sketches);
+        both.any(|(pattern, sketched)| sketched.matches(pattern, sketch, &subject))
     }
 }
 
@@ -386,7 +359,7 @@ pub trait Log {
     fn read(
         &mut self,
         request: &ReadRequest,
-        filter: &mut FilterMemo,
+        filter: &Filter,
         records: &mut Vec<Record>,
     ) -> ReadOutcome;
 

@@ -1,6 +1,6 @@
 //! The subjects of one stream: text, count, first and last sequence, and a small number for each.
 //!
-//! Built for a million subjects in about 100 MB: texts lie in shared chunks, a slot is 40 bytes, the
+//! Built for a million subjects in about 100 MB: texts lie in shared chunks, a slot is 40 bytes, a sketch 8, the
 //! hash table holds only slot numbers. It does not know which records exist; the engine says what
 //! was appended and deleted.
 
@@ -8,7 +8,8 @@ use hashbrown::HashTable;
 
 use crate::codec::checksum;
 use crate::ids::SubjectId;
-use crate::log::SubjectSummary;
+use crate::log::{Filter, SubjectSummary};
+use crate::sketch::Sketch;
 
 /// Capacity of a full chunk of texts, in bytes; a subject is never longer.
 const CHUNK: usize = 1 << 16;
@@ -46,6 +47,8 @@ struct Dirty {
 pub(crate) struct SubjectTable {
     table: HashTable<u32>,
     slots: Vec<Slot>,
+    /// One for each slot, apart from them, so that a filter reads little memory.
+    sketches: Vec<Sketch>,
     free: Vec<u32>,
     chunks: Vec<Vec<u8>>,
     /// Bytes in chunks, and how many of them belong to no subject any more.
@@ -118,6 +121,12 @@ impl SubjectTable {
     pub(crate) fn text(&self, id: SubjectId) -> Option<&str> {
         let slot = self.slots.get(id.slot as usize)?;
         (slot.count != 0 && slot.generation == id.generation).then(|| self.text_of(slot))
+    }
+
+    /// Whether `filter` wants the subject. It may have no records any more.
+    pub(crate) fn is_wanted(&self, id: SubjectId, filter: &Filter) -> bool {
+        let Some(sketch) = self.sketches.get(id.slot as usize) else { return false };
+        filter.wants(*sketch, || self.text(id).unwrap_or_default())
     }
 
     fn summary(&self, number: u32) -> SubjectSummary {
@@ -194,6 +203,7 @@ impl SubjectTable {
         let number = self.free.pop().unwrap_or(self.slots.len() as u32);
         if number as usize == self.slots.len() {
             self.slots.push(Slot::default());
+            self.sketches.push(Sketch::default());
         }
         let hash = hash_of(text);
         if let Some(slot) = self.slots.get_mut(number as usize) {
@@ -201,6 +211,9 @@ impl SubjectTable {
             // `len` fits: subjects are at most 65,535 bytes.
             let len = text.len() as u16;
             *slot = Slot { chunk, offset, len, hash, generation, count: 0, first: seq, last: seq };
+        }
+        if let Some(sketch) = self.sketches.get_mut(number as usize) {
+            *sketch = Sketch::of(text);
         }
         let slots = &self.slots;
         self.table.insert_unique(spread(hash), number, |other| {
@@ -281,10 +294,14 @@ impl SubjectTable {
         }
     }
 
-    /// Calls `visit` for every subject, in no particular order.
-    pub(crate) fn for_each(&self, mut visit: impl FnMut(&str, SubjectSummary)) {
-        for (number, slot) in self.slots.iter().enumerate() {
-            if slot.count != 0 {
+    /// Calls `visit` for every subject that `filter` wants, in no particular order.
+    pub(crate) fn for_each_wanted(
+        &self,
+        filter: &Filter,
+        mut visit: impl FnMut(&str, SubjectSummary),
+    ) {
+        for ((number, slot), sketch) in self.slots.iter().enumerate().zip(&self.sketches) {
+            if slot.count != 0 && filter.wants(*sketch, || self.text_of(slot)) {
                 visit(self.text_of(slot), self.summary(number as u32));
             }
         }
@@ -334,6 +351,7 @@ impl SubjectTable {
     pub(crate) fn memory(&self) -> usize {
         self.table.allocation_size()
             + self.slots.capacity() * size_of::<Slot>()
+            + self.sketches.capacity() * size_of::<Sketch>()
             + self.free.capacity() * 4
             + self.chunks.iter().map(Vec::capacity).sum::<usize>()
             + self.dirty.slots.capacity() * 4
@@ -414,7 +432,7 @@ mod tests {
         }
         table.forget_changes();
         let megabytes = table.memory() >> 20;
-        assert!(megabytes <= 110, "{megabytes} MB");
+        assert!(megabytes <= 120, "{megabytes} MB");
         assert_eq!(table.get("devices.eu-west.777777.state").unwrap().last, 777_778);
     }
 }

@@ -2,7 +2,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use claudebus_storage::log::{Filter, FilterMemo, ReadBatch, ReadError, ReadOutcome, ReadRequest};
+use claudebus_storage::log::{Filter, ReadBatch, ReadError, ReadOutcome, ReadRequest};
 use claudebus_storage::{Log, Record, StreamId};
 
 use crate::model::api::{ApiRequest, ApiResponse, MessageGetOptions, StoredMessage};
@@ -50,7 +50,7 @@ impl<L: Log> Broker<L> {
         let request = request.clone();
         let waiting = Parked { answer, request, reads: 1, rounds: 0, read: None };
         self.parked.insert(parked, waiting);
-        self.search(parked, read, FilterMemo::new(filter), None);
+        self.search(parked, read, filter, None);
         Ok(Reply::Later)
     }
 
@@ -109,12 +109,12 @@ impl<L: Log> Broker<L> {
         &mut self,
         parked: ParkedId,
         mut read: ReadRequest,
-        mut memo: FilterMemo,
+        filter: Filter,
         mut last: Option<Record>,
     ) {
         while read.from <= read.to {
             let mut records = Vec::new();
-            match self.log.read(&read, &mut memo, &mut records) {
+            match self.log.read(&read, &filter, &mut records) {
                 ReadOutcome::Ready { next } => {
                     let found = records.pop();
                     let done = found.is_some() && read.max_records == 1;
@@ -127,7 +127,7 @@ impl<L: Log> Broker<L> {
                 ReadOutcome::Waiting(id) => {
                     self.reads.insert(id, Awaiting::Message(parked));
                     if let Some(waiting) = self.parked.get_mut(&parked) {
-                        waiting.read = Some((read, memo));
+                        waiting.read = Some((read, filter));
                     }
                     return;
                 }
@@ -143,7 +143,7 @@ impl<L: Log> Broker<L> {
         result: Result<ReadBatch, ReadError>,
     ) {
         let Some(waiting) = self.parked.get_mut(&parked) else { return };
-        let Some((mut read, memo)) = waiting.read.take() else { return };
+        let Some((mut read, filter)) = waiting.read.take() else { return };
         match result {
             Err(error) => {
                 let why = match &error {
@@ -156,7 +156,7 @@ impl<L: Log> Broker<L> {
                 let found = batch.records.pop();
                 read.from =
                     if found.is_some() && read.max_records == 1 { u64::MAX } else { batch.next };
-                self.search(parked, read, memo, found);
+                self.search(parked, read, filter, found);
             }
         }
     }

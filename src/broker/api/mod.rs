@@ -6,7 +6,7 @@ mod lists;
 mod messages;
 mod streams;
 
-use claudebus_storage::log::{FilterMemo, ReadBatch, ReadError, ReadOutcome, ReadRequest};
+use claudebus_storage::log::{Filter, ReadBatch, ReadError, ReadOutcome, ReadRequest};
 use claudebus_storage::{Log, StreamId};
 
 use crate::model::api::{ApiRequest, ApiResponse};
@@ -35,7 +35,7 @@ pub(super) struct Parked {
     reads: usize,
     rounds: u32,
     /// What a message get reads, to go on where it stopped.
-    read: Option<(ReadRequest, FilterMemo)>,
+    read: Option<(ReadRequest, Filter)>,
 }
 
 /// How a request is answered.
@@ -173,7 +173,7 @@ impl<L: Log> Broker<L> {
         for id in streams {
             let Err(seq) = self.first_time(*id) else { continue };
             let mut records = Vec::new();
-            match self.log.read(&one(*id, seq), &mut FilterMemo::default(), &mut records) {
+            match self.log.read(&one(*id, seq), &Filter::all(), &mut records) {
                 ReadOutcome::Ready { .. } => self.learn_first_time(*id, &records),
                 ReadOutcome::Waiting(read) => {
                     self.reads.insert(read, Awaiting::FirstTime(parked, *id));

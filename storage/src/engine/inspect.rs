@@ -3,7 +3,7 @@
 
 use crate::engine::Engine;
 use crate::ids::StreamId;
-use crate::log::{FilterMemo, Log, LogEvent, ReadBatch, ReadError, ReadOutcome, ReadRequest};
+use crate::log::{Filter, Log, LogEvent, ReadBatch, ReadError, ReadOutcome, ReadRequest};
 use crate::verify::VerifiedStream;
 
 /// Records of one read.
@@ -119,7 +119,7 @@ impl Engine {
             max_bytes: READ_BYTES,
         };
         let mut records = Vec::new();
-        match self.read(&request, &mut FilterMemo::default(), &mut records) {
+        match self.read(&request, &Filter::all(), &mut records) {
             ReadOutcome::Ready { next } => Ok(ReadBatch { records, next }),
             ReadOutcome::Waiting(id) => {
                 self.run_background();

@@ -50,7 +50,7 @@ use crate::disk::Disk;
 use crate::ids::{Fingerprint, Position, StreamId, SubjectId};
 use crate::journal::shared::JournalShared;
 use crate::log::{
-    Filter, FilterMemo, Log, LogEvent, LogFailure, Losses, Pressure, ReadOutcome, ReadRequest,
+    Filter, Log, LogEvent, LogFailure, Losses, Pressure, ReadOutcome, ReadRequest,
     ScrubStats, State, StreamOptions, StreamSummary, SubjectSummary, WindowFull,
 };
 use crate::record::{NewRecord, Record};
@@ -235,18 +235,15 @@ impl Log for Engine {
         filter: &Filter,
         visit: &mut dyn FnMut(&str, SubjectSummary),
     ) {
-        let Some(stream) = self.contents.streams.get(&stream) else { return };
-        stream.subjects.for_each(|text, summary| {
-            if filter.matches(text) {
-                visit(text, summary);
-            }
-        });
+        if let Some(stream) = self.contents.streams.get(&stream) {
+            stream.subjects.for_each_wanted(filter, visit);
+        }
     }
 
     fn read(
         &mut self,
         request: &ReadRequest,
-        filter: &mut FilterMemo,
+        filter: &Filter,
         records: &mut Vec<Record>,
     ) -> ReadOutcome {
         self.read_records(request, filter, records)

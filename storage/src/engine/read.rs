@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::Engine;
 use super::reader::ReadJob;
 use crate::ids::{ReadId, StreamId};
-use crate::log::{Filter, FilterMemo, ReadBatch, ReadError, ReadOutcome, ReadRequest};
+use crate::log::{Filter, ReadBatch, ReadError, ReadOutcome, ReadRequest};
 use crate::record::Record;
 use crate::stream::Stream;
 use crate::tail::{Chunks, Place};
@@ -31,7 +31,7 @@ impl Engine {
     pub(super) fn read_records(
         &mut self,
         request: &ReadRequest,
-        filter: &mut FilterMemo,
+        filter: &Filter,
         records: &mut Vec<Record>,
     ) -> ReadOutcome {
         let Some(stream) = self.contents.streams.get(&request.stream) else {
@@ -71,7 +71,7 @@ impl Engine {
         &mut self,
         request: &ReadRequest,
         from: u64,
-        filter: &FilterMemo,
+        filter: &Filter,
     ) -> ReadOutcome {
         let id = ReadId(self.next_read);
         self.next_read += 1;
@@ -86,7 +86,7 @@ impl Engine {
             }
         }
         let request = ReadRequest { from, ..request.clone() };
-        let filter = filter.filter().clone();
+        let filter = filter.clone();
         self.background.reads.push(ReadJob { id, request, filter, plan });
         self.counters.reads += 1;
         ReadOutcome::Waiting(id)
@@ -134,7 +134,7 @@ impl Engine {
         }
         let mut count = 0;
         let mut count_one = |subject| {
-            count += u64::from(stream.subjects.text(subject).is_some_and(|t| filter.matches(t)));
+            count += u64::from(stream.subjects.is_wanted(subject, filter));
         };
         if stream.is_volatile() {
             stream.volatile.range(from..=to).for_each(|(_, (_, subject))| count_one(*subject));
@@ -161,11 +161,7 @@ fn count_subjects(stream: &Stream, filter: &Filter) -> u64 {
         return stream.subjects.get(one).map_or(0, |subject| subject.count);
     }
     let mut count = 0;
-    stream.subjects.for_each(|text, subject| {
-        if filter.matches(text) {
-            count += subject.count;
-        }
-    });
+    stream.subjects.for_each_wanted(filter, |_, subject| count += subject.count);
     count
 }
 
@@ -173,7 +169,7 @@ fn read_tail(
     stream: &Stream,
     chunks: &Chunks,
     request: &ReadRequest,
-    filter: &mut FilterMemo,
+    filter: &Filter,
     records: &mut Vec<Record>,
 ) -> u64 {
     let mut taken = Taken { records: 0, bytes: 0 };
@@ -198,20 +194,19 @@ fn read_tail(
     request.to.saturating_add(1)
 }
 
-fn is_wanted(stream: &Stream, place: &Place, filter: &mut FilterMemo) -> bool {
-    filter.wants(place.subject, || stream.subjects.text(place.subject).unwrap_or_default())
-        && !stream.gone.contains(place.seq)
+fn is_wanted(stream: &Stream, place: &Place, filter: &Filter) -> bool {
+    stream.subjects.is_wanted(place.subject, filter) && !stream.gone.contains(place.seq)
 }
 
 fn read_volatile(
     stream: &Stream,
     request: &ReadRequest,
-    filter: &mut FilterMemo,
+    filter: &Filter,
     records: &mut Vec<Record>,
 ) -> u64 {
     let mut taken = Taken { records: 0, bytes: 0 };
     for (seq, (record, subject)) in stream.volatile.range(request.from..=request.to) {
-        if record.time < request.since || !filter.wants(*subject, || record.subject()) {
+        if record.time < request.since || !stream.subjects.is_wanted(*subject, filter) {
             continue;
         }
         if taken.is_full(request) {

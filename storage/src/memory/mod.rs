@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use crate::ids::{Fingerprint, Position, ReadId, StreamId, SubjectId};
 use crate::log::{
-    Filter, FilterMemo, Log, LogEvent, LogFailure, Pressure, ReadBatch, ReadError, ReadOutcome,
+    Filter, Log, LogEvent, LogFailure, Pressure, ReadBatch, ReadError, ReadOutcome,
     ReadRequest, State, StreamOptions, StreamSummary, SubjectSummary, WindowFull,
 };
 use crate::record::{NewRecord, Record};
@@ -35,7 +35,7 @@ pub struct MemoryLog {
     durable: Position,
     held: bool,
     slow: bool,
-    reads: VecDeque<(ReadId, ReadRequest, FilterMemo)>,
+    reads: VecDeque<(ReadId, ReadRequest, Filter)>,
     next_read: u64,
     damaged: Vec<(StreamId, u64, u64)>,
     unreadable: bool,
@@ -105,7 +105,7 @@ impl MemoryLog {
     fn examine(
         &self,
         request: &ReadRequest,
-        filter: &mut FilterMemo,
+        filter: &Filter,
         records: &mut Vec<Record>,
     ) -> Result<u64, ReadError> {
         if self.unreadable {
@@ -230,7 +230,7 @@ impl Log for MemoryLog {
     fn read(
         &mut self,
         request: &ReadRequest,
-        filter: &mut FilterMemo,
+        filter: &Filter,
         records: &mut Vec<Record>,
     ) -> ReadOutcome {
         if !self.slow
@@ -303,12 +303,12 @@ impl Log for MemoryLog {
             self.durable = self.committed;
             return Ok(Some(LogEvent::Durable(self.durable)));
         }
-        let Some((id, mut request, mut filter)) = self.reads.pop_front() else {
+        let Some((id, mut request, filter)) = self.reads.pop_front() else {
             return Ok(None);
         };
         request.to = request.to.min(request.from.saturating_add(SLOW_STEP - 1));
         let mut records = Vec::new();
-        let result = self.examine(&request, &mut filter, &mut records);
+        let result = self.examine(&request, &filter, &mut records);
         Ok(Some(LogEvent::Read(id, result.map(|next| ReadBatch { records, next }))))
     }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ids::SubjectId;
-use crate::log::{Filter, FilterMemo, ReadRequest, StreamOptions, StreamSummary, SubjectSummary};
+use crate::log::{Filter, ReadRequest, StreamOptions, StreamSummary, SubjectSummary};
 use crate::record::{NewRecord, Record};
 
 #[derive(Clone, Debug)]
@@ -169,7 +169,7 @@ impl Stream {
     pub(super) fn read(
         &self,
         request: &ReadRequest,
-        filter: &mut FilterMemo,
+        filter: &Filter,
         records: &mut Vec<Record>,
     ) -> u64 {
         let (mut taken, mut bytes) = (0, 0);
@@ -177,10 +177,7 @@ impl Stream {
             return request.from;
         }
         for (seq, record) in self.records.range(request.from..=request.to) {
-            let Some(subject) = self.subjects.get(record.subject()) else {
-                continue;
-            };
-            if record.time < request.since || !filter.wants(subject.id, || record.subject()) {
+            if record.time < request.since || !filter.matches(record.subject()) {
                 continue;
             }
             if taken == request.max_records || (taken > 0 && bytes >= request.max_bytes) {

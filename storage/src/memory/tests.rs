@@ -23,9 +23,9 @@ fn request(from: u64, to: u64) -> ReadRequest {
 }
 
 fn read(log: &mut MemoryLog, request: &ReadRequest, patterns: &[&str]) -> (Vec<u64>, u64) {
-    let mut memo = FilterMemo::new(Filter::any_of(patterns.iter().copied()));
+    let filter = Filter::any_of(patterns.iter().copied());
     let mut records = Vec::new();
-    match log.read(request, &mut memo, &mut records) {
+    match log.read(request, &filter, &mut records) {
         ReadOutcome::Ready { next } => (records.iter().map(|r| r.seq).collect(), next),
         ReadOutcome::Waiting(_) => panic!("reads are not slow"),
     }
@@ -81,7 +81,7 @@ fn slow_reads_are_answered_by_poll() {
     assert!(matches!(log.poll(), Ok(Some(LogEvent::Durable(_)))));
     log.slow_reads(true);
     let mut records = Vec::new();
-    let outcome = log.read(&request(2, 9), &mut FilterMemo::default(), &mut records);
+    let outcome = log.read(&request(2, 9), &Filter::all(), &mut records);
     let ReadOutcome::Waiting(id) = outcome else { panic!("slow reads wait") };
     assert!(records.is_empty());
     let Ok(Some(LogEvent::Read(answered, Ok(batch)))) = log.poll() else { panic!("no answer") };
@@ -121,7 +121,7 @@ fn damage_is_an_error_that_names_the_sequences() {
     assert_eq!(read(&mut log, &request(1, 4), &[]), (vec![1, 2], 3));
     log.commit();
     log.poll().unwrap();
-    log.read(&request(3, 4), &mut FilterMemo::default(), &mut Vec::new());
+    log.read(&request(3, 4), &Filter::all(), &mut Vec::new());
     let Ok(Some(LogEvent::Read(_, Err(error)))) = log.poll() else { panic!("damage is an error") };
     assert!(matches!(error, ReadError::Damaged { first: 3, last: 3, .. }));
 }

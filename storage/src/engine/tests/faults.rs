@@ -167,8 +167,7 @@ fn damage_in_a_segment_is_an_error_to_its_reader_only() {
     }
     let mut engine = open(&disk, 2);
     let mut found = Vec::new();
-    let mut memo = crate::log::FilterMemo::default();
-    let outcome = engine.read(&all_of(S, 1_000), &mut memo, &mut found);
+    let outcome = engine.read(&all_of(S, 1_000), &crate::log::Filter::all(), &mut found);
     assert!(matches!(outcome, crate::log::ReadOutcome::Waiting(_)));
     engine.run_background();
     let crate::LogEvent::Read(_, Err(error)) = engine.poll().unwrap().unwrap() else {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::disk::RealDisk;
 use crate::ids::StreamId;
-use crate::log::{Filter, FilterMemo, Log, LogEvent, ReadOutcome, ReadRequest, StreamOptions};
+use crate::log::{Filter, Log, LogEvent, ReadOutcome, ReadRequest, StreamOptions};
 use crate::record::{NewRecord, Record};
 use crate::{Engine, EngineOptions, Position};
 
@@ -71,7 +71,7 @@ impl Opened {
     fn read_all(&mut self, to: u64) -> Vec<Record> {
         let mut records = Vec::new();
         let mut from = 1;
-        let mut memo = FilterMemo::new(Filter::all());
+        let filter = Filter::all();
         while from <= to {
             let request = ReadRequest {
                 stream: S,
@@ -81,7 +81,7 @@ impl Opened {
                 max_records: 1_000,
                 max_bytes: 1 << 20,
             };
-            match self.engine.read(&request, &mut memo, &mut records) {
+            match self.engine.read(&request, &filter, &mut records) {
                 ReadOutcome::Ready { next } => from = next,
                 ReadOutcome::Waiting(id) => self.until(|_, event| match event {
                     Some(LogEvent::Read(answered, batch)) if answered == id => {

@@ -7,7 +7,7 @@ use crate::disk::SimulatedDisk;
 use crate::engine::{Engine, EngineOptions, RecoveryReport, Workers};
 use crate::ids::{Fingerprint, StreamId, SubjectId};
 use crate::log::{
-    Compression, Filter, FilterMemo, Log, LogEvent, ReadOutcome, ReadRequest, StreamOptions,
+    Compression, Filter, Log, LogEvent, ReadOutcome, ReadRequest, StreamOptions,
 };
 use crate::record::{NewRecord, Record, StorageKind};
 use crate::{MemoryLog, Position};
@@ -241,10 +241,9 @@ pub(super) fn read_all(
     mut request: ReadRequest,
     filter: &Filter,
 ) -> Vec<Record> {
-    let mut memo = FilterMemo::new(filter.clone());
     let mut records = Vec::new();
     while request.from <= request.to {
-        let next = match engine.read(&request, &mut memo, &mut records) {
+        let next = match engine.read(&request, filter, &mut records) {
             ReadOutcome::Ready { next } => next,
             ReadOutcome::Waiting(id) => wait_for(engine, id, &mut records),
         };
