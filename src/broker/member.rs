@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use claudebus_storage::log::{Filter};
+use claudebus_storage::log::Filter;
 use claudebus_storage::{Record, StreamId};
 
 use super::consumer::Consumer;

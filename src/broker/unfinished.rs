@@ -6,7 +6,7 @@
 //! that turn, and starts anew after a restart. All of them may be done twice. Limits need none of
 //! this: they are looked at when a broker begins.
 
-use claudebus_storage::log::{Filter};
+use claudebus_storage::log::Filter;
 use claudebus_storage::{Log, StreamId};
 use serde::{Deserialize, Serialize};
 

@@ -15,9 +15,9 @@ pub(crate) struct Sketch(u64);
 
 /// Eight bits of a token: FNV-1a, its halves folded together.
 fn hash_of(token: &str) -> u8 {
-    let hash = token.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
-        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
-    });
+    let hash = token
+        .bytes()
+        .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
     let [a, b, c, d] = hash.to_le_bytes();
     a ^ b ^ c ^ d
 }

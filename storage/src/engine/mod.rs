@@ -50,8 +50,8 @@ use crate::disk::Disk;
 use crate::ids::{Fingerprint, Position, StreamId, SubjectId};
 use crate::journal::shared::JournalShared;
 use crate::log::{
-    Filter, Log, LogEvent, LogFailure, Losses, Pressure, ReadOutcome, ReadRequest,
-    ScrubStats, State, StreamOptions, StreamSummary, SubjectSummary, WindowFull,
+    Filter, Log, LogEvent, LogFailure, Losses, Pressure, ReadOutcome, ReadRequest, ScrubStats,
+    State, StreamOptions, StreamSummary, SubjectSummary, WindowFull,
 };
 use crate::record::{NewRecord, Record};
 

@@ -67,12 +67,7 @@ impl Engine {
     }
 
     /// Hands a read to a reader thread.
-    fn read_sealed(
-        &mut self,
-        request: &ReadRequest,
-        from: u64,
-        filter: &Filter,
-    ) -> ReadOutcome {
+    fn read_sealed(&mut self, request: &ReadRequest, from: u64, filter: &Filter) -> ReadOutcome {
         let id = ReadId(self.next_read);
         self.next_read += 1;
         let mut plan = Vec::new();

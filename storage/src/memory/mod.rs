@@ -12,8 +12,8 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use crate::ids::{Fingerprint, Position, ReadId, StreamId, SubjectId};
 use crate::log::{
-    Filter, Log, LogEvent, LogFailure, Pressure, ReadBatch, ReadError, ReadOutcome,
-    ReadRequest, State, StreamOptions, StreamSummary, SubjectSummary, WindowFull,
+    Filter, Log, LogEvent, LogFailure, Pressure, ReadBatch, ReadError, ReadOutcome, ReadRequest,
+    State, StreamOptions, StreamSummary, SubjectSummary, WindowFull,
 };
 use crate::record::{NewRecord, Record};
 

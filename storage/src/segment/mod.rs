@@ -15,6 +15,7 @@ use crate::log::ReadError;
 
 mod block;
 mod cache;
+mod expiries;
 mod file;
 mod layout;
 mod locate;
@@ -24,12 +25,14 @@ mod read;
 mod salvage;
 mod subjects;
 mod table;
+mod take;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod varint;
 mod verify;
+mod wanted;
 mod write;
 
 pub use block::BlockEntry;

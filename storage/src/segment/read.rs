@@ -5,31 +5,31 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use super::block::{Block, BlockEntry};
-use super::cache::{BlockCache, Kept, Key};
+use super::cache::BlockCache;
 use super::file::File;
 pub use super::file::ReadStats;
 use super::layout::StreamEntry;
 use super::locate::BlockLocator;
 use super::salvage::{self, Salvaged};
-use super::subjects::{BlockSet, SubjectEntry};
-use super::table::{self, Cursor, Pages};
-use super::{BLOCK_BYTES_MAX, SegmentError, SegmentMeta, StreamRange};
+use super::subjects::BlockSet;
+use super::table::{self, Cursor};
+use super::take::Taking;
+use super::{SegmentError, SegmentMeta};
 use crate::disk::Disk;
 use crate::ids::StreamId;
 use crate::log::{Filter, ReadError, ReadRequest};
 use crate::record::Record;
-use crate::subject;
 
 /// A segment open for reading, from any number of threads. Holds one file handle and what the
 /// manifest says; everything else is read when it is needed and kept in the shared [`BlockCache`].
 pub struct Segment {
-    meta: Arc<SegmentMeta>,
-    file: File,
-    locator: Option<Arc<dyn BlockLocator>>,
+    pub(super) meta: Arc<SegmentMeta>,
+    pub(super) file: File,
+    pub(super) locator: Option<Arc<dyn BlockLocator>>,
     /// Its blocks, found without its tables.
     salvaged: OnceLock<Salvaged>,
     /// Something in it was met that is damaged and that reading does without.
-    is_flawed: AtomicBool,
+    pub(super) is_flawed: AtomicBool,
 }
 
 impl Segment {
@@ -206,128 +206,6 @@ impl Segment {
         self.file.block(stream, &place, stats).map_err(|error| (error, Some(place)))
     }
 
-    /// When each record of the stream expires by itself, with its sequence, in order of time.
-    ///
-    /// # Errors
-    /// [`ReadError`] if the table cannot be read.
-    pub fn expiries(
-        &self,
-        stream: StreamId,
-        stats: &ReadStats,
-    ) -> Result<Vec<(u64, u64)>, ReadError> {
-        let Some(range) = self.meta.stream(stream) else {
-            return Ok(Vec::new());
-        };
-        let lost = |error: SegmentError| error.into_read(stream, range.first_seq, range.last_seq);
-        let mut found = Vec::new();
-        let entry = self.entry(stream, stats).map_err(lost)?;
-        let tables = self.file.tables(stats);
-        let mut cursor = Cursor::seek(&tables, entry.expiry_table, &[]).map_err(lost)?;
-        while let Some((key, _)) = cursor.next().map_err(lost)? {
-            let key: [u8; 16] = key
-                .try_into()
-                .map_err(|_| lost(self.file.error(entry.expiry_table.offset, "no expiry")))?;
-            let key = u128::from_be_bytes(key);
-            found.push(((key >> 64) as u64, key as u64));
-        }
-        Ok(found)
-    }
-
-    /// The same from the records themselves, for when the table is damaged. Those that cannot be read
-    /// are left out.
-    #[must_use]
-    pub fn expiries_of_records(&self, stream: StreamId, stats: &ReadStats) -> Vec<(u64, u64)> {
-        let Some(range) = self.meta.stream(stream) else { return Vec::new() };
-        let mut found = Vec::new();
-        let mut from = range.first_seq;
-        while from <= range.last_seq {
-            let (max_records, max_bytes) = (usize::MAX, BLOCK_BYTES_MAX);
-            let to = range.last_seq;
-            let request = ReadRequest { stream, from, to, since: 0, max_records, max_bytes };
-            let mut records = Vec::new();
-            let next = self.read(&request, &Filter::all(), &|_| false, &mut records, stats);
-            from = match next {
-                Ok(next) => next.max(from + 1),
-                Err(ReadError::Damaged { last, .. }) => last.max(from) + 1,
-                Err(_) => break,
-            };
-            let expiring = |record: &Record| Some((record.expires?, record.seq));
-            found.extend(records.iter().filter_map(expiring));
-        }
-        found.sort_unstable();
-        found
-    }
-
-    /// How many records of the stream the filter wants, deleted ones included, if `from..=to`
-    /// covers all of the stream in this segment; else `None`.
-    ///
-    /// # Errors
-    /// [`ReadError`] if the table cannot be read.
-    pub fn count(
-        &self,
-        stream: StreamId,
-        filter: &Filter,
-        from: u64,
-        to: u64,
-        stats: &ReadStats,
-    ) -> Result<Option<u64>, ReadError> {
-        let Some(range) = self.meta.stream(stream) else {
-            return Ok(Some(0));
-        };
-        if from > range.first_seq || to < range.last_seq {
-            return Ok(None);
-        }
-        if filter.is_all() {
-            return Ok(Some(range.count));
-        }
-        let mut count = 0;
-        self.subjects(stream, filter, stats, &mut |_, entry| count += entry.count)?;
-        Ok(Some(count))
-    }
-
-    /// Calls `visit` once for each subject of the stream that the filter wants, deleted records
-    /// counted.
-    ///
-    /// # Errors
-    /// [`ReadError`] if the table cannot be read.
-    pub fn subjects(
-        &self,
-        stream: StreamId,
-        filter: &Filter,
-        stats: &ReadStats,
-        visit: &mut dyn FnMut(&str, SubjectEntry),
-    ) -> Result<(), ReadError> {
-        let Some(range) = self.meta.stream(stream) else {
-            return Ok(());
-        };
-        self.each_subject(range, filter, stats, &mut |text, value| {
-            visit(text, SubjectEntry::decode(value, range.first_seq)?);
-            Some(())
-        })
-        .map_err(|error| error.into_read(stream, range.first_seq, range.last_seq))
-    }
-
-    /// Records and distinct subjects of the stream.
-    pub(crate) fn density(
-        &self,
-        stream: StreamId,
-        stats: &ReadStats,
-    ) -> Result<(u64, u64), SegmentError> {
-        self.entry(stream, stats).map(|entry| (entry.range.count, entry.subjects))
-    }
-
-    /// Calls `visit` with each subject of the stream and its value in the subject table, until it
-    /// returns `None`.
-    pub(crate) fn subject_values(
-        &self,
-        stream: StreamId,
-        stats: &ReadStats,
-        visit: &mut dyn FnMut(&str, &[u8]) -> Option<()>,
-    ) -> Result<(), SegmentError> {
-        let Some(range) = self.meta.stream(stream) else { return Ok(()) };
-        self.each_subject(range, &Filter::all(), stats, visit)
-    }
-
     /// The blocks of the stream, in order.
     ///
     /// # Errors
@@ -440,103 +318,11 @@ impl Segment {
         let damaged = || self.file.error(entry.block_table.offset, "no place of a block");
         block_entry(key, value).map(Some).ok_or_else(damaged)
     }
-
-    /// The blocks that hold subjects the filter wants.
-    fn blocks_for(
-        &self,
-        range: &StreamRange,
-        filter: &Filter,
-        stats: &ReadStats,
-    ) -> Result<Arc<BlockSet>, SegmentError> {
-        let key = Key::Filter(self.meta.id, range.stream, filter.clone());
-        if let Some(Kept::Blocks(blocks)) = self.file.cache().get(&key) {
-            return Ok(blocks);
-        }
-        let mut blocks = BlockSet::default();
-        self.each_subject(range, filter, stats, &mut |_, value| {
-            blocks.add(value, range.first_seq)
-        })?;
-        blocks.close();
-        let blocks = Arc::new(blocks);
-        self.file.cache().put(&key, &Kept::Blocks(Arc::clone(&blocks)));
-        Ok(blocks)
-    }
-
-    /// Calls `visit` once with each wanted subject and its value, which it refuses with `None` if it
-    /// contradicts itself.
-    fn each_subject(
-        &self,
-        range: &StreamRange,
-        filter: &Filter,
-        stats: &ReadStats,
-        visit: &mut dyn FnMut(&str, &[u8]) -> Option<()>,
-    ) -> Result<(), SegmentError> {
-        let root = self.entry(range.stream, stats)?.subject_table;
-        let tables = self.file.tables(stats);
-        let damaged = || self.file.error(root.offset, "a subject's entry contradicts itself");
-        let all: [Box<str>; 1] = [Box::from(">")];
-        let patterns = filter.patterns().unwrap_or(&all);
-        for (number, pattern) in patterns.iter().enumerate() {
-            // A subject belongs to the first pattern that matches it.
-            let earlier = patterns.get(..number).unwrap_or_default();
-            let taken = |text: &str| earlier.iter().any(|other| subject::matches(other, text));
-            if !subject::has_wildcard(pattern) {
-                if !taken(pattern)
-                    && let Some(value) = self.subject_value(&tables, root, range.stream, pattern)?
-                {
-                    visit(pattern, &value).ok_or_else(damaged)?;
-                }
-                continue;
-            }
-            let prefix = literal_prefix(pattern).as_bytes();
-            let mut cursor = Cursor::seek(&tables, root, prefix)?;
-            while let Some((key, value)) = cursor.next()? {
-                if !key.starts_with(prefix) {
-                    break;
-                }
-                let text = std::str::from_utf8(key).map_err(|_| damaged())?;
-                if (filter.is_all() || subject::matches(pattern, text)) && !taken(text) {
-                    visit(text, value).ok_or_else(damaged)?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn subject_value(
-        &self,
-        tables: &dyn Pages,
-        root: table::Pointer,
-        stream: StreamId,
-        subject: &str,
-    ) -> Result<Option<Vec<u8>>, SegmentError> {
-        let known = self.locator.as_ref().and_then(|l| l.subject(self.meta.id, stream, subject));
-        if known.is_some() {
-            return Ok(known);
-        }
-        Ok(table::get(tables, root, subject.as_bytes())?.map(Vec::from))
-    }
 }
 
 fn block_entry(key: &[u8], value: &[u8]) -> Option<BlockEntry> {
     BlockEntry::decode(u64::from_be_bytes(key.try_into().ok()?), value)
 }
-
-/// What stands before the first wildcard token.
-fn literal_prefix(pattern: &str) -> &str {
-    let mut end = 0;
-    for token in pattern.split_inclusive('.') {
-        if matches!(token, "*" | "*." | ">") {
-            break;
-        }
-        end += token.len();
-    }
-    pattern.get(..end).unwrap_or_default()
-}
-
-/// A block is asked for deleted sequences one by one only if it spans no more than this, so that a
-/// wide gap in the sequences costs nothing.
-const ASKED_MAX: u64 = 64 * 1024;
 
 /// Wanted blocks that the system is told of before they are read. 16: a megabyte, with which a disk is
 /// busy while a block is decoded.
@@ -550,97 +336,4 @@ struct Ahead {
     until: u64,
     /// Their last sequences.
     blocks: VecDeque<u64>,
-}
-
-/// Records that are less than this part of their block are copied out of it, so that a reader of a
-/// few records among many does not hold all of them in memory.
-const SPARSE: usize = 8;
-
-/// A read on its way: what it wants and what it has.
-struct Taking<'a> {
-    request: &'a ReadRequest,
-    filter: &'a Filter,
-    is_deleted: &'a dyn Fn(u64) -> bool,
-    out: &'a mut Vec<Record>,
-    bytes: usize,
-    count: usize,
-}
-
-impl Taking<'_> {
-    fn has_room(&self) -> bool {
-        self.count < self.request.max_records
-            && (self.count == 0 || self.bytes < self.request.max_bytes)
-    }
-
-    /// Whether it can be told without reading the block that nothing of it, from sequence `at`, is
-    /// wanted: all too old, or all deleted.
-    fn wants_nothing_of(&self, place: &BlockEntry, at: u64) -> bool {
-        let (first, last) = (place.first_seq.max(at), place.last_seq);
-        let asks = last - first <= ASKED_MAX;
-        place.last_time < self.request.since
-            || asks && (first..=last).all(|seq| (self.is_deleted)(seq))
-    }
-
-    /// Takes what is wanted of the block, from sequence `at`. Returns where to go on.
-    fn take(&mut self, block: &Block, at: u64) -> Option<u64> {
-        let (first, before) = (self.out.len(), self.bytes);
-        let next = self.take_slices(block, at)?;
-        let taken = self.bytes.saturating_sub(before);
-        if taken.saturating_mul(SPARSE) <= block.memory() {
-            self.out.iter_mut().skip(first).for_each(Record::unshare);
-        }
-        Some(next)
-    }
-
-    fn take_slices(&mut self, block: &Block, at: u64) -> Option<u64> {
-        let skipped = block.entries.partition_point(|entry| entry.seq < at);
-        let mut before: Option<(&[u8], bool)> = None;
-        let mut next = at;
-        for entry in block.entries.get(skipped..).unwrap_or_default() {
-            if entry.seq > self.request.to {
-                return Some(self.request.to.saturating_add(1));
-            }
-            if !self.has_room() {
-                return Some(next);
-            }
-            next = entry.seq.saturating_add(1);
-            if entry.time < self.request.since || (self.is_deleted)(entry.seq) {
-                continue;
-            }
-            // Neighbours often share a subject; its text is then compared with the filter once.
-            let subject = block.subject(entry);
-            let wanted = match before {
-                _ if self.filter.is_all() => true,
-                Some((text, wanted)) if text == subject => wanted,
-                _ => self.filter.matches(std::str::from_utf8(subject).ok()?),
-            };
-            before = Some((subject, wanted));
-            if wanted {
-                let record = block.record(entry)?;
-                self.bytes = self.bytes.saturating_add(record.data().len());
-                self.count += 1;
-                self.out.push(record);
-            }
-        }
-        Some(next)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn prefixes_end_before_the_first_wildcard() {
-        for (pattern, prefix) in [
-            ("a.b.*.c", "a.b."),
-            ("a.>", "a."),
-            ("*", ""),
-            (">", ""),
-            ("a.b*.>", "a.b*."),
-            ("a.b", "a.b"),
-        ] {
-            assert_eq!(literal_prefix(pattern), prefix, "{pattern}");
-        }
-    }
 }

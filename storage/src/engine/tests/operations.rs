@@ -6,9 +6,7 @@ use std::sync::Arc;
 use crate::disk::SimulatedDisk;
 use crate::engine::{Engine, EngineOptions, RecoveryReport, Workers};
 use crate::ids::{Fingerprint, StreamId, SubjectId};
-use crate::log::{
-    Compression, Filter, Log, LogEvent, ReadOutcome, ReadRequest, StreamOptions,
-};
+use crate::log::{Compression, Filter, Log, LogEvent, ReadOutcome, ReadRequest, StreamOptions};
 use crate::record::{NewRecord, Record, StorageKind};
 use crate::{MemoryLog, Position};
 
