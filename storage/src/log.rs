@@ -83,6 +83,9 @@ struct Patterns {
     texts: Box<[Box<str>]>,
     #[cfg(feature = "engine")]
     sketches: Box<[SketchPattern]>,
+    /// What stands in each before its first wildcard.
+    #[cfg(feature = "engine")]
+    prefixes: Box<[Box<[u8]>]>,
 }
 
 impl Filter {
@@ -99,6 +102,11 @@ impl Filter {
             return Self::all();
         }
         let patterns = Patterns {
+            #[cfg(feature = "engine")]
+            prefixes: texts
+                .iter()
+                .map(|p| crate::subject::literal_prefix(p).as_bytes().into())
+                .collect(),
             #[cfg(feature = "engine")]
             sketches: texts.iter().map(|pattern| SketchPattern::of(pattern)).collect(),
             texts,
@@ -125,6 +133,14 @@ impl Filter {
             None => true,
             Some(patterns) => patterns.iter().any(|p| crate::subject::matches(p, subject)),
         }
+    }
+
+    /// Whether one of the patterns begins as `subject` does, before its first wildcard. Cheaper than
+    /// [`matches`](Self::matches), which nothing passes that fails here.
+    #[cfg(feature = "engine")]
+    pub(crate) fn may_match(&self, subject: &[u8]) -> bool {
+        let Some(patterns) = &self.patterns else { return true };
+        patterns.prefixes.iter().any(|prefix| subject.starts_with(prefix))
     }
 
     /// Whether a subject of this sketch is wanted, whose text `subject` gives when it is needed.

@@ -67,6 +67,19 @@ pub fn has_wildcard(pattern: &str) -> bool {
     false
 }
 
+/// What stands before the first wildcard token.
+#[cfg(feature = "engine")]
+pub(crate) fn literal_prefix(pattern: &str) -> &str {
+    let mut end = 0;
+    for token in pattern.split_inclusive('.') {
+        if matches!(token, "*" | "*." | ">") {
+            break;
+        }
+        end += token.len();
+    }
+    pattern.get(..end).unwrap_or_default()
+}
+
 /// Whether some subject is matched by both patterns.
 ///
 /// ```
@@ -130,6 +143,21 @@ mod tests {
             let (pattern, subject) = (shared.clone() + &pattern, shared + &subject);
             let expected = match_tokens(&pattern, &subject);
             proptest::prop_assert_eq!(matches(&pattern, &subject), expected);
+        }
+    }
+
+    #[cfg(feature = "engine")]
+    #[test]
+    fn prefixes_end_before_the_first_wildcard() {
+        for (pattern, prefix) in [
+            ("a.b.*.c", "a.b."),
+            ("a.>", "a."),
+            ("*", ""),
+            (">", ""),
+            ("a.b*.>", "a.b*."),
+            ("a.b", "a.b"),
+        ] {
+            assert_eq!(literal_prefix(pattern), prefix, "{pattern}");
         }
     }
 

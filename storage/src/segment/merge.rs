@@ -154,8 +154,8 @@ fn copy(
         }
         let block = segment.file().block(stream, &place, &stats)?;
         for entry in block.entries.iter().filter(|entry| keep(stream, entry.seq)) {
-            let damaged = || segment.file().error(place.offset, "a subject is no text");
-            let record = block.record(entry).ok_or_else(damaged)?;
+            let damaged = |what| segment.file().error(place.offset, what);
+            let record = block.record(entry).map_err(damaged)?;
             files.writer()?.add(stream, compression, &record).map_err(|e| files.error(&e))?;
             files.end_if_full()?;
         }

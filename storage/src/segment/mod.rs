@@ -52,8 +52,8 @@ pub const MAJOR: u16 = 1;
 pub const MINOR: u16 = 0;
 
 /// Raw bytes in a block, unless a single record is larger: large enough to compress well, small
-/// enough that fetching one record stays cheap.
-pub const BLOCK_BYTES: usize = 64 * 1024;
+/// enough that fetching one record costs little more than any read of a disk.
+pub const BLOCK_BYTES: usize = 16 * 1024;
 
 /// The most raw bytes one block may claim: the largest record there can be (64 MiB of payload,
 /// with its subject and headers) fits twice. Keeps a reader from believing a damaged length.

@@ -115,7 +115,9 @@ impl Segment {
             if let Some(wanted) = &wanted {
                 self.announce(stream, wanted, at, &mut ahead, stats);
             }
-            let next = self.step(&mut taking, at, wanted.as_deref(), stats);
+            // A read may begin inside of a block, but goes on at the first record of one.
+            let expected = ahead.blocks.front().filter(|_| at > request.from).copied();
+            let next = self.step(&mut taking, at, expected, wanted.as_deref(), stats);
             match next {
                 Ok(Some(next)) => at = next,
                 Ok(None) => return Ok(end),
@@ -138,7 +140,7 @@ impl Segment {
         ahead: &mut Ahead,
         stats: &ReadStats,
     ) {
-        while ahead.blocks.front().is_some_and(|last| *last < at) {
+        while ahead.blocks.front().is_some_and(|block| block.last_seq < at) {
             ahead.blocks.pop_front();
         }
         while ahead.blocks.len() < AHEAD {
@@ -149,17 +151,19 @@ impl Segment {
             let place = known.or_else(|| self.place(stream, seq, stats).ok().flatten());
             let Some(place) = place else { return };
             ahead.from = place.last_seq.saturating_add(1);
-            ahead.blocks.push_back(place.last_seq);
             self.file.will_read(&place);
+            ahead.blocks.push_back(place);
         }
     }
 
     /// Takes what is wanted from the first block at or after `at`, or leaps to where it may be.
     /// Returns where to go on, or `None` if nothing more is wanted; errors with the block, if known.
+    /// `expected` is the next wanted block, if that is known.
     fn step(
         &self,
         taking: &mut Taking<'_>,
         at: u64,
+        expected: Option<BlockEntry>,
         wanted: Option<&BlockSet>,
         stats: &ReadStats,
     ) -> Result<Option<u64>, (SegmentError, Option<BlockEntry>)> {
@@ -167,7 +171,8 @@ impl Segment {
         if wanted.is_some_and(|wanted| at > wanted.last) {
             return Ok(None);
         }
-        let known = self.locator.as_ref().and_then(|l| l.block(self.meta.id, stream, at));
+        let located = || self.locator.as_ref().and_then(|l| l.block(self.meta.id, stream, at));
+        let known = expected.or_else(located);
         let place = match known {
             Some(place) => Some(place),
             None => self.place(stream, at, stats).map_err(|error| (error, None))?,
@@ -191,8 +196,8 @@ impl Segment {
             Err(_) if known.is_some() => self.block_by_table(stream, at, stats)?,
             other => other.map_err(|error| (error, Some(place)))?,
         };
-        let damaged = || (self.file.error(place.offset, "a subject is no text"), Some(place));
-        taking.take(&block, at).map(Some).ok_or_else(damaged)
+        let damaged = |what| (self.file.error(place.offset, what), Some(place));
+        taking.take(&block, at).map(Some).map_err(damaged)
     }
 
     fn block_by_table(
@@ -324,9 +329,9 @@ fn block_entry(key: &[u8], value: &[u8]) -> Option<BlockEntry> {
     BlockEntry::decode(u64::from_be_bytes(key.try_into().ok()?), value)
 }
 
-/// Wanted blocks that the system is told of before they are read. 16: a megabyte, with which a disk is
+/// Wanted blocks that the system is told of before they are read. 64: a megabyte, with which a disk is
 /// busy while a block is decoded.
-pub(super) const AHEAD: usize = 16;
+pub(super) const AHEAD: usize = 64;
 
 /// Blocks that the system was told of.
 struct Ahead {
@@ -334,6 +339,6 @@ struct Ahead {
     from: u64,
     /// Where the read ends.
     until: u64,
-    /// Their last sequences.
-    blocks: VecDeque<u64>,
+    /// Where they lie.
+    blocks: VecDeque<BlockEntry>,
 }

@@ -37,27 +37,31 @@ impl Taking<'_> {
             || asks && (first..=last).all(|seq| (self.is_deleted)(seq))
     }
 
-    /// Takes what is wanted of the block, from sequence `at`. Returns where to go on.
-    pub(super) fn take(&mut self, block: &Block, at: u64) -> Option<u64> {
-        let (first, before) = (self.out.len(), self.bytes);
-        let next = self.take_slices(block, at)?;
+    /// Takes what is wanted of the block, from sequence `at`. Returns where to go on; on an error
+    /// nothing of the block is taken.
+    pub(super) fn take(&mut self, block: &Block, at: u64) -> Result<u64, &'static str> {
+        let (first, count, before) = (self.out.len(), self.count, self.bytes);
+        let next = self.take_slices(block, at).inspect_err(|_| {
+            self.out.truncate(first);
+            (self.count, self.bytes) = (count, before);
+        })?;
         let taken = self.bytes.saturating_sub(before);
         if taken.saturating_mul(SPARSE) <= block.memory() {
             self.out.iter_mut().skip(first).for_each(Record::unshare);
         }
-        Some(next)
+        Ok(next)
     }
 
-    fn take_slices(&mut self, block: &Block, at: u64) -> Option<u64> {
+    fn take_slices(&mut self, block: &Block, at: u64) -> Result<u64, &'static str> {
         let skipped = block.entries.partition_point(|entry| entry.seq < at);
         let mut before: Option<(&[u8], bool)> = None;
         let mut next = at;
         for entry in block.entries.get(skipped..).unwrap_or_default() {
             if entry.seq > self.request.to {
-                return Some(self.request.to.saturating_add(1));
+                return Ok(self.request.to.saturating_add(1));
             }
             if !self.has_room() {
-                return Some(next);
+                return Ok(next);
             }
             next = entry.seq.saturating_add(1);
             if entry.time < self.request.since || (self.is_deleted)(entry.seq) {
@@ -68,7 +72,11 @@ impl Taking<'_> {
             let wanted = match before {
                 _ if self.filter.is_all() => true,
                 Some((text, wanted)) if text == subject => wanted,
-                _ => self.filter.matches(std::str::from_utf8(subject).ok()?),
+                _ if !self.filter.may_match(subject) => false,
+                _ => {
+                    let text = std::str::from_utf8(subject).map_err(|_| "a subject is no text")?;
+                    self.filter.matches(text)
+                }
             };
             before = Some((subject, wanted));
             if wanted {
@@ -78,6 +86,6 @@ impl Taking<'_> {
                 self.out.push(record);
             }
         }
-        Some(next)
+        Ok(next)
     }
 }

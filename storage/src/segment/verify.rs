@@ -258,7 +258,7 @@ impl<'a> Stream<'a> {
             let touched = self.subjects.touch(subject, entry.seq, number);
             touched.map_err(|error| SegmentError::io(&file.path, &error))?;
             let record = block.record(entry);
-            let record = record.ok_or_else(|| file.error(place.offset, "a subject is no text"))?;
+            let record = record.map_err(|what| file.error(place.offset, what))?;
             self.expiries.extend(record.expires.map(|expires| (expires, entry.seq)));
             self.bytes += record.data().len() as u64;
             self.records += 1;
@@ -367,7 +367,7 @@ mod tests {
         let disk = Directory::new();
         let meta = sample(&disk);
         let verified = verify(&disk, &meta, &mut |found| panic!("{found}"));
-        assert_eq!((verified.blocks, verified.records), (6, 300));
+        assert_eq!((verified.blocks, verified.records), (18, 300));
         assert_eq!(verified.bytes, meta.length);
         assert_eq!(SegmentMeta::read(&disk, meta.id).unwrap(), *meta);
     }

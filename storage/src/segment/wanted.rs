@@ -130,7 +130,7 @@ impl Segment {
                 }
                 continue;
             }
-            let prefix = literal_prefix(pattern).as_bytes();
+            let prefix = subject::literal_prefix(pattern).as_bytes();
             let mut cursor = Cursor::seek(&tables, root, prefix)?;
             while let Some((key, value)) = cursor.next()? {
                 if !key.starts_with(prefix) {
@@ -157,36 +157,5 @@ impl Segment {
             return Ok(known);
         }
         Ok(table::get(tables, root, subject.as_bytes())?.map(Vec::from))
-    }
-}
-
-/// What stands before the first wildcard token.
-fn literal_prefix(pattern: &str) -> &str {
-    let mut end = 0;
-    for token in pattern.split_inclusive('.') {
-        if matches!(token, "*" | "*." | ">") {
-            break;
-        }
-        end += token.len();
-    }
-    pattern.get(..end).unwrap_or_default()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn prefixes_end_before_the_first_wildcard() {
-        for (pattern, prefix) in [
-            ("a.b.*.c", "a.b."),
-            ("a.>", "a."),
-            ("*", ""),
-            (">", ""),
-            ("a.b*.>", "a.b*."),
-            ("a.b", "a.b"),
-        ] {
-            assert_eq!(literal_prefix(pattern), prefix, "{pattern}");
-        }
     }
 }
