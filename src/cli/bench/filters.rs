@@ -211,12 +211,14 @@ async fn from_disk(
     spread.create(&client).await?;
     spread.publish(&client, 0, Amount::Messages(count)).await?;
     client.close().await;
+    server.wait_idle().await;
     let (mut rates, mut ready) = (Vec::new(), Vec::new());
     let mut cold = true;
     for round in 1..=filters.rounds {
         server.kill();
-        cold &= drop_caches();
         server.restart().await?;
+        server.wait_idle().await;
+        cold &= drop_caches();
         let client = server.connect().await?;
         let group = u64::from(round) % GROUPS;
         let part = Part { filter: Some(Spread::filter(0, group)), ..Part::all(0) };

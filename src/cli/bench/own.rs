@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use super::usage::Usage;
 use crate::cli::args::Global;
 use crate::cli::connect::connect;
 use crate::cli::exit::{Exit, Failure};
@@ -15,6 +16,12 @@ use crate::server::Ready;
 
 /// Longest wait for a server to be ready: many times what recovery may take.
 const START: Duration = Duration::from_secs(120);
+/// Over which time it is looked whether a server is idle.
+const IDLE_LOOK: Duration = Duration::from_millis(500);
+/// The part of one processor that an idle server may use.
+const IDLE_PART: f64 = 0.03;
+/// The longest wait for it.
+const IDLE_MOST: Duration = Duration::from_secs(60);
 /// How often the ready file is looked for; the precision of what is measured from a start.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 
@@ -112,6 +119,21 @@ impl OwnServer {
     /// Its process.
     pub(super) fn pid(&self) -> Option<u32> {
         self.child.as_ref().map(Child::id)
+    }
+
+    /// Waits until it has little to do, as far as its processor time is known: what it stored is put
+    /// into order after a start and after publishing. It waits no longer than [`IDLE_MOST`].
+    pub(super) async fn wait_idle(&self) {
+        let began = Instant::now();
+        while let Some(before) = Usage::of(self.pid())
+            && began.elapsed() < IDLE_MOST
+        {
+            tokio::time::sleep(IDLE_LOOK).await;
+            let used = Usage::of(self.pid()).map_or(0.0, |now| now.since(&before).cpu);
+            if used <= IDLE_LOOK.as_secs_f64() * IDLE_PART {
+                return;
+            }
+        }
     }
 
     /// Ends it as a crash would.
