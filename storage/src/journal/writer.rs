@@ -19,6 +19,9 @@ use crate::disk::{Disk, DiskFile, is_out_of_handles};
 
 /// How much is gathered before it is handed to the operating system, in bytes.
 const SCRATCH: usize = 1 << 20;
+/// What is written ends with a page of this size: to overwrite a part of a page, the system reads the
+/// rest of it first, and that would wait for whatever else is read from the disk.
+const PAGE: u64 = 4096;
 /// After this long without a group, a mark says that the last one was synced.
 pub(crate) const IDLE: Duration = Duration::from_millis(20);
 /// The 99th percentile of sync times is taken over this many.
@@ -165,9 +168,14 @@ impl JournalWriter {
         if self.scratch.is_empty() {
             return Ok(());
         }
+        let written = self.scratch.len() as u64;
+        let end = current.offset + written;
+        // Zeros are no group; the next one overwrites them.
+        let padding = end.next_multiple_of(PAGE) - end;
+        self.scratch.resize(self.scratch.len() + padding as usize, 0);
         current.file.write_at(&self.scratch, current.offset)?;
-        current.offset += self.scratch.len() as u64;
-        self.shared.counters.bytes.fetch_add(self.scratch.len() as u64, Ordering::Relaxed);
+        current.offset = end;
+        self.shared.counters.bytes.fetch_add(written, Ordering::Relaxed);
         self.scratch.clear();
         Ok(())
     }
@@ -360,6 +368,31 @@ mod tests {
 
     use super::*;
     use crate::disk::{SimulatedDisk, TwinDisk};
+
+    /// No page is overwritten in part, which would have the system read it first; nor is more overwritten.
+    #[test]
+    fn what_is_written_ends_with_a_page() {
+        let disk = SimulatedDisk::new();
+        disk.create_dir(DIR).unwrap();
+        let spare = disk.create("journal/spare").unwrap();
+        spare.write_at(&[0xff; 32 << 10], 0).unwrap();
+        let shared = Arc::new(JournalShared::new(0, Arc::new(|| {})));
+        shared.files().spares.push_back("journal/spare".to_owned());
+        let (durability, crash) = (Durability::Sync, CrashPoints::default());
+        let (below, told) = (Arc::new(disk.clone()), Arc::clone(&shared));
+        let mut writer =
+            JournalWriter::new(below, told, durability, crash, Predecessor::default(), 0);
+        for number in 1..=100 {
+            let (body, more) = (Bytes::from(vec![7; 50]), Vec::new());
+            let group = Group { number, file: 1, salt: 9, entries: 1, digest: 0, body, more };
+            writer.write(&mut vec![group]);
+            let end = FILE_HEADER + shared.counters.bytes.load(Ordering::Relaxed);
+            let mut rest = vec![0; (32 << 10) - end as usize];
+            disk.open(&path(1)).unwrap().read_at(&mut rest, end).unwrap();
+            let zeros = rest.iter().take_while(|byte| **byte == 0).count() as u64;
+            assert_eq!(zeros, end.next_multiple_of(PAGE) - end, "{number}");
+        }
+    }
 
     /// Whatever a new file needs opened is waited for, with one copy and with two.
     #[test]
