@@ -21,6 +21,8 @@ pub(super) struct Member {
     pub(super) reread: Option<(u64, Option<Record>)>,
     /// The sequence whose record is read to become a dead letter.
     pub(super) burying: Option<u64>,
+    /// Whether messages that came have stirred it since its last turn.
+    pub(super) stirred: bool,
     /// Whether the server's own pull waits, for a push consumer.
     pub(super) pushing: bool,
     /// How many subscriptions had ended when its pulls were last checked for listeners.
@@ -48,6 +50,7 @@ impl Member {
             rereading: None,
             reread: None,
             burying: None,
+            stirred: false,
             pushing: false,
             checked: 0,
             key,

@@ -139,6 +139,10 @@ pub struct Broker<L: Log> {
     schedule: Schedule<Deadline>,
     /// Consumers that may have something to deliver.
     stirred: BTreeSet<(StreamId, Arc<str>)>,
+    /// The last one served when not all had their turn.
+    served: Option<(StreamId, Arc<str>)>,
+    /// How many of them are served in one turn.
+    turn_consumers: usize,
     /// Consumers that deliver to subjects: push consumers, and those with pulls to inboxes.
     listened: BTreeSet<(StreamId, Arc<str>)>,
     /// Consumers with messages that were given up.
@@ -279,6 +283,7 @@ impl<L: Log> Broker<L> {
     /// and its events to be sent.
     pub fn shut_down(&mut self, now: Now) {
         self.set_now(now);
+        self.turn_consumers = usize::MAX;
         for id in self.catalog.ids() {
             let Some(stream) = self.catalog.get_mut(id) else { continue };
             for (name, member) in &mut stream.consumers {

@@ -256,7 +256,8 @@ impl<L: Log> Broker<L> {
         let stirred = &mut self.stirred;
         stream.each_wanting(subject, |name, member| {
             member.consumer.appended(count, last);
-            if member.consumer.num_waiting() > 0 {
+            if !member.stirred && member.consumer.num_waiting() > 0 {
+                member.stirred = true;
                 stirred.insert((id, Arc::clone(name)));
             }
         });

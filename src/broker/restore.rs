@@ -84,6 +84,8 @@ impl<L: Log> Broker<L> {
             outbox: Outbox::default(),
             schedule: Schedule::default(),
             stirred: BTreeSet::new(),
+            served: None,
+            turn_consumers: super::delivery::TURN_CONSUMERS,
             listened: BTreeSet::new(),
             mourning: BTreeSet::new(),
             appended: BTreeSet::new(),

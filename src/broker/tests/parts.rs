@@ -1,6 +1,9 @@
 //! Many consumers that each want a part of a stream: each gets just its own, near or far behind.
 
+use std::collections::BTreeSet;
+
 use super::*;
+use crate::broker::delivery::TURN_CONSUMERS;
 
 /// Message `number` is about one of twenty subjects: so far apart they are not read together.
 fn subjects(from: u64, to: u64) -> Vec<String> {
@@ -91,4 +94,56 @@ fn a_consumer_that_left_is_not_told() {
         let id = bench.broker.catalog.id_of("S").unwrap();
         assert!(!bench.broker.catalog.get(id).unwrap().has_interest("s.0"));
     }
+}
+
+/// The subjects of what one turn delivers, after a message that the first consumer wants.
+fn next_turn(bench: &mut Bench, turn: u64) -> Vec<String> {
+    let publish = Request::Publish { producer: ProducerId(2), first: turn, batch: batch(&["s.0"]) };
+    bench.handle(A, publish);
+    bench.broker.commit();
+    bench.broker.handle_log(now(bench.at)).unwrap();
+    let events: Vec<_> = std::iter::from_fn(|| bench.broker.poll_event()).collect();
+    deliveries(&events).iter().map(|delivery| delivery.record.subject().to_owned()).collect()
+}
+
+/// While many consumers have something to deliver, each turn serves some of them, and what came in
+/// meanwhile puts nobody back.
+#[test]
+fn many_consumers_are_served_in_turns() {
+    let (mut bench, count) = (stream(&[]), 3 * TURN_CONSUMERS);
+    for n in 0..count {
+        let (name, filter) = (format!("c{n:04}"), Some(format!("s.{n}")));
+        bench.consumer("S", ConsumerConfig { filter_subject: filter, ..durable(&name) }).unwrap();
+        bench.run(A, Request::Pull(Pull { batch: 9, ..pull("S", &name, n as u64) }));
+    }
+    let subjects: Vec<String> = (0..count).map(|n| format!("s.{n}")).collect();
+    let subjects: Vec<&str> = subjects.iter().map(String::as_str).collect();
+    let publish = Request::Publish { producer: ProducerId(1), first: 1, batch: batch(&subjects) };
+    bench.handle(A, publish);
+    let mut seen = BTreeSet::new();
+    for turn in 1..=3 {
+        seen.extend(next_turn(&mut bench, turn));
+        assert_eq!(seen.len(), turn as usize * TURN_CONSUMERS);
+        assert!(
+            bench.broker.poll_timeout().is_some_and(|due| due <= bench.at),
+            "it goes on at once"
+        );
+    }
+    assert_eq!(next_turn(&mut bench, 4), ["s.0", "s.0", "s.0"], "they waited in their turn");
+}
+
+/// A server that stops tells all of them at once.
+#[test]
+fn a_stop_ends_the_pulls_of_many_consumers() {
+    let (mut bench, count) = (stream(&[]), 3 * TURN_CONSUMERS);
+    for n in 0..count {
+        let name = format!("c{n:04}");
+        bench.consumer("S", durable(&name)).unwrap();
+        bench.run(A, Request::Pull(pull("S", &name, n as u64)));
+    }
+    bench.broker.shut_down(now(bench.at));
+    bench.broker.commit();
+    bench.broker.handle_log(now(bench.at)).unwrap();
+    let events: Vec<_> = std::iter::from_fn(|| bench.broker.poll_event()).collect();
+    assert_eq!(statuses(&events).len(), count);
 }
