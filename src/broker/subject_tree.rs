@@ -66,6 +66,11 @@ impl<T: PartialEq> SubjectTree<T> {
     pub(super) fn matches<'t>(&'t self, subject: &str, visit: &mut impl FnMut(&'t T)) {
         matches(&self.root, Some(subject), visit);
     }
+
+    /// Whether some pattern matches `subject`. It stops at the first.
+    pub(super) fn has_match(&self, subject: &str) -> bool {
+        has_match(&self.root, Some(subject))
+    }
 }
 
 fn remove<T: PartialEq>(node: &mut Node<T>, pattern: &str, value: &T) {
@@ -110,6 +115,17 @@ fn matches<'t, T>(node: &'t Node<T>, subject: Option<&str>, visit: &mut impl FnM
     }
 }
 
+fn has_match<T>(node: &Node<T>, subject: Option<&str>) -> bool {
+    let Some(subject) = subject else { return !node.here.is_empty() };
+    let (token, rest) = match subject.split_once('.') {
+        Some((token, rest)) => (token, Some(rest)),
+        None => (subject, None),
+    };
+    !node.rest.is_empty()
+        || node.children.get(token).is_some_and(|child| has_match(child, rest))
+        || node.star.as_ref().is_some_and(|star| has_match(star, rest))
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
@@ -147,6 +163,7 @@ mod tests {
                 .copied()
                 .filter(|i| crate::model::subject::matches(&patterns[*i], &subject))
                 .collect();
+            prop_assert_eq!(tree.has_match(&subject), !expected.is_empty());
             prop_assert_eq!(found(&tree, &subject), expected);
             for i in kept {
                 tree.remove(&patterns[i], &i);

@@ -133,9 +133,7 @@ impl Stream {
 
     /// Whether some consumer wants `subject`.
     pub(super) fn has_interest(&self, subject: &str) -> bool {
-        let mut found = false;
-        self.wanted_by.matches(subject, &mut |_| found = true);
-        found
+        self.wanted_by.has_match(subject)
     }
 
     /// A consumer joins the stream.
