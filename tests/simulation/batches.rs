@@ -79,6 +79,7 @@ impl Simulation {
             }
         };
         let messages = ids.iter().map(message).collect();
+        ids.iter().for_each(|id| self.note_sending(*id));
         let token = self.ask_later(Asked::Batch { batch, ids: ids.to_vec() });
         self.world.trace.say(format_args!("send {ids:?} together"));
         let request = ApiRequest::PublishBatch { messages };

@@ -379,18 +379,31 @@ impl Simulation {
         if altered {
             return Err(format!("{name}: message {id} at {seq} is altered"));
         }
+        if let Some(time) = time.filter(|time| *time < sent.wall) {
+            let sent = sent.wall;
+            return Err(format!(
+                "{name}: message {id} at {seq} is of {time}, and was sent at {sent}"
+            ));
+        }
         self.book.observe(stream, seq, id)?;
         Ok(id)
     }
 
-    /// Sends a message, for the first time or again.
-    pub fn send(&mut self, id: Id) {
+    /// Notes that a message goes out, for the first time or again: it may be stored only now.
+    pub fn note_sending(&mut self, id: Id) {
         let Some(sent) = self.book.sent.get_mut(&id) else { return };
         if !sent.is_acked {
             // It belongs to the stream that is there now.
             sent.epoch = self.book.streams[sent.stream].epoch;
+            // The wall clock may have been set back since.
             sent.wall = sent.wall.min(self.world.now().wall);
         }
+    }
+
+    /// Sends a message, for the first time or again.
+    pub fn send(&mut self, id: Id) {
+        self.note_sending(id);
+        let Some(sent) = self.book.sent.get(&id) else { return };
         self.world.trace.say(format_args!("send {id} to {} ({:?})", sent.subject, sent.number));
         if let Some((producer, counter)) = sent.number {
             let batch = MessageBatch::of_one(&sent.subject, "", &sent.headers, &sent.payload);
