@@ -57,8 +57,14 @@ impl Disks {
         self.lies.store(is_lying, Ordering::Relaxed);
     }
 
-    /// Lets the power fail at a change of a disk within the next `within`.
+    /// Lets the power fail at a change of a disk within the next `within`, instead of when it was to
+    /// fail before.
     pub fn arm_power_loss(&mut self, chance: &mut Chance, within: u64) {
+        if self.has_lost_power() {
+            return;
+        }
+        // That may have been a change of the other disk, which must not fail alone.
+        self.keep_power();
         let side = chance.index(self.sides.len());
         let n = 1 + chance.below(within);
         let disk = &self.sides[side];
@@ -75,12 +81,14 @@ impl Disks {
 
     /// No fault happens any more.
     pub fn disarm(&mut self) {
-        let lost_power = self.power_off_at.take().map(|(side, _)| side);
-        for (side, disk) in self.sides.iter().enumerate() {
-            if lost_power == Some(side) {
-                disk.power_off_after(u64::MAX / 2);
-            }
-            disk.fail_after(u64::MAX / 2);
+        self.keep_power();
+        self.sides.iter().for_each(|disk| disk.fail_after(u64::MAX / 2));
+    }
+
+    /// The power does not fail any more, or is back.
+    fn keep_power(&mut self) {
+        if let Some((side, _)) = self.power_off_at.take() {
+            self.sides[side].power_off_after(u64::MAX / 2);
         }
     }
 
