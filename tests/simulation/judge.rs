@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use claudebus::model::api::{
     ApiRequest, ApiResponse, DeadOptions, MessageGetOptions, StoredMessage, StreamInfoOptions,
 };
-use claudebus::model::consumer::ConsumerInfo;
+use claudebus::model::consumer::{ConsumerInfo, Idle};
 use claudebus::model::headers::{get, names};
 use claudebus::model::request::AckKind;
 use claudebus::model::stream::StreamState;
@@ -26,6 +26,13 @@ const STILL: usize = 5;
 
 fn violation<T>(what: String) -> Result<T, Halt> {
     Err(Halt::Violation(what))
+}
+
+/// Whether a message was terminated, and its consumer says that the dead letters have no room at this
+/// moment: it stays where it is until they have. An acknowledged one does not go there.
+fn may_await_burial(of: &ConsumerBook, seq: u64, info: Option<&ConsumerInfo>) -> bool {
+    let is_terminated = of.done.get(&seq).is_some_and(|(_, acked)| acked.is_none());
+    is_terminated && info.is_some_and(|info| info.idle == Some(Idle::DeadLettersFull))
 }
 
 impl Simulation {
@@ -342,9 +349,15 @@ impl Simulation {
         }
         for (seq, id) in found {
             let Some(sent) = self.book.sent.get(id) else { continue };
-            let mut those =
-                book.consumers.iter().filter(|c| c.exists && matches(&c.filter, &sent.subject));
-            if those.clone().count() > 0 && those.all(|c| c.confirmed.contains(seq)) {
+            let mut those = book
+                .consumers
+                .iter()
+                .zip(infos)
+                .filter(|(c, _)| c.exists && matches(&c.filter, &sent.subject));
+            let is_over = |(of, info): (&ConsumerBook, &Option<ConsumerInfo>)| {
+                of.confirmed.contains(seq) && !may_await_burial(of, *seq, info.as_ref())
+            };
+            if those.clone().count() > 0 && those.all(is_over) {
                 return violation(format!(
                     "{}: {seq} is still there, though its ack was confirmed",
                     book.name
