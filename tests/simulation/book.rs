@@ -33,6 +33,10 @@ pub struct Sent {
     /// The life in which it was acknowledged.
     pub acked_in: u64,
     pub is_refused: bool,
+    /// How often it was sent.
+    pub sendings: usize,
+    /// Whether the disk had no room when it was sent once.
+    pub lacked_room: bool,
     /// How often it may have been requeued.
     pub requeues: usize,
     pub is_rollup: bool,
@@ -215,6 +219,13 @@ pub struct Book {
 }
 
 impl Book {
+    /// Whether it may have been refused for want of room, nobody heard of it, and a later attempt was
+    /// stored: behind what was sent after the first one.
+    pub fn may_come_late(&self, sent: &Sent) -> bool {
+        let may_be_full = self.streams[sent.stream].config.discard == Discard::New;
+        sent.sendings > 1 && (sent.lacked_room || may_be_full)
+    }
+
     /// Notes that `id` stands at `seq`.
     pub fn observe(&mut self, stream: usize, seq: u64, id: Id) -> Result<(), String> {
         let book = &mut self.streams[stream];

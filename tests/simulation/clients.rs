@@ -393,6 +393,8 @@ impl Simulation {
     pub fn note_sending(&mut self, id: Id) {
         let Some(sent) = self.book.sent.get_mut(&id) else { return };
         if !sent.is_acked {
+            sent.sendings += 1;
+            sent.lacked_room |= self.world.lacks_room();
             // It belongs to the stream that is there now.
             sent.epoch = self.book.streams[sent.stream].epoch;
             // The wall clock may have been set back since.

@@ -123,7 +123,7 @@ impl Simulation {
         for (seq, id) in found {
             let Some(sent) = self.book.sent.get(id) else { continue };
             let Some((producer, counter)) = sent.number else { continue };
-            if sent.requeues > 0 {
+            if sent.requeues > 0 || self.book.may_come_late(sent) {
                 continue;
             }
             if let Some(before) = last.insert(producer, counter)

@@ -8,7 +8,9 @@ use claudebus::broker::{Broker, BrokerOptions};
 use claudebus::model::event::Event;
 use claudebus::model::request::{Request, SessionId};
 use claudebus::model::time::Now;
-use claudebus_storage::{Durability, Engine, EngineOptions, EngineStats, InlineWorkers, Workers};
+use claudebus_storage::{
+    Durability, Engine, EngineOptions, EngineStats, InlineWorkers, Log, Pressure, Workers,
+};
 
 use crate::chance::Chance;
 use crate::disks::Disks;
@@ -301,6 +303,11 @@ impl World {
         let by = self.chance.below(60_000_000_000);
         self.wall = if self.chance.one_in(2) { self.wall + by } else { self.wall - by };
         self.latest_wall = self.latest_wall.max(self.wall);
+    }
+
+    /// Whether the broker refuses what is published now, because the disk has no room.
+    pub fn lacks_room(&self) -> bool {
+        self.broker.as_ref().is_some_and(|broker| broker.log().pressure() == Pressure::NoSpace)
     }
 
     /// Hands a request to the broker.

@@ -77,6 +77,8 @@ impl Simulation {
             is_acked: false,
             acked_in: 0,
             is_refused: false,
+            sendings: 0,
+            lacked_room: false,
             requeues: 0,
             is_rollup,
             priority,
@@ -116,6 +118,7 @@ impl Simulation {
         let mut buffer = Vec::new();
         let mut parts = Vec::new();
         for id in ids {
+            self.note_sending(*id);
             let sent = &self.book.sent[id];
             parts.push((buffer.len(), sent.subject.len(), sent.headers.len(), sent.payload.len()));
             buffer.extend_from_slice(sent.subject.as_bytes());
