@@ -9,10 +9,10 @@ use claudebus::model::headers::{Block, get, names};
 use claudebus::model::stream::{DeadLetters, Discard, Retention};
 use claudebus::model::time::Timestamp;
 
-use crate::book::{Id, Sent, StreamBook};
+use crate::book::{Book, Id, Sent, StreamBook};
 use crate::clients::Simulation;
-use crate::workload::{LEAVES, Name, new_stream};
-use crate::world::{Halt, Sabotage};
+use crate::workload::{LEAVES, Name, new_stream, streams};
+use crate::world::{End, Halt, Sabotage, World};
 
 /// Where the stream of schedules is among the others.
 pub const SCHEDULES: usize = 6;
@@ -69,7 +69,7 @@ pub struct Plan {
     target_epoch: u64,
     /// When it must be published first, at the latest; unknown until it is acknowledged.
     due_by: Option<u64>,
-    /// Somebody asked for its end, or for another one in its place.
+    /// Somebody asked for its end.
     may_be_ended: bool,
     /// Its end was confirmed: the target's epoch and last sequence then.
     ended: Option<(u64, u64)>,
@@ -134,6 +134,22 @@ pub fn stream() -> StreamBook {
     stream
 }
 
+impl Book {
+    /// Whether another schedule took the place of this one, or may have. What was not answered is
+    /// sent again after a crash in another order, so where they are stored alone says who comes after whom.
+    fn is_replaced(&self, id: Id) -> bool {
+        let sent = &self.sent[&id];
+        let mut others = self.plans.keys().filter(|other| **other != id);
+        others.any(|other| {
+            let other = &self.sent[other];
+            other.subject == sent.subject
+                && other.epoch == sent.epoch
+                && !other.is_refused
+                && other.seq.is_none_or(|at| sent.seq.is_none_or(|own| at > own))
+        })
+    }
+}
+
 impl Simulation {
     /// Publishes a message that is to be published later.
     pub fn publish_later(&mut self) {
@@ -149,8 +165,14 @@ impl Simulation {
             _ => When::Cron(*self.world.chance.pick(&[20, 30])),
         };
         let subject = format!("$SCHEDULE.s{}", self.world.chance.below(SUBJECTS));
-        let prefix = self.book.streams[target].prefix;
         let leaf = if self.world.chance.one_in(2) { "timed" } else { LEAVES[1] };
+        let name = if self.world.chance.one_in(2) { Name::Id } else { Name::Producer(1) };
+        self.plan(target, leaf, when, name, subject);
+    }
+
+    /// Notes a message that is to be published later, and sends it.
+    fn plan(&mut self, target: usize, leaf: &str, when: When, name: Name, subject: String) {
+        let prefix = self.book.streams[target].prefix;
         let plan = Plan {
             target,
             subject: format!("{prefix}.{leaf}"),
@@ -161,8 +183,7 @@ impl Simulation {
             ended: None,
             fired: BTreeMap::new(),
         };
-        let name = if self.world.chance.one_in(2) { Name::Id } else { Name::Producer(1) };
-        let id = self.compose(SCHEDULES, name, subject.clone());
+        let id = self.compose(SCHEDULES, name, subject);
         let told = match (self.world.sabotage, when) {
             (Sabotage::HastySchedules, When::After(wait)) => When::After(wait / 2),
             (Sabotage::HastySchedules, When::Every(wait)) => When::Every(wait / 2),
@@ -176,7 +197,6 @@ impl Simulation {
         // It takes the place of the one before.
         sent.is_rollup = true;
         self.book.streams[SCHEDULES].rollups.push(id);
-        self.end_plans(&subject);
         self.book.plans.insert(id, plan);
         self.send(id);
     }
@@ -202,9 +222,12 @@ impl Simulation {
 
     /// Ends a schedule, and notes after what it must not publish any more.
     pub fn cancel_schedule(&mut self) -> Result<(), Halt> {
-        let is_open = |plan: &Plan| plan.due_by.is_some() && !plan.may_be_ended;
+        let is_open = |id: Id, plan: &Plan| {
+            plan.due_by.is_some() && !plan.may_be_ended && !self.book.is_replaced(id)
+        };
+        let plans = self.book.plans.iter();
         let open: Vec<Id> =
-            self.book.plans.iter().filter(|(_, plan)| is_open(plan)).map(|(id, _)| *id).collect();
+            plans.filter(|(id, plan)| is_open(**id, plan)).map(|(id, _)| *id).collect();
         if open.is_empty() || !self.book.streams[SCHEDULES].exists {
             return Ok(());
         }
@@ -330,6 +353,7 @@ impl Simulation {
             if due + SLACK > now
                 || self.book.may_go_unseen(plan.target, &plan.subject, &target)
                 || sent.epoch != self.book.streams[SCHEDULES].epoch
+                || self.book.is_replaced(*id)
             {
                 continue;
             }
@@ -349,4 +373,27 @@ impl Simulation {
         }
         Ok(())
     }
+}
+
+#[test]
+fn of_two_schedules_the_one_that_is_stored_last_stays() {
+    let mut simulation = Simulation::new(World::new(1, Sabotage::None, false));
+    simulation.book.streams = streams(&mut simulation.world.chance);
+    simulation.world.start().unwrap();
+    crate::begin(&mut simulation).unwrap();
+    let (first, last) = (simulation.book.next_id, simulation.book.next_id + 1);
+    let when = When::After(20 * SECOND);
+    for name in [Name::Id, Name::Producer(1)] {
+        simulation.plan(2, "timed", when, name, "$SCHEDULE.s0".to_owned());
+    }
+    // The power fails before either is stored. What has a counter is sent again first.
+    simulation.world.end(End::PowerLoss).unwrap();
+    simulation.world.start().unwrap();
+    crate::begin(&mut simulation).unwrap();
+    simulation.settle_down().unwrap();
+    assert!(simulation.book.sent[&first].seq > simulation.book.sent[&last].seq);
+    assert!(simulation.book.is_replaced(last) && !simulation.book.is_replaced(first));
+    simulation.outlive().unwrap();
+    assert_eq!(simulation.book.plans[&first].fired.len(), 1);
+    assert!(simulation.book.plans[&last].fired.is_empty());
 }
