@@ -78,10 +78,14 @@ impl Book {
         let of = &book.consumers[consumer];
         let subject = |id: &Id| self.sent.get(id).map(|sent| &sent.subject);
         let own = book.by_seq.get(&seq).and_then(subject);
-        let was_over = |seq: &u64| {
-            let done = of.done.get(seq).and_then(|(life, at)| Some((*life, (*at)?)));
-            book.gone.contains_key(seq) || done.is_some_and(|done| done <= moment)
+        let (life, asked_at) = moment;
+        // What was said in an earlier life and not confirmed may be lost: it is in flight again.
+        let is_done = |seq: &u64| match of.done.get(seq) {
+            Some((done_in, Some(at))) if *done_in == life => *at <= asked_at,
+            Some((_, Some(_))) => of.confirmed.contains(seq),
+            _ => false,
         };
+        let was_over = |seq: &u64| book.gone.contains_key(seq) || is_done(seq);
         let mut earlier = book.by_seq.range(..seq).filter(|(_, id)| subject(id) == own);
         earlier.any(|(seq, _)| !was_over(seq))
     }
