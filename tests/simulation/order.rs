@@ -54,6 +54,9 @@ impl Order {
 #[derive(Clone, Debug, Default)]
 pub struct Turns {
     pub delivered: BTreeSet<u64>,
+    /// What came for the first time after the client had said in this life that it is done, by a delivery
+    /// of an earlier one: the broker may not have known of that delivery, and may count it as in flight.
+    pub done_early: BTreeSet<u64>,
     /// The highest that was delivered for the first time: those below were looked at.
     highest: u64,
     /// How many were delivered for the first time.
@@ -81,7 +84,9 @@ impl Book {
         let (life, asked_at) = moment;
         // What was said in an earlier life and not confirmed may be lost: it is in flight again.
         let is_done = |seq: &u64| match of.done.get(seq) {
-            Some((done_in, Some(at))) if *done_in == life => *at <= asked_at,
+            Some((done_in, Some(at))) if *done_in == life => {
+                *at <= asked_at && !of.turns.done_early.contains(seq)
+            }
             Some((_, Some(_))) => of.confirmed.contains(seq),
             _ => false,
         };
@@ -148,8 +153,11 @@ impl Simulation {
             of.turns.firsts += 1;
         }
         // What it said in an earlier life was lost, or this would not come again.
-        if of.done.get(&seq).is_some_and(|(life, _)| *life < self.world.life) {
+        let done_in = of.done.get(&seq).map(|(life, _)| *life);
+        if done_in.is_some_and(|life| life < self.world.life) {
             of.done.remove(&seq);
+        } else if done_in.is_some() && delivery.attempts == 1 {
+            of.turns.done_early.insert(seq);
         }
         Ok(())
     }

@@ -91,6 +91,7 @@ impl Simulation {
             of.settled.extend(seqs);
             let at = (kind == AckKind::Ack).then(|| self.world.now().monotonic);
             of.done.extend(seqs.iter().map(|seq| (*seq, (life, at))));
+            of.turns.done_early.retain(|seq| !seqs.contains(seq));
         } else if kind == AckKind::InProgress {
             of.held.extend(seqs);
         }
