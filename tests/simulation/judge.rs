@@ -114,7 +114,7 @@ impl Simulation {
             gone.entry(seq).or_insert("it was gone before");
         }
         self.judge_order(&name, &found)?;
-        self.judge_fired(&found)?;
+        self.judge_fired(&found, until)?;
         Ok(found)
     }
 

@@ -330,11 +330,12 @@ impl Simulation {
         Ok(id)
     }
 
-    /// What was published once is no schedule any more.
-    pub fn judge_fired(&self, found: &BTreeMap<u64, Id>) -> Result<(), Halt> {
+    /// What was published once is no schedule any more. It may be published while streams are read:
+    /// what was seen of it before is below `until`.
+    pub fn judge_fired(&self, found: &BTreeMap<u64, Id>, until: Id) -> Result<(), Halt> {
         for (seq, id) in found {
             let Some(plan) = self.book.plans.get(id) else { continue };
-            if plan.when.is_once() && !plan.fired.is_empty() {
+            if plan.when.is_once() && plan.fired.values().any(|fired| fired.id < until) {
                 return Err(Halt::Violation(format!(
                     "the schedule {id} at {seq} is still there, though it was published"
                 )));
