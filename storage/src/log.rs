@@ -15,6 +15,8 @@ use crate::ids::{Fingerprint, Position, ReadId, StreamId, SubjectId};
 use crate::record::{NewRecord, Record, StorageKind};
 #[cfg(feature = "engine")]
 use crate::sketch::{Sketch, SketchPattern};
+#[cfg(feature = "engine")]
+use crate::subject::Shape;
 
 /// How a stream is kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -83,9 +85,9 @@ struct Patterns {
     texts: Box<[Box<str>]>,
     #[cfg(feature = "engine")]
     sketches: Box<[SketchPattern]>,
-    /// What stands in each before its first wildcard.
+    /// What bytes tell of each.
     #[cfg(feature = "engine")]
-    prefixes: Box<[Box<[u8]>]>,
+    shapes: Box<[Shape]>,
 }
 
 impl Filter {
@@ -103,10 +105,7 @@ impl Filter {
         }
         let patterns = Patterns {
             #[cfg(feature = "engine")]
-            prefixes: texts
-                .iter()
-                .map(|p| crate::subject::literal_prefix(p).as_bytes().into())
-                .collect(),
+            shapes: texts.iter().map(|pattern| Shape::of(pattern)).collect(),
             #[cfg(feature = "engine")]
             sketches: texts.iter().map(|pattern| SketchPattern::of(pattern)).collect(),
             texts,
@@ -135,12 +134,19 @@ impl Filter {
         }
     }
 
-    /// Whether one of the patterns begins as `subject` does, before its first wildcard. Cheaper than
-    /// [`matches`](Self::matches), which nothing passes that fails here.
+    /// Whether `subject` is wanted, as far as its bytes tell; `None` if its tokens must be compared.
     #[cfg(feature = "engine")]
-    pub(crate) fn may_match(&self, subject: &[u8]) -> bool {
-        let Some(patterns) = &self.patterns else { return true };
-        patterns.prefixes.iter().any(|prefix| subject.starts_with(prefix))
+    pub(crate) fn tells(&self, subject: &[u8]) -> Option<bool> {
+        let Some(patterns) = &self.patterns else { return Some(true) };
+        let mut told = Some(false);
+        for shape in &patterns.shapes {
+            match shape.tells(subject) {
+                Some(true) => return Some(true),
+                Some(false) => {}
+                None => told = None,
+            }
+        }
+        told
     }
 
     /// Whether a subject of this sketch is wanted, whose text `subject` gives when it is needed.

@@ -80,6 +80,58 @@ pub(crate) fn literal_prefix(pattern: &str) -> &str {
     pattern.get(..end).unwrap_or_default()
 }
 
+/// What bytes tell of a pattern: most are literal tokens with wildcards at the end.
+#[cfg(feature = "engine")]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Shape {
+    /// What stands before the first wildcard.
+    prefix: Box<[u8]>,
+    rest: Rest,
+}
+
+/// What follows the prefix of a pattern.
+#[cfg(feature = "engine")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Rest {
+    /// Nothing.
+    Nothing,
+    /// `>` alone.
+    Anything,
+    /// So many `*`, and nothing else.
+    Stars(usize),
+    Other,
+}
+
+#[cfg(feature = "engine")]
+impl Shape {
+    /// The shape of `pattern`.
+    pub(crate) fn of(pattern: &str) -> Self {
+        let prefix = literal_prefix(pattern);
+        let rest = match pattern.strip_prefix(prefix).unwrap_or_default() {
+            "" => Rest::Nothing,
+            ">" => Rest::Anything,
+            stars if stars.split('.').all(|token| token == "*") => {
+                Rest::Stars(stars.split('.').count())
+            }
+            _ => Rest::Other,
+        };
+        Self { prefix: prefix.as_bytes().into(), rest }
+    }
+
+    /// Whether the pattern matches `subject`; `None` if their tokens must be compared.
+    pub(crate) fn tells(&self, subject: &[u8]) -> Option<bool> {
+        let Some(rest) = subject.strip_prefix(&*self.prefix) else { return Some(false) };
+        match self.rest {
+            Rest::Nothing => Some(rest.is_empty()),
+            Rest::Anything => Some(true),
+            Rest::Stars(count) => {
+                Some(rest.iter().filter(|byte| **byte == b'.').count() + 1 == count)
+            }
+            Rest::Other => None,
+        }
+    }
+}
+
 /// Whether some subject is matched by both patterns.
 ///
 /// ```
@@ -143,6 +195,10 @@ mod tests {
             let (pattern, subject) = (shared.clone() + &pattern, shared + &subject);
             let expected = match_tokens(&pattern, &subject);
             proptest::prop_assert_eq!(matches(&pattern, &subject), expected);
+            #[cfg(feature = "engine")]
+            if let Some(told) = Shape::of(&pattern).tells(subject.as_bytes()) {
+                proptest::prop_assert_eq!(told, expected);
+            }
         }
     }
 
