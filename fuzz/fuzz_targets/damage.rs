@@ -9,9 +9,7 @@ use claudebus_fuzz::options;
 use claudebus_storage::disk::Disk;
 use claudebus_storage::disk::simulated::SimulatedDisk;
 use claudebus_storage::engine::Engine;
-use claudebus_storage::log::{
-    Filter, LogEvent, ReadOutcome, ReadRequest, StreamOptions,
-};
+use claudebus_storage::log::{Filter, LogEvent, ReadOutcome, ReadRequest, StreamOptions};
 use claudebus_storage::{Log, NewRecord, Record, StreamId, verify};
 use libfuzzer_sys::fuzz_target;
 
