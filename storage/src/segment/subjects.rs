@@ -5,6 +5,7 @@ use std::io;
 use hashbrown::HashTable;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::StreamRange;
 use super::block::BlockEntry;
 use super::varint::{self, Reader};
 
@@ -249,6 +250,18 @@ impl BlockSet {
     pub(crate) fn at_or_after(&self, seq: u64) -> Option<u64> {
         let at = self.spans.partition_point(|(_, last)| *last < seq);
         self.spans.get(at).map(|(first, _)| (*first).max(seq))
+    }
+
+    /// All blocks of the stream in this segment.
+    pub(crate) fn all_of(range: &StreamRange) -> Self {
+        Self { spans: vec![(range.first_seq, range.last_seq)], closed: 1, last: range.last_seq }
+    }
+
+    /// Whether it holds all blocks of the stream in this segment.
+    pub(crate) fn is_all_of(&self, range: &StreamRange) -> bool {
+        let is_one_row = self.spans.len() == 1
+            && self.spans.first().is_some_and(|(first, _)| *first <= range.first_seq);
+        is_one_row && self.last >= range.last_seq
     }
 
     /// Bytes it keeps in memory.

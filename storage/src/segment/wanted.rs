@@ -94,13 +94,41 @@ impl Segment {
         if let Some(Kept::Blocks(blocks)) = self.file.cache().get(&key) {
             return Ok(blocks);
         }
+        let blocks = Arc::new(match self.is_wanted_whole(range, filter, stats)? {
+            true => BlockSet::all_of(range),
+            false => self.gather(range, filter, stats)?,
+        });
+        self.file.cache().put(&key, &Kept::Blocks(Arc::clone(&blocks)));
+        Ok(blocks)
+    }
+
+    /// Whether the filter wants every record. It is asked first because the blocks of all subjects
+    /// together are as many as the records, and their order would have to be found.
+    fn is_wanted_whole(
+        &self,
+        range: &StreamRange,
+        filter: &Filter,
+        stats: &ReadStats,
+    ) -> Result<bool, SegmentError> {
+        let mut count = 0;
+        self.each_subject(range, filter, stats, &mut |_, value| {
+            count += SubjectEntry::decode(value, range.first_seq)?.count;
+            Some(())
+        })?;
+        Ok(count == range.count)
+    }
+
+    fn gather(
+        &self,
+        range: &StreamRange,
+        filter: &Filter,
+        stats: &ReadStats,
+    ) -> Result<BlockSet, SegmentError> {
         let mut blocks = BlockSet::default();
         self.each_subject(range, filter, stats, &mut |_, value| {
             blocks.add(value, range.first_seq)
         })?;
         blocks.close();
-        let blocks = Arc::new(blocks);
-        self.file.cache().put(&key, &Kept::Blocks(Arc::clone(&blocks)));
         Ok(blocks)
     }
 
