@@ -15,7 +15,6 @@ use crate::ids::{Fingerprint, Position, ReadId, StreamId, SubjectId};
 use crate::record::{NewRecord, Record, StorageKind};
 #[cfg(feature = "engine")]
 use crate::sketch::{Sketch, SketchPattern};
-#[cfg(feature = "engine")]
 use crate::subject::Shape;
 
 /// How a stream is kept.
@@ -79,14 +78,12 @@ pub struct Filter {
     patterns: Option<Arc<Patterns>>,
 }
 
-/// Patterns, and what each asks of a sketch.
+/// Patterns, the shape of each, and what it asks of a sketch.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Patterns {
     texts: Box<[Box<str>]>,
     #[cfg(feature = "engine")]
     sketches: Box<[SketchPattern]>,
-    /// What bytes tell of each.
-    #[cfg(feature = "engine")]
     shapes: Box<[Shape]>,
 }
 
@@ -104,7 +101,6 @@ impl Filter {
             return Self::all();
         }
         let patterns = Patterns {
-            #[cfg(feature = "engine")]
             shapes: texts.iter().map(|pattern| Shape::of(pattern)).collect(),
             #[cfg(feature = "engine")]
             sketches: texts.iter().map(|pattern| SketchPattern::of(pattern)).collect(),
@@ -128,25 +124,9 @@ impl Filter {
     /// Whether `subject` is wanted.
     #[must_use]
     pub fn matches(&self, subject: &str) -> bool {
-        match self.patterns() {
-            None => true,
-            Some(patterns) => patterns.iter().any(|p| crate::subject::matches(p, subject)),
-        }
-    }
-
-    /// Whether `subject` is wanted, as far as its bytes tell; `None` if its tokens must be compared.
-    #[cfg(feature = "engine")]
-    pub(crate) fn tells(&self, subject: &[u8]) -> Option<bool> {
-        let Some(patterns) = &self.patterns else { return Some(true) };
-        let mut told = Some(false);
-        for shape in &patterns.shapes {
-            match shape.tells(subject) {
-                Some(true) => return Some(true),
-                Some(false) => {}
-                None => told = None,
-            }
-        }
-        told
+        let Some(patterns) = &self.patterns else { return true };
+        let mut both = patterns.texts.iter().zip(&patterns.shapes);
+        both.any(|(pattern, shape)| shape.matches(pattern, subject))
     }
 
     /// Whether a subject of this sketch is wanted, whose text `subject` gives when it is needed.

@@ -1,7 +1,7 @@
 //! The subjects of one stream: text, count, first and last sequence, and a small number for each.
 //!
-//! Built for a million subjects in about 100 MB: texts lie in shared chunks, a slot is 40 bytes, a sketch 8, the
-//! hash table holds only slot numbers. It does not know which records exist; the engine says what
+//! Built for a million subjects in about 100 MB: texts lie in shared chunks, a slot is 40 bytes, a sketch 8, and
+//! the hash table holds only slot numbers. It does not know which records exist; the engine says what
 //! was appended and deleted.
 
 use hashbrown::HashTable;

@@ -72,13 +72,10 @@ impl Taking<'_> {
             let wanted = match before {
                 _ if self.filter.is_all() => true,
                 Some((text, wanted)) if text == subject => wanted,
-                _ => match self.filter.tells(subject) {
-                    Some(wanted) => wanted,
-                    None => {
-                        let text = std::str::from_utf8(subject);
-                        self.filter.matches(text.map_err(|_| "a subject is no text")?)
-                    }
-                },
+                _ => {
+                    let text = std::str::from_utf8(subject).map_err(|_| "a subject is no text")?;
+                    self.filter.matches(text)
+                }
             };
             before = Some((subject, wanted));
             if wanted {
