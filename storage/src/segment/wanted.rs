@@ -102,20 +102,31 @@ impl Segment {
         Ok(blocks)
     }
 
-    /// Whether the filter wants every record. It is asked first because the blocks of all subjects
-    /// together are as many as the records, and their order would have to be found.
+    /// Whether the filter wants every subject; the first that it does not want ends the search. It is
+    /// asked first because the blocks of all subjects together are as many as the records, and their
+    /// order would have to be found.
     fn is_wanted_whole(
         &self,
         range: &StreamRange,
         filter: &Filter,
         stats: &ReadStats,
     ) -> Result<bool, SegmentError> {
-        let mut count = 0;
-        self.each_subject(range, filter, stats, &mut |_, value| {
-            count += SubjectEntry::decode(value, range.first_seq)?.count;
-            Some(())
-        })?;
-        Ok(count == range.count)
+        // Literal patterns need no look at the table, and rarely name all subjects.
+        let mut patterns = filter.patterns().unwrap_or_default().iter();
+        if !patterns.any(|pattern| subject::has_wildcard(pattern)) {
+            return Ok(false);
+        }
+        let root = self.entry(range.stream, stats)?.subject_table;
+        let tables = self.file.tables(stats);
+        let mut cursor = Cursor::seek(&tables, root, &[])?;
+        while let Some((key, _)) = cursor.next()? {
+            let text = std::str::from_utf8(key);
+            let damaged = |_| self.file.error(root.offset, "a subject is no text");
+            if !filter.matches(text.map_err(damaged)?) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     fn gather(
