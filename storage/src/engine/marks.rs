@@ -2,7 +2,6 @@
 //! was clean.
 
 use std::io;
-use std::sync::Arc;
 
 use super::report::OpenError;
 use crate::disk::Disk;
@@ -36,12 +35,7 @@ pub(super) fn take_clean_mark(disk: &dyn Disk) -> io::Result<bool> {
 /// copies, one that says what this version writes is right.
 pub(super) fn check_format(disk: &dyn Disk) -> Result<(), OpenError> {
     mend_format(disk).map_err(OpenError::io("write the format file"))?;
-    let read = |file: Arc<dyn crate::disk::DiskFile>| {
-        let mut bytes = vec![0; file.len()?.min(256) as usize];
-        file.read_at(&mut bytes, 0)?;
-        Ok(bytes)
-    };
-    let bytes = match disk.open(FORMAT).and_then(read) {
+    let bytes = match read_format(disk) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
         Err(source) => return Err(OpenError::io("read the format file")(source)),
@@ -83,11 +77,14 @@ pub(crate) fn mend_format(disk: &dyn Disk) -> io::Result<u64> {
 }
 
 fn has_format(disk: &dyn Disk) -> bool {
-    let read = |file: Arc<dyn crate::disk::DiskFile>| {
-        let mut bytes = vec![0; file.len()?.min(256) as usize];
-        file.read_at(&mut bytes, 0).map(|()| bytes)
-    };
-    disk.open(FORMAT).and_then(read).is_ok_and(|bytes| is_format_file(&bytes))
+    read_format(disk).is_ok_and(|bytes| is_format_file(&bytes))
+}
+
+/// The beginning of the format file, which is all of one that is as it should be.
+fn read_format(disk: &dyn Disk) -> io::Result<Vec<u8>> {
+    let file = disk.open(FORMAT)?;
+    let mut bytes = vec![0; file.len()?.min(256) as usize];
+    file.read_at(&mut bytes, 0).map(|()| bytes)
 }
 
 /// Whether a format file says what this version writes.
