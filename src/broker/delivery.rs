@@ -1,7 +1,6 @@
 //! Between consumers, the log and sessions: reading what consumers want, handing out what they
 //! deliver.
 
-use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -88,9 +87,9 @@ struct Terms {
 
 impl<L: Log> Broker<L> {
     /// The stirred consumers whose turn it is: in a circle, so that none is left out.
-    fn take_stirred(&mut self) -> BTreeSet<(StreamId, Arc<str>)> {
+    fn take_stirred(&mut self) -> Vec<(StreamId, Arc<str>)> {
         if self.stirred.len() <= self.turn_consumers {
-            return std::mem::take(&mut self.stirred);
+            return std::mem::take(&mut self.stirred).into_iter().collect();
         }
         let after = match self.served.take() {
             Some(last) => (Bound::Excluded(last), Bound::Unbounded),
@@ -98,8 +97,11 @@ impl<L: Log> Broker<L> {
         };
         let (rest, all) = (self.stirred.range(after), self.stirred.iter());
         let taken: Vec<_> = rest.chain(all).take(self.turn_consumers).cloned().collect();
+        for key in &taken {
+            self.stirred.remove(key);
+        }
         self.served = taken.last().cloned();
-        taken.into_iter().filter(|key| self.stirred.remove(key)).collect()
+        taken
     }
 
     /// Delivers for the consumers that were stirred.

@@ -339,22 +339,21 @@ impl Block {
 
     /// The record at `entry`, a slice of the block, its own checksum verified.
     pub(crate) fn record(&self, entry: &Entry) -> Result<Record, &'static str> {
-        self.check(entry)?;
+        if !self.is_intact(entry) {
+            return Err("a record's checksum does not match");
+        }
         let start = entry.start as usize;
         let data = self.raw.slice(start..start + entry.length as usize);
         Record::new(entry.seq, entry.time, entry.expires, data, entry.subject, entry.headers)
             .ok_or("a subject is no text")
     }
 
-    /// Verifies the record's own checksum.
-    pub(crate) fn check(&self, entry: &Entry) -> Result<(), &'static str> {
+    /// Whether the record's own checksum is right.
+    fn is_intact(&self, entry: &Entry) -> bool {
         let (start, end) = (entry.start as usize, entry.start as usize + entry.length as usize);
         let hashed = self.raw.get(start - usize::from(entry.numbers)..end).unwrap_or_default();
         let sum = xxh3_64_with_seed(hashed, record_seed(self.stream, entry.seq, entry.time)) as u32;
-        match self.raw.get(end..end + RECORD_CHECKSUM) == Some(sum.to_le_bytes().as_slice()) {
-            true => Ok(()),
-            false => Err("a record's checksum does not match"),
-        }
+        self.raw.get(end..end + RECORD_CHECKSUM) == Some(sum.to_le_bytes().as_slice())
     }
 }
 
