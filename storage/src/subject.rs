@@ -115,7 +115,7 @@ impl Shape {
         Self { prefix, rest }
     }
 
-    /// Whether `pattern`, which this is the shape of, matches `subject`: what [`matches`] says.
+    /// Whether `pattern`, which this is the shape of, matches `subject`: what [`matches()`] says.
     pub(crate) fn matches(&self, pattern: &str, subject: &str) -> bool {
         let prefix = pattern.as_bytes().get(..self.prefix).unwrap_or_default();
         let Some(rest) = subject.as_bytes().strip_prefix(prefix) else { return false };
