@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use hashbrown::HashMap;
+
 use super::{Ending, unexpected};
 use crate::model::event::Event;
 use crate::model::limits::Limits;
@@ -11,14 +13,14 @@ use crate::wire::native::{ClientFrame, FrameError, Output, ServerFrame};
 #[derive(Debug)]
 pub(super) struct Publisher {
     producer: ProducerId,
-    /// Names that the client was told; the alias is the position. As many as there are streams at
-    /// most, which the server bounds.
-    streams: Vec<Arc<str>>,
+    /// The aliases of the names that the client was told. As many as there are streams at most, which
+    /// the server bounds.
+    aliases: HashMap<Arc<str>, u64>,
 }
 
 impl Publisher {
     pub(super) fn new(producer: ProducerId) -> Self {
-        Self { producer, streams: Vec::new() }
+        Self { producer, aliases: HashMap::new() }
     }
 
     pub(super) fn receive(
@@ -55,12 +57,11 @@ impl Publisher {
 
     /// The stream's alias, told to the client if it is new.
     fn alias(&mut self, stream: &Arc<str>, out: &mut Output) -> u64 {
-        let same = |known: &Arc<str>| Arc::ptr_eq(known, stream) || known == stream;
-        if let Some(alias) = self.streams.iter().position(same) {
-            return alias as u64;
+        if let Some(alias) = self.aliases.get(stream) {
+            return *alias;
         }
-        let alias = self.streams.len() as u64;
-        self.streams.push(Arc::clone(stream));
+        let alias = self.aliases.len() as u64;
+        self.aliases.insert(Arc::clone(stream), alias);
         ServerFrame::StreamName { alias, name: stream.to_string() }.encode(out);
         alias
     }
