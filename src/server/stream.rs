@@ -35,6 +35,10 @@ const MOST_READ: usize = 256 << 10;
 /// How long a publisher's stream is not read after each read while storage is under high pressure.
 const PRESSURE_PAUSE: Duration = Duration::from_millis(5);
 
+/// The broker is told what was sent once it is more than this part of what a session may hold. So much less
+/// room the session has.
+const SENT_PART: usize = 4;
+
 /// How long the last answers of a stream may take to leave.
 const PARTING: Duration = Duration::from_secs(2);
 
@@ -310,7 +314,9 @@ impl Stream {
         let written = written.map_err(|_| End::Lost)?;
         add(&self.shared.counters.bytes_out, written);
         self.queued -= written;
-        if self.queue.is_empty() && self.delivered > 0 {
+        // A session that has more room than it uses is not worth a word after each write.
+        let worth_telling = self.shared.limits.max_session_deliveries / SENT_PART;
+        if self.queue.is_empty() && self.delivered > worth_telling {
             let bytes = std::mem::take(&mut self.delivered);
             self.requests.push(Request::Sent { bytes });
             self.hand_over().await?;
