@@ -107,8 +107,8 @@ impl<L: Log> Broker<L> {
     /// Delivers for the consumers that were stirred.
     pub(super) fn deliver_all(&mut self) {
         for (id, name) in self.take_stirred() {
-            let taken = self.catalog.get_mut(id).and_then(|s| s.consumers.remove(&name));
-            let Some(mut member) = taken else { continue };
+            let taken = self.catalog.get_mut(id).and_then(|s| s.consumers.take(&name));
+            let Some((place, mut member)) = taken else { continue };
             member.stirred = false;
             let listeners = self.hear_of_gaps(id, &member);
             let mail = self.deliver(id, &name, &mut member);
@@ -120,7 +120,7 @@ impl<L: Log> Broker<L> {
             let path = Arc::clone(member.consumer.path());
             let key = (id, Arc::clone(&name));
             if let Some(stream) = self.catalog.get_mut(id) {
-                stream.consumers.insert(name, member);
+                stream.consumers.put_back(place, member);
             }
             for parcel in mail.parcels {
                 let Parcel { session, token, deliveries, waits } = parcel;

@@ -95,8 +95,7 @@ impl Member {
 impl Stream {
     /// A consumer by name.
     pub(super) fn member_mut(&mut self, name: &str) -> Option<(Arc<str>, &mut Member)> {
-        let name = Arc::clone(self.consumers.get_key_value(name)?.0);
-        let member = self.consumers.get_mut(&name)?;
-        Some((name, member))
+        let (name, member) = self.consumers.get_mut(name)?;
+        Some((Arc::clone(name), member))
     }
 }

@@ -286,7 +286,7 @@ impl<L: Log> Broker<L> {
         self.turn_consumers = usize::MAX;
         for id in self.catalog.ids() {
             let Some(stream) = self.catalog.get_mut(id) else { continue };
-            for (name, member) in &mut stream.consumers {
+            for (name, member) in stream.consumers.iter_mut() {
                 member.consumer.end_pulls(409, "Server Shutdown");
                 self.stirred.insert((id, Arc::clone(name)));
             }

@@ -236,7 +236,7 @@ impl<L: Log> Broker<L> {
         let base = consumer.base();
         let member = Member::new(id, consumer);
         self.log.put(member.key(), &base);
-        stream.join(Arc::clone(&name), member);
+        stream.consumers.join(Arc::clone(&name), Box::new(member));
         self.keep_consumer(id, &name);
         self.stirred.insert((id, Arc::clone(&name)));
         if config.deliver_subject.is_some() {
@@ -261,7 +261,7 @@ impl<L: Log> Broker<L> {
 
     /// Deletes a consumer. Returns whether it was there.
     pub(super) fn remove_consumer(&mut self, id: StreamId, name: &Arc<str>) -> bool {
-        let removed = self.catalog.get_mut(id).and_then(|s| s.leave(name));
+        let removed = self.catalog.get_mut(id).and_then(|s| s.consumers.leave(name));
         let Some(mut member) = removed else { return false };
         member.consumer.end_pulls(409, "Consumer Deleted");
         for status in member.consumer.take_statuses() {

@@ -254,7 +254,7 @@ impl<L: Log> Broker<L> {
         }
         let last = self.log.stream(id).map_or(0, |held| held.last_seq);
         let stirred = &mut self.stirred;
-        stream.each_wanting(subject, |name, member| {
+        stream.consumers.each_wanting(subject, |name, member| {
             member.consumer.appended(count, last);
             if !member.stirred && member.consumer.num_waiting() > 0 {
                 member.stirred = true;
@@ -368,7 +368,7 @@ impl<L: Log> Broker<L> {
         // A schedule is wanted by the stream itself.
         let unwanted = planned.is_none()
             && stream.config.retention == crate::model::stream::Retention::Interest
-            && !stream.has_interest(run.subject);
+            && !stream.consumers.has_interest(run.subject);
         let seq = if unwanted {
             self.use_up_sequence(id, &record)?
         } else {

@@ -184,7 +184,7 @@ impl<L: Log> Broker<L> {
             if consumer.config().deliver_subject.is_some() {
                 self.listened.insert((id, Arc::clone(&name)));
             }
-            stream.join(Arc::clone(&name), Member::new(id, consumer));
+            stream.consumers.join(Arc::clone(&name), Box::new(Member::new(id, consumer)));
             self.recount(id, &name);
             self.mourning.insert((id, Arc::clone(&name)));
             self.stirred.insert((id, name));

@@ -32,7 +32,7 @@ impl<L: Log> Broker<L> {
         self.forget_schedule(id, seq);
         let Some(stream) = self.catalog.get_mut(id) else { return };
         let stirred = &mut self.stirred;
-        stream.each_wanting(subject, |name, member| {
+        stream.consumers.each_wanting(subject, |name, member| {
             // What it notes goes with the deletion.
             if member.consumer.is_pending(seq) || member.consumer.is_held(seq) {
                 stirred.insert((id, Arc::clone(name)));

@@ -320,8 +320,8 @@ impl<L: Log> Broker<L> {
         if self.is_out_of_space(stream) || self.log.pressure() >= Pressure::Full {
             return Err(ApiError::storage_exceeded());
         }
-        let is_unwanted =
-            stream.config.retention == Retention::Interest && !stream.has_interest(&kept.target);
+        let is_unwanted = stream.config.retention == Retention::Interest
+            && !stream.consumers.has_interest(&kept.target);
         if is_unwanted {
             return Ok(());
         }

@@ -103,7 +103,7 @@ impl<L: Log> Broker<L> {
             // A schedule stays until it is done, whoever has seen it.
             stream.timetable.contains(seq)
                 || interest
-                    && stream.consumers.values().any(|member| {
+                    && stream.consumers.iter().any(|(_, member)| {
                         member.filter().matches(subject) && !member.consumer.has_settled(seq)
                     })
         })

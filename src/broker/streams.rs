@@ -176,7 +176,7 @@ impl<L: Log> Broker<L> {
         let names: Vec<Arc<str>> = self
             .catalog
             .get(id)
-            .map(|stream| stream.consumers.keys().cloned().collect())
+            .map(|stream| stream.consumers.names().cloned().collect())
             .unwrap_or_default();
         for name in names {
             self.remove_consumer(id, &name);

@@ -34,7 +34,7 @@ impl<L: Log> Broker<L> {
         let id = self.use_stream(stream)?;
         let Some(stream) = self.catalog.get(id) else { return Err(ApiError::stream_not_found()) };
         let config = rules::complete(config, &stream.config)?;
-        if let Some(member) = stream.consumers.get(&*name) {
+        if let Some(member) = stream.consumers.get(&name) {
             let same = rules::is_same(member.consumer.config(), &config);
             if same {
                 return self.consumer_answer(id, &name);
@@ -57,7 +57,7 @@ impl<L: Log> Broker<L> {
         if count >= most.min(self.limits.max_consumers) {
             return Err(ApiError::maximum_consumers_limit());
         }
-        let others = stream.consumers.values().map(|member| member.consumer.config());
+        let others = stream.consumers.iter().map(|(_, member)| member.consumer.config());
         rules::check_among(&config, &stream.config, others)?;
         self.open_consumer(id, Arc::from(name), config, answer);
         Ok(Reply::Later)
@@ -86,10 +86,10 @@ impl<L: Log> Broker<L> {
             // The server's own pull names the old subject.
             member.consumer.drop_unheard_pulls(|_| false);
         }
-        if let Some(mut member) = stream.leave(&name) {
+        if let Some(mut member) = stream.consumers.leave(&name) {
             member.consumer.reconfigure(config, now);
             member.refresh();
-            stream.join(Arc::clone(&name), member);
+            stream.consumers.join(Arc::clone(&name), member);
         }
         self.keep_consumer(id, &name);
         self.recount(id, &name);

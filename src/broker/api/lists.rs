@@ -67,7 +67,7 @@ impl<L: Log> Broker<L> {
     ) -> Result<Reply, ApiError> {
         let stream = self.catalog.find(stream).ok_or_else(ApiError::stream_not_found)?;
         let offset = offset(options);
-        let page = stream.consumers.keys().skip(offset).take(NAMES_PAGE);
+        let page = stream.consumers.names().skip(offset).take(NAMES_PAGE);
         Ok(Reply::Now(ApiResponse::ConsumerNames {
             total: stream.consumers.len(),
             offset,
@@ -83,7 +83,7 @@ impl<L: Log> Broker<L> {
     ) -> Result<Reply, ApiError> {
         let stream = self.catalog.find(stream).ok_or_else(ApiError::stream_not_found)?;
         let offset = offset(options);
-        let page = stream.consumers.keys().skip(offset).take(LIST_PAGE);
+        let page = stream.consumers.names().skip(offset).take(LIST_PAGE);
         let infos = page.map(|name| self.consumer_info(stream.id, name));
         Ok(Reply::Now(ApiResponse::ConsumerList {
             total: stream.consumers.len(),

@@ -126,7 +126,7 @@ impl<L: Log> Broker<L> {
         let last = self.log.stream(id).map_or(0, |held| held.last_seq);
         if let Some(stream) = self.catalog.get_mut(id) {
             stream.overflowing.clear();
-            for (name, member) in &mut stream.consumers {
+            for (name, member) in stream.consumers.iter_mut() {
                 member.consumer.cleared(last);
                 self.stirred.insert((id, name.clone()));
             }

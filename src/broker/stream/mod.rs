@@ -2,10 +2,11 @@
 
 pub(super) mod asked;
 pub(super) mod config;
+mod consumers;
 pub(super) mod timetable;
 pub(super) mod ttl;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,8 +18,7 @@ use crate::model::event::Gap;
 use crate::model::stream::{BlockCompression, Discard, Retention, Storage, StreamConfig};
 use crate::model::time::Timestamp;
 
-use super::member::Member;
-use super::subject_tree::SubjectTree;
+use consumers::Consumers;
 use timetable::Timetable;
 
 /// A limit that -1 turns off.
@@ -34,9 +34,7 @@ pub(super) struct Stream {
     pub(super) created: Timestamp,
     /// Made from the server's defaults, and no client has defined it.
     pub(super) provisional: bool,
-    pub(super) consumers: BTreeMap<Arc<str>, Member>,
-    /// The names of consumers, by what they want.
-    wanted_by: SubjectTree<Arc<str>>,
+    pub(super) consumers: Consumers,
     /// Up to this sequence all records are durable.
     pub(super) durable_seq: u64,
     /// The message id of the last message; empty if it had none.
@@ -82,8 +80,7 @@ impl Stream {
             config,
             created,
             provisional: false,
-            consumers: BTreeMap::new(),
-            wanted_by: SubjectTree::default(),
+            consumers: Consumers::default(),
             durable_seq: 0,
             last_message_id: String::new(),
             first_time: None,
@@ -129,43 +126,6 @@ impl Stream {
     /// Whether acknowledged messages are deleted.
     pub(super) fn deletes_settled(&self) -> bool {
         self.config.retention != Retention::Limits
-    }
-
-    /// Whether some consumer wants `subject`.
-    pub(super) fn has_interest(&self, subject: &str) -> bool {
-        self.wanted_by.has_match(subject)
-    }
-
-    /// A consumer joins the stream.
-    pub(super) fn join(&mut self, name: Arc<str>, member: Member) {
-        for pattern in member.patterns() {
-            self.wanted_by.insert(pattern, Arc::clone(&name));
-        }
-        self.consumers.insert(name, member);
-    }
-
-    /// A consumer leaves the stream.
-    pub(super) fn leave(&mut self, name: &Arc<str>) -> Option<Member> {
-        let member = self.consumers.remove(name)?;
-        for pattern in member.patterns() {
-            self.wanted_by.remove(pattern, name);
-        }
-        Some(member)
-    }
-
-    /// Calls `visit` for each consumer that wants `subject`: what many consumers cost that want
-    /// other subjects is one look-up.
-    pub(super) fn each_wanting(
-        &mut self,
-        subject: &str,
-        mut visit: impl FnMut(&Arc<str>, &mut Member),
-    ) {
-        let consumers = &mut self.consumers;
-        self.wanted_by.matches(subject, &mut |name| {
-            if let Some(member) = consumers.get_mut(name) {
-                visit(name, member);
-            }
-        });
     }
 
     pub(super) fn max_msgs(&self) -> Option<u64> {

@@ -92,7 +92,7 @@ fn a_consumer_that_left_is_not_told() {
         let request = ApiRequest::ConsumerDelete { stream: "S".into(), consumer: "c".into() };
         bench.api(request).unwrap();
         let id = bench.broker.catalog.id_of("S").unwrap();
-        assert!(!bench.broker.catalog.get(id).unwrap().has_interest("s.0"));
+        assert!(!bench.broker.catalog.get(id).unwrap().consumers.has_interest("s.0"));
     }
 }
 

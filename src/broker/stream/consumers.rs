@@ -1,0 +1,126 @@
+//! The consumers of a stream: by name, and by what they want.
+//!
+//! Each has a place of its own, so that a message finds whom it is for without comparing names.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::broker::member::Member;
+use crate::broker::subject_tree::SubjectTree;
+
+/// Where a consumer is kept. It stays the same until the consumer leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::broker) struct Place(usize);
+
+#[derive(Debug)]
+struct Kept {
+    name: Arc<str>,
+    /// `None` while the consumer has its turn, and in a place that is free. Boxed, because a member is
+    /// large.
+    member: Option<Box<Member>>,
+}
+
+/// See the module's text.
+#[derive(Debug, Default)]
+pub(in crate::broker) struct Consumers {
+    names: BTreeMap<Arc<str>, Place>,
+    kept: Vec<Kept>,
+    free: Vec<Place>,
+    wanted_by: SubjectTree<Place>,
+}
+
+impl Consumers {
+    pub(in crate::broker) fn len(&self) -> usize {
+        self.names.len()
+    }
+
+    pub(in crate::broker) fn is_empty(&self) -> bool {
+        self.names.is_empty()
+    }
+
+    /// The names, in order.
+    pub(in crate::broker) fn names(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.names.keys()
+    }
+
+    pub(in crate::broker) fn get(&self, name: &str) -> Option<&Member> {
+        self.at(*self.names.get(name)?)
+    }
+
+    pub(in crate::broker) fn get_mut(&mut self, name: &str) -> Option<(&Arc<str>, &mut Member)> {
+        let Kept { name, member } = self.kept.get_mut(self.names.get(name)?.0)?;
+        Some((name, member.as_deref_mut()?))
+    }
+
+    /// All of them, by name.
+    pub(in crate::broker) fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &Member)> {
+        self.names.iter().filter_map(|(name, place)| Some((name, self.at(*place)?)))
+    }
+
+    /// All of them, in no order.
+    pub(in crate::broker) fn iter_mut(&mut self) -> impl Iterator<Item = (&Arc<str>, &mut Member)> {
+        self.kept.iter_mut().filter_map(|kept| Some((&kept.name, kept.member.as_deref_mut()?)))
+    }
+
+    fn at(&self, place: Place) -> Option<&Member> {
+        self.kept.get(place.0)?.member.as_deref()
+    }
+
+    /// Whether some consumer wants `subject`.
+    pub(in crate::broker) fn has_interest(&self, subject: &str) -> bool {
+        self.wanted_by.has_match(subject)
+    }
+
+    /// Calls `visit` for each consumer that wants `subject`: what many consumers cost that want
+    /// other subjects is one look-up.
+    pub(in crate::broker) fn each_wanting(
+        &mut self,
+        subject: &str,
+        mut visit: impl FnMut(&Arc<str>, &mut Member),
+    ) {
+        let kept = &mut self.kept;
+        self.wanted_by.matches(subject, &mut |place| {
+            if let Some(Kept { name, member: Some(member) }) = kept.get_mut(place.0) {
+                visit(name, member);
+            }
+        });
+    }
+
+    /// Takes a consumer for its turn. Until it is put back, others do not see it.
+    pub(in crate::broker) fn take(&mut self, name: &str) -> Option<(Place, Box<Member>)> {
+        let place = *self.names.get(name)?;
+        Some((place, self.kept.get_mut(place.0)?.member.take()?))
+    }
+
+    /// Puts a consumer back after its turn.
+    pub(in crate::broker) fn put_back(&mut self, place: Place, member: Box<Member>) {
+        if let Some(kept) = self.kept.get_mut(place.0) {
+            kept.member = Some(member);
+        }
+    }
+
+    /// A consumer joins the stream. None of that name may be there.
+    pub(in crate::broker) fn join(&mut self, name: Arc<str>, member: Box<Member>) {
+        let place = self.free.pop().unwrap_or(Place(self.kept.len()));
+        for pattern in member.patterns() {
+            self.wanted_by.insert(pattern, place);
+        }
+        let kept = Kept { name: Arc::clone(&name), member: Some(member) };
+        match self.kept.get_mut(place.0) {
+            Some(free) => *free = kept,
+            None => self.kept.push(kept),
+        }
+        self.names.insert(name, place);
+    }
+
+    /// A consumer leaves the stream.
+    pub(in crate::broker) fn leave(&mut self, name: &str) -> Option<Box<Member>> {
+        let (place, member) = self.take(name)?;
+        self.names.remove(name);
+        self.free.push(place);
+        for pattern in member.patterns() {
+            self.wanted_by.remove(pattern, &place);
+        }
+        Some(member)
+    }
+}
