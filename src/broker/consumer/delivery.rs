@@ -1,4 +1,4 @@
-//! What a consumer wants to read, and to whom it delivers.
+//! To whom a consumer delivers, and what it takes in to do so.
 
 use std::time::Duration;
 
@@ -13,49 +13,6 @@ use super::holding::Traits;
 use super::pending::{Entry, State};
 use super::pulls::PullLimits;
 use super::{Consumer, Meta};
-
-/// Records read ahead at once. Enough to fill a frame; few enough that a consumer with little room
-/// does not hold memory.
-const READ_RECORDS: u64 = 1024;
-/// Bytes read ahead at once.
-const READ_BYTES: usize = 256 << 10;
-
-/// What a consumer wants now.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Want {
-    /// The record `seq`, to deliver it again, or for the first time after it was held back: give it to [`Consumer::redeliver`], or call
-    /// [`Consumer::lost`] if it is not there.
-    Redeliver {
-        /// Its sequence.
-        seq: u64,
-    },
-    /// New records that the filters want: give them to [`Consumer::feed`].
-    Read {
-        /// The lowest sequence.
-        from: u64,
-        /// The highest sequence.
-        to: u64,
-        /// At most so many.
-        records: usize,
-        /// Not many more bytes than this.
-        bytes: usize,
-    },
-    /// Deliver what was read: call [`Consumer::deliver`].
-    Deliver,
-    /// Nothing at this moment.
-    Nothing(Rest),
-}
-
-/// Whether a consumer that wants nothing goes on by itself. [`Consumer::why_idle`] says more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Rest {
-    /// It does: the disk is read, or a session is sending.
-    Going,
-    /// Its pulls are used up.
-    NoRoom,
-    /// There is nothing that it may deliver.
-    Nothing,
-}
 
 /// Where deliveries go.
 #[derive(Clone, Debug)]
@@ -124,101 +81,6 @@ impl Consumer {
         }
     }
 
-    /// What the consumer wants now. `open` tells which sessions can take deliveries;
-    /// `stream_last` is the stream's last sequence. Call again after each step until it is
-    /// [`Want::Nothing`].
-    pub(crate) fn want(
-        &mut self,
-        now: Now,
-        stream_last: u64,
-        open: &dyn Fn(SessionId) -> bool,
-    ) -> Want {
-        if self.pulls.is_empty() {
-            return Want::Nothing(Rest::NoRoom);
-        }
-        let want = self.wish(now, stream_last, open);
-        if want == Want::Nothing(Rest::Nothing) {
-            self.pulls.nothing_now(&mut self.statuses);
-        }
-        want
-    }
-
-    fn wish(&mut self, now: Now, stream_last: u64, open: &dyn Fn(SessionId) -> bool) -> Want {
-        if self.is_paused(now) {
-            return Want::Nothing(Rest::Nothing);
-        }
-        // With something at hand it is enough that one pull can take it.
-        let at_hand = !self.fetched.is_empty() || !self.redeliver.is_empty();
-        let room = self.pulls.room(if at_hand { 1 } else { READ_RECORDS }, open);
-        if room.messages == 0 {
-            return Want::Nothing(if room.closed { Rest::Going } else { Rest::NoRoom });
-        }
-        if let Some(seq) = self.next_redelivery() {
-            return Want::Redeliver { seq };
-        }
-        let allowed = self.allowed();
-        if allowed == 0 {
-            return Want::Nothing(Rest::Nothing);
-        }
-        if self.holding.is_some() {
-            return self.wish_in_order(now, stream_last);
-        }
-        let open_room = |most| self.pulls.room(most, open).messages.min(allowed);
-        if let Some(read) = self.wish_to_read_ahead(stream_last, open_room) {
-            return read;
-        }
-        if let Some(record) = self.fetched.front() {
-            let (seq, time) = (record.seq, record.time);
-            return match self.replay_wait(now, seq, time) {
-                Some(_) => Want::Nothing(Rest::Nothing),
-                None => Want::Deliver,
-            };
-        }
-        if self.reading.is_some() {
-            return Want::Nothing(Rest::Going);
-        }
-        self.wish_to_read(stream_last, room.messages.min(allowed).min(READ_RECORDS))
-    }
-
-    /// How many more deliveries may await acknowledgement.
-    pub(super) fn allowed(&self) -> u64 {
-        match u64::try_from(self.config.max_ack_pending) {
-            Ok(most) if most > 0 && self.config.ack_policy != AckPolicy::None => {
-                most.saturating_sub(self.pending.len() as u64)
-            }
-            _ => u64::MAX,
-        }
-    }
-
-    /// What a consumer wants that orders messages by key or by priority.
-    fn wish_in_order(&mut self, now: Now, stream_last: u64) -> Want {
-        let turn = self.last_consumer_seq + 1;
-        while let Some(holding) = &self.holding
-            && holding.has_room()
-            && let Some(record) = self.fetched.front()
-            && self.replay_wait(now, record.seq, record.time).is_none()
-        {
-            let (seq, traits) = (record.seq, holding.traits(record));
-            if !holding.is_by_priority() && holding.is_free(traits.key) {
-                return Want::Deliver;
-            }
-            let record = self.fetched.pop_front();
-            self.note_held(seq, traits, record.as_ref());
-        }
-        let Some(holding) = &self.holding else { return Want::Nothing(Rest::Going) };
-        let (has_room, next) = (holding.has_room(), holding.next(turn));
-        let more = self.wish_to_read(stream_last, READ_RECORDS);
-        let reads = has_room && self.fetched.is_empty() && self.reading.is_none();
-        match (more, next) {
-            (read @ Want::Read { .. }, _) if reads => read,
-            (_, Some(seq)) => Want::Redeliver { seq },
-            _ if self.reading.is_some() => Want::Nothing(Rest::Going),
-            // What is read waits for its time or for a key, and nothing more is read until then.
-            (Want::Read { .. }, None) => Want::Nothing(Rest::Nothing),
-            (more, None) => more,
-        }
-    }
-
     /// Holds a message back; the part that replay repeats.
     pub(super) fn note_held(&mut self, seq: u64, traits: Traits, record: Option<&Record>) {
         let Some(holding) = &mut self.holding else { return };
@@ -228,42 +90,6 @@ impl Consumer {
             self.listed.pop_front();
         }
         self.cursor = self.cursor.max(if self.listed.is_empty() { seq + 1 } else { 0 });
-    }
-
-    /// While records come from the disk, the next ones are read when half of what may be at hand is
-    /// delivered, so that neither the disk nor the consumer waits for the other.
-    fn wish_to_read_ahead(&self, stream_last: u64, open_room: impl Fn(u64) -> u64) -> Option<Want> {
-        let at_hand = self.fetched.len() as u64;
-        let is_due = self.reads_disk && self.reading.is_none() && at_hand < READ_RECORDS;
-        let is_more = self.listed.is_empty() && self.cursor <= stream_last;
-        if at_hand == 0 || !is_due || !is_more || self.num_pending <= at_hand {
-            return None;
-        }
-        let room = open_room(at_hand + READ_RECORDS).saturating_sub(at_hand);
-        let read = self.wish_to_read(stream_last, room.min(READ_RECORDS));
-        (room > 0 && matches!(read, Want::Read { .. })).then_some(read)
-    }
-
-    fn wish_to_read(&self, stream_last: u64, records: u64) -> Want {
-        if self.damage.is_some() {
-            return Want::Nothing(Rest::Nothing);
-        }
-        let records = usize::try_from(records).unwrap_or(1);
-        if let Some(seq) = self.listed.front() {
-            return Want::Read { from: *seq, to: *seq, records: 1, bytes: READ_BYTES };
-        }
-        if self.cursor > stream_last || self.num_pending <= self.num_held() as u64 {
-            return Want::Nothing(Rest::Nothing);
-        }
-        // The disk is read in large pieces, in which its own index finds what is wanted.
-        let place = match self.reads_disk {
-            true => Some((self.cursor, stream_last)),
-            false => self.sightings.next(self.cursor, stream_last),
-        };
-        match place {
-            Some((from, to)) => Want::Read { from, to, records, bytes: READ_BYTES },
-            None => Want::Nothing(Rest::Nothing),
-        }
     }
 
     /// The read that was wished for needs the disk.
@@ -437,7 +263,7 @@ impl Consumer {
     }
 
     /// The lowest due redelivery that is still pending.
-    fn next_redelivery(&mut self) -> Option<u64> {
+    pub(super) fn next_redelivery(&mut self) -> Option<u64> {
         while let Some(seq) = self.redeliver.front().copied() {
             if self.pending.get(seq).is_some_and(|entry| entry.state == State::Due) {
                 return Some(seq);

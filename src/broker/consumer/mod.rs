@@ -16,6 +16,7 @@ mod pending;
 mod pulls;
 mod sightings;
 mod timers;
+mod wanting;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -35,9 +36,10 @@ use pulls::Pulls;
 use sightings::Sightings;
 use timers::Timers;
 
-pub(crate) use delivery::{Rest, Want, Way};
+pub(crate) use delivery::Way;
 #[cfg(test)]
 pub(in crate::broker) use holding::MAX_HELD;
+pub(crate) use wanting::{Rest, Want};
 
 /// Deliveries that need not be noted while they flow: what a consumer without acknowledgements may see
 /// again after a crash.

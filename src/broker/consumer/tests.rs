@@ -511,3 +511,24 @@ fn what_was_read_ahead_is_still_to_be_delivered() {
     bench.run(at(0));
     assert_eq!(bench.consumer.num_before_cursor(), 2);
 }
+
+/// A consumer that knows where its messages lie reads several places for one row, as many as its pull
+/// takes.
+#[test]
+fn messages_far_apart_are_gathered_for_one_row() {
+    let mut bench = Bench::new(config(), 0);
+    for seq in [100, 200, 300, 400] {
+        bench.consumer.appended(1, seq);
+    }
+    bench.last = 400;
+    // What was there before it began to watch is looked at first.
+    bench.consumer.feed([], 100);
+    bench.pull(at(0), |pull| pull.batch = 3);
+    let mut read = Vec::new();
+    while let Want::Read { from, to, .. } = bench.consumer.want(at(0), bench.last, &|_| true) {
+        read.push(from);
+        bench.consumer.feed((from..=to).map(record), to + 1);
+    }
+    assert_eq!(read, [100, 200, 300]);
+    assert_eq!(bench.deliver(ROW), [100, 200, 300]);
+}
