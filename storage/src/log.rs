@@ -129,6 +129,21 @@ impl Filter {
         both.any(|(pattern, shape)| shape.matches(pattern, subject))
     }
 
+    /// The first of these sketches whose subject may be wanted.
+    #[cfg(feature = "engine")]
+    pub(crate) fn find(&self, sketches: &[Sketch]) -> Option<usize> {
+        let Some(patterns) = &self.patterns else { return (!sketches.is_empty()).then_some(0) };
+        let mut rest = sketches;
+        let mut first = None;
+        for pattern in &patterns.sketches {
+            if let Some(found) = pattern.find(rest) {
+                first = Some(found);
+                rest = rest.get(..found).unwrap_or_default();
+            }
+        }
+        first
+    }
+
     /// Whether a subject of this sketch is wanted, whose text `subject` gives when it is needed.
     #[cfg(feature = "engine")]
     pub(crate) fn wants<'a>(&self, sketch: Sketch, subject: impl Fn() -> &'a str) -> bool {

@@ -8,6 +8,8 @@
 const TOKENS: usize = 7;
 /// Where the number of tokens stands: the highest byte, so that comparing sketches compares it.
 const COUNT: u32 = 56;
+/// Sketches that are looked at without stopping at the first that is let pass.
+const ROW: usize = 64;
 
 /// The sketch of a subject.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -88,9 +90,25 @@ impl SketchPattern {
         sketch: Sketch,
         subject: impl FnOnce() -> &'a str,
     ) -> bool {
-        sketch.0 & self.mask == self.value
-            && (sketch.0 >> COUNT) as u8 >= self.least
-            && (self.decides || crate::subject::matches(pattern, subject()))
+        self.lets_pass(sketch) && (self.decides || crate::subject::matches(pattern, subject()))
+    }
+
+    /// The first of `sketches` that is let pass.
+    pub(crate) fn find(&self, sketches: &[Sketch]) -> Option<usize> {
+        let mut before = 0;
+        for row in sketches.chunks(ROW) {
+            // Without a way out of the loop, several are compared at a time.
+            if row.iter().fold(false, |any, sketch| any | self.lets_pass(*sketch)) {
+                return row.iter().position(|sketch| self.lets_pass(*sketch)).map(|at| before + at);
+            }
+            before += row.len();
+        }
+        None
+    }
+
+    /// Whether a subject of this sketch may match.
+    fn lets_pass(&self, sketch: Sketch) -> bool {
+        (sketch.0 & self.mask == self.value) & ((sketch.0 >> COUNT) as u8 >= self.least)
     }
 }
 

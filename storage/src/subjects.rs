@@ -123,6 +123,11 @@ impl SubjectTable {
         (slot.count != 0 && slot.generation == id.generation).then(|| self.text_of(slot))
     }
 
+    /// The subject's sketch.
+    pub(crate) fn sketch(&self, id: SubjectId) -> Sketch {
+        self.sketches.get(id.slot as usize).copied().unwrap_or_default()
+    }
+
     /// Whether `filter` wants the subject. It may have no records any more.
     pub(crate) fn is_wanted(&self, id: SubjectId, filter: &Filter) -> bool {
         let Some(sketch) = self.sketches.get(id.slot as usize) else { return false };

@@ -1,8 +1,9 @@
 //! Records that are in the journal but not yet in a segment: where each lies in the buffers that
 //! were written.
 //!
-//! Two parts: the [`Chunks`] of the whole log, and per stream a [`Tail`] of 24 bytes a record. It does
-//! not know which records were deleted; the engine asks its bitmaps.
+//! Two parts: the [`Chunks`] of the whole log, and per stream a [`Tail`] of 32 bytes a record, of which
+//! a search for a few among many looks at eight. It does not know which records were deleted; the engine
+//! asks its bitmaps.
 
 use std::collections::VecDeque;
 
@@ -11,7 +12,9 @@ use bytes::{Bytes, BytesMut};
 use crate::codec::Fields;
 use crate::ids::SubjectId;
 use crate::journal::effect::{Effect, RecordEntry, decode};
+use crate::log::Filter;
 use crate::record::Record;
+use crate::sketch::Sketch;
 
 /// New buffers have this capacity, so that small groups share one. In bytes.
 const BUFFER: usize = 1 << 20;
@@ -202,10 +205,12 @@ struct Packed {
 pub(crate) struct Tail {
     chunk_base: u64,
     places: VecDeque<Packed>,
+    /// Of the subject of each.
+    sketches: VecDeque<Sketch>,
 }
 
 impl Tail {
-    pub(crate) fn push(&mut self, place: &Place) {
+    pub(crate) fn push(&mut self, place: &Place, sketch: Sketch) {
         if self.places.is_empty() {
             self.chunk_base = place.chunk;
         } else if place.chunk - self.chunk_base > u64::from(u32::MAX) {
@@ -214,6 +219,7 @@ impl Tail {
         let chunk = (place.chunk - self.chunk_base) as u32;
         let Place { seq, offset, subject, .. } = *place;
         self.places.push_back(Packed { seq, chunk, offset, subject });
+        self.sketches.push_back(sketch);
     }
 
     fn rebase(&mut self) {
@@ -254,17 +260,43 @@ impl Tail {
         self.places.partition_point(|place| place.seq < seq)
     }
 
-    /// Records at or after `seq`.
-    pub(crate) fn from(&self, seq: u64) -> impl Iterator<Item = Place> + '_ {
-        self.places.range(self.index_of(seq)..).map(|packed| self.unpack(packed))
+    /// Records `from..=to`, without those of whose subjects the sketch says that `filter` does not want
+    /// them.
+    pub(crate) fn range<'a>(
+        &'a self,
+        from: u64,
+        to: u64,
+        filter: &'a Filter,
+    ) -> impl Iterator<Item = Place> + 'a {
+        let end = to.checked_add(1).map_or(self.len(), |end| self.index_of(end));
+        let mut next = self.index_of(from);
+        std::iter::from_fn(move || {
+            let at = self.find(next, end, filter)?;
+            next = at + 1;
+            self.places.get(at).map(|packed| self.unpack(packed))
+        })
+    }
+
+    /// Index of the first record in `from..end` whose sketch `filter` lets pass.
+    fn find(&self, from: usize, end: usize, filter: &Filter) -> Option<usize> {
+        let (front, back) = self.sketches.as_slices();
+        let split = front.len();
+        let find = |part: &[Sketch], from: usize, end| {
+            part.get(from..end).and_then(|part| filter.find(part)).map(|at| from + at)
+        };
+        let first = if from < split { find(front, from, end.min(split)) } else { None };
+        first.or_else(|| {
+            find(back, from.saturating_sub(split), end.saturating_sub(split)).map(|at| split + at)
+        })
     }
 
     /// Lets go of records in chunks before `chunk`.
     pub(crate) fn release_before(&mut self, chunk: u64) {
         let count = self.count_before(chunk);
         drop(self.places.drain(..count));
+        drop(self.sketches.drain(..count));
         if self.places.is_empty() && self.places.capacity() > 1024 {
-            self.places = VecDeque::new();
+            self.clear();
         }
     }
 
@@ -282,11 +314,12 @@ impl Tail {
     /// Forgets everything.
     pub(crate) fn clear(&mut self) {
         self.places = VecDeque::new();
+        self.sketches = VecDeque::new();
     }
 }
 
 /// Bytes of memory for each record of a tail beyond its own.
-pub(crate) const PLACE_BYTES: usize = size_of::<Packed>();
+pub(crate) const PLACE_BYTES: usize = size_of::<Packed>() + size_of::<Sketch>();
 
 #[cfg(test)]
 mod tests {
@@ -312,16 +345,17 @@ mod tests {
         encode_record(room, place, StreamId(1), seq, &record);
         chunks.mark_record();
         let subject = SubjectId { slot: 0, generation: 0 };
-        tail.push(&Place { seq, chunk: chunks.open_number(), offset, subject });
+        let place = Place { seq, chunk: chunks.open_number(), offset, subject };
+        tail.push(&place, Sketch::of("a"));
     }
 
     fn at(tail: &Tail, seq: u64) -> Place {
-        tail.from(seq).next().unwrap()
+        tail.range(seq, u64::MAX, &Filter::all()).next().unwrap()
     }
 
     #[test]
-    fn a_place_is_24_bytes() {
-        assert_eq!(PLACE_BYTES, 24);
+    fn a_place_is_32_bytes() {
+        assert_eq!(PLACE_BYTES, 32);
     }
 
     #[test]
@@ -334,7 +368,16 @@ mod tests {
         }
         let record = chunks.record(&at(&tail, 5)).unwrap();
         assert_eq!((record.seq, record.subject(), record.payload()), (5, "a", &b"body"[..]));
-        assert_eq!(tail.from(3).map(|p| p.seq).collect::<Vec<_>>(), [5, 6]);
+        let found = |from, to, pattern| {
+            let filter = Filter::any_of([pattern]);
+            tail.range(from, to, &filter).map(|p| p.seq).collect::<Vec<_>>()
+        };
+        assert_eq!(found(3, u64::MAX, ">"), [5, 6]);
+        assert_eq!(found(2, 5, "a"), [2, 5]);
+        assert_eq!(found(0, 4, "*"), [1, 2]);
+        assert_eq!(found(7, 9, "a"), []);
+        assert_eq!(found(5, 4, "a"), []);
+        assert_eq!(found(0, 9, "a.>"), []);
         let until = chunks.first_after(2);
         let shared = chunks.share_before(until);
         let places = tail.places_before(until);
@@ -344,6 +387,36 @@ mod tests {
         assert_eq!((tail.first(), tail.len()), (Some(5), 2));
         assert_eq!(chunks.record(&at(&tail, 6)).unwrap().seq, 6);
         assert_eq!(shared.record(&places[0]).unwrap().seq, 1, "others may still read");
+    }
+
+    /// A search among sketches, in a ring that goes on at its beginning, finds what asking each record finds.
+    #[test]
+    fn a_search_skips_nothing_that_is_wanted() {
+        let mut tail = Tail::default();
+        let text =
+            |seq: u64| format!("{}.{}", if seq.is_multiple_of(7) { "b" } else { "a" }, seq % 90);
+        let subject = SubjectId { slot: 0, generation: 0 };
+        let push = |seqs: std::ops::Range<u64>, tail: &mut Tail| {
+            for seq in seqs.map(|n| n * 2) {
+                tail.push(&Place { seq, chunk: seq, offset: 0, subject }, Sketch::of(&text(seq)));
+            }
+        };
+        push(0..500, &mut tail);
+        tail.release_before(600);
+        push(500..700, &mut tail);
+        assert!(!tail.sketches.as_slices().1.is_empty(), "the ring is not cut");
+        for patterns in [&["b.*"][..], &["a.3", "*.77"], &["c"], &["*.5", "b.8", "b.>"], &[">"]] {
+            let filter = Filter::any_of(patterns.iter().copied());
+            for (from, to) in
+                [(0, u64::MAX), (601, 1_201), (1_024, 1_024), (1_300, 1_500), (900, 800)]
+            {
+                let found = tail.range(from, to, &filter).map(|place| place.seq);
+                let found: Vec<u64> = found.filter(|seq| filter.matches(&text(*seq))).collect();
+                let wanted = |seq: &u64| filter.matches(&text(*seq)) && (from..=to).contains(seq);
+                let expected: Vec<u64> = (300..700).map(|n| n * 2).filter(wanted).collect();
+                assert_eq!(found, expected, "{patterns:?} {from} {to}");
+            }
+        }
     }
 
     #[test]

@@ -106,7 +106,7 @@ impl Contents {
         }
         let RecordEntry { seq, time, expires, .. } = *record;
         let subject = stream.appended(seq, record.subject(), time, expires, record.size());
-        stream.tail.push(&Place { seq, chunk, offset, subject });
+        stream.tail.push(&Place { seq, chunk, offset, subject }, stream.subjects.sketch(subject));
         self.tail_records += 1;
         self.clock = self.clock.max(time);
         if let Some((id, until)) = record.message_id {

@@ -70,7 +70,9 @@ impl Engine {
             self.group.added(sum);
             contents.chunks.mark_record();
             let chunk = contents.chunks.open_number();
-            stream.tail.push(&Place { seq, chunk, offset, subject });
+            stream
+                .tail
+                .push(&Place { seq, chunk, offset, subject }, stream.subjects.sketch(subject));
             contents.tail_records += 1;
         }
         contents.clock = contents.clock.max(record.time);

@@ -137,7 +137,7 @@ impl Engine {
             if stream.tail.first().is_none_or(|first| from < first) {
                 return None;
             }
-            for place in stream.tail.from(from).take_while(|place| place.seq <= to) {
+            for place in stream.tail.range(from, to, filter) {
                 if !stream.gone.contains(place.seq) {
                     count_one(place.subject);
                 }
@@ -168,10 +168,7 @@ fn read_tail(
     records: &mut Vec<Record>,
 ) -> u64 {
     let mut taken = Taken { records: 0, bytes: 0 };
-    for place in stream.tail.from(request.from.max(stream.first_seq)) {
-        if place.seq > request.to {
-            break;
-        }
+    for place in stream.tail.range(request.from.max(stream.first_seq), request.to, filter) {
         if taken.is_full(request) {
             return place.seq;
         }
