@@ -1,9 +1,10 @@
 //! What the machine itself allows: a bare write and sync, and bare QUIC, without a broker.
 
+use std::fs::File;
 use std::io::{Seek as _, SeekFrom, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use quinn::{AckFrequencyConfig, EndpointConfig, MtuDiscoveryConfig, TransportConfig, VarInt};
@@ -18,6 +19,24 @@ const BLOCK: usize = 4096;
 const FILE: usize = 16 << 20;
 /// Bytes of a question and of its answer.
 const QUESTION: usize = 128;
+
+/// What the peer does before it answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Before {
+    Nothing,
+    /// It overwrites a block and syncs it: the least that a server does which loses nothing.
+    Sync,
+}
+
+impl Before {
+    /// A byte of which questions consist.
+    fn byte(self) -> u8 {
+        match self {
+            Self::Nothing => b'q',
+            Self::Sync => b's',
+        }
+    }
+}
 /// Bytes handed to QUIC at a time.
 const PIECE: usize = 64 << 10;
 /// Unread bytes of a stream, as between the broker and its clients.
@@ -25,27 +44,39 @@ const WINDOW: u32 = 2 << 20;
 /// Datagram size on the loopback interface, as between the broker and its clients.
 const MTU: u16 = 6500;
 
-/// How long it takes to overwrite a block of a file that was filled with zeros, and to sync it.
-pub(super) fn sync(folder: &Path, count: u64) -> Result<Latency, Failure> {
-    let path = folder.join(format!("claudebus-bench-{}.sync", std::process::id()));
-    let result = overwrite(&path, count);
-    // It is there only if it could be made.
-    let _ = std::fs::remove_file(&path);
-    result
+/// A file that was filled with zeros, to be overwritten block by block.
+struct Blocks {
+    file: File,
+    next: u64,
 }
 
-fn overwrite(path: &Path, count: u64) -> Result<Latency, Failure> {
-    let mut file = std::fs::File::create(path)?;
-    file.write_all(&vec![0; FILE])?;
-    file.sync_all()?;
+impl Blocks {
+    /// The file has no name by which it could be left behind.
+    fn create(folder: &Path) -> std::io::Result<Self> {
+        let path = folder.join(format!("claudebus-bench-{:016x}.sync", rand::random::<u64>()));
+        let mut file = File::create_new(&path)?;
+        std::fs::remove_file(&path)?;
+        file.write_all(&vec![0; FILE])?;
+        file.sync_all()?;
+        Ok(Self { file, next: 0 })
+    }
+
+    /// Overwrites the next block, and syncs it.
+    fn overwrite(&mut self) -> std::io::Result<()> {
+        self.file.seek(SeekFrom::Start(self.next * BLOCK as u64 % FILE as u64))?;
+        self.next += 1;
+        self.file.write_all(&[0x5a; BLOCK])?;
+        self.file.sync_data()
+    }
+}
+
+/// How long it takes to overwrite a block of a file that was filled with zeros, and to sync it.
+pub(super) fn sync(folder: &Path, count: u64) -> Result<Latency, Failure> {
+    let mut blocks = Blocks::create(folder)?;
     let mut latencies = Latencies::new()?;
-    let block = [0x5a; BLOCK];
-    for number in 0..count {
-        let place = number * BLOCK as u64 % FILE as u64;
+    for _ in 0..count {
         let began = Instant::now();
-        file.seek(SeekFrom::Start(place))?;
-        file.write_all(&block)?;
-        file.sync_data()?;
+        blocks.overwrite()?;
         latencies.add(began.elapsed());
     }
     Latencies::merge(vec![latencies])
@@ -59,8 +90,9 @@ pub(super) struct BareQuic {
 }
 
 impl BareQuic {
-    /// Starts a peer that answers, on a thread of its own.
-    pub(super) fn start() -> Result<Self, Failure> {
+    /// Starts a peer that answers, on a thread of its own. What it syncs lies in `folder`.
+    pub(super) fn start(folder: &Path) -> Result<Self, Failure> {
+        let blocks = Blocks::create(folder)?;
         let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]);
         let made = made.map_err(failed)?;
         let certificate = CertificateDer::from(made.cert);
@@ -74,7 +106,7 @@ impl BareQuic {
             runtime.block_on(async move {
                 let Ok(endpoint) = endpoint(Some(server)) else { return };
                 if tell.send(endpoint.local_addr()).is_ok() {
-                    answer(endpoint).await;
+                    answer(endpoint, blocks).await;
                 }
             });
         });
@@ -91,11 +123,11 @@ impl BareQuic {
     }
 
     /// How long a question and its answer take, one at a time.
-    pub(super) async fn round_trip(&self, count: u64) -> Result<Latency, Failure> {
+    pub(super) async fn round_trip(&self, count: u64, before: Before) -> Result<Latency, Failure> {
         let connection = self.connect().await?;
         let (mut to, mut from) = connection.open_bi().await.map_err(failed)?;
         let mut latencies = Latencies::new()?;
-        let mut buffer = [b'q'; QUESTION];
+        let mut buffer = [before.byte(); QUESTION];
         for _ in 0..count {
             let began = Instant::now();
             to.write_all(&buffer).await.map_err(failed)?;
@@ -123,14 +155,21 @@ impl BareQuic {
 }
 
 /// Sends back what comes on two-way streams, and swallows what comes on others.
-async fn answer(endpoint: quinn::Endpoint) {
+async fn answer(endpoint: quinn::Endpoint, blocks: Blocks) {
+    let blocks = Arc::new(Mutex::new(blocks));
     while let Some(incoming) = endpoint.accept().await {
         let Ok(connection) = incoming.await else { continue };
-        let other = connection.clone();
+        let (other, blocks) = (connection.clone(), Arc::clone(&blocks));
         tokio::spawn(async move {
             while let Ok((mut to, mut from)) = connection.accept_bi().await {
                 let mut buffer = [0; QUESTION];
                 while from.read_exact(&mut buffer).await.is_ok() {
+                    // Nobody else is served by this thread.
+                    if buffer.first() == Some(&Before::Sync.byte())
+                        && !blocks.lock().is_ok_and(|mut blocks| blocks.overwrite().is_ok())
+                    {
+                        break;
+                    }
                     if to.write_all(&buffer).await.is_err() {
                         break;
                     }
@@ -215,8 +254,11 @@ mod tests {
     async fn it_syncs_answers_and_carries() {
         let dir = tempfile::tempdir().expect("a folder");
         assert!(sync(dir.path(), 3).expect("a latency").p50 > 0);
-        let quic = BareQuic::start().expect("a peer");
-        assert!(quic.round_trip(10).await.expect("answers").p50 > 0);
+        let quic = BareQuic::start(dir.path()).expect("a peer");
+        let bare = quic.round_trip(10, Before::Nothing).await.expect("answers").p50;
+        let synced = quic.round_trip(10, Before::Sync).await.expect("answers").p50;
+        assert!(0 < bare && bare < synced, "{bare} {synced}");
+        assert_eq!(std::fs::read_dir(dir.path()).expect("a folder").count(), 0);
         let carried = quic.throughput(Duration::from_millis(50)).await;
         assert!(carried.expect("bytes") > 0.0);
     }

@@ -21,7 +21,7 @@ use crate::config::text;
 const GROUPS: u64 = 1000;
 /// Connections that many consumers share.
 const CONNECTIONS: usize = 10;
-/// A tail that holds everything, in bytes: of small messages more than four million.
+/// A tail that holds more than the journal does, in bytes.
 const LARGE_TAIL: &str = "4GiB";
 /// Journal after which a checkpoint moves messages to files however large the tail may be, in bytes,
 /// less some room.
@@ -189,7 +189,7 @@ async fn from_the_tail(
         ready.push(made);
     }
     rows.push([
-        text(format!("1 in {GROUPS} of {} in memory", count)),
+        text(format!("1 in {GROUPS} of {count} in memory")),
         Cell::Rate(median(rates)),
         Cell::None,
         text("at least 100000/s"),

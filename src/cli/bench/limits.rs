@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::bare::{self, BareQuic};
+use super::bare::{self, BareQuic, Before};
 use super::ours::Ours;
 use super::own::OwnServer;
 use super::payload::Content;
@@ -39,6 +39,8 @@ pub(super) struct Limits {
 struct Round {
     sync: Latency,
     round_trip: Latency,
+    /// A round trip with a sync in the middle.
+    synced_trip: Latency,
     publish: Latency,
     bytes: f64,
 }
@@ -50,7 +52,7 @@ pub(super) async fn measure(
     talk: &dyn Fn(String),
 ) -> Result<Table<4>, Failure> {
     let folder = limits.dir.clone().unwrap_or_else(std::env::temp_dir);
-    let quic = BareQuic::start()?;
+    let quic = BareQuic::start(&folder)?;
     let server = OwnServer::start(global, limits.dir.as_deref(), &[]).await?;
     let ours = Ours::connect(server.global()).await?;
     let work = Work {
@@ -68,16 +70,18 @@ pub(super) async fn measure(
         let publish = ours.latency(&work).await?.latency;
         let publish = publish.ok_or_else(|| Failure::new(Exit::Defect, "no latency"))?;
         let sync = bare::sync(&folder, limits.count)?;
-        let round_trip = quic.round_trip(limits.count).await?;
+        let round_trip = quic.round_trip(limits.count, Before::Nothing).await?;
+        let synced_trip = quic.round_trip(limits.count, Before::Sync).await?;
         let bytes = quic.throughput(FLOW).await?;
         let us = |latency: Latency| latency.p50 as f64 / 1e3;
         talk(format!(
-            "round {number}: sync {:.1} us, round trip {:.1} us, publish {:.1} us",
+            "round {number}: sync {:.1} us, round trip {:.1} us, with a sync {:.1} us, publish {:.1} us",
             us(sync),
             us(round_trip),
+            us(synced_trip),
             us(publish)
         ));
-        rounds.push(Round { sync, round_trip, publish, bytes });
+        rounds.push(Round { sync, round_trip, synced_trip, publish, bytes });
     }
     Ok(table(&rounds))
 }
@@ -89,6 +93,7 @@ fn table(rounds: &[Round]) -> Table<4> {
     };
     let sync = p50(|round| round.sync.p50);
     let trip = p50(|round| round.round_trip.p50);
+    let synced_trip = p50(|round| round.synced_trip.p50);
     let publish = p50(|round| round.publish.p50);
     let sum = sync + trip;
     let bytes = median(rounds.iter().map(|round| round.bytes));
@@ -106,6 +111,12 @@ fn table(rounds: &[Round]) -> Table<4> {
             Cell::None,
         ),
         row("both together", sum, Cell::None, Cell::Ratio(1.0)),
+        row(
+            "a bare round trip with a sync before the answer",
+            synced_trip,
+            Cell::Seconds(p50(|round| round.synced_trip.p99)),
+            Cell::Ratio(synced_trip / sum.max(1e-9)),
+        ),
         row(
             "publish, one at a time",
             publish,
@@ -135,8 +146,10 @@ mod tests {
     #[test]
     fn the_ratio_is_to_the_sum() {
         let latency = |p50| Latency { p50, p99: p50, p999: p50, max: p50 };
-        let (sync, round_trip, publish) = (latency(100), latency(50), latency(225));
-        let table = table(&[Round { sync, round_trip, publish, bytes: 1.0 }]);
-        assert_eq!(table.rows.get(3).map(|row| row[3].clone()), Some(Cell::Ratio(1.5)));
+        let (sync, round_trip, synced_trip) = (latency(100), latency(50), latency(180));
+        let publish = latency(225);
+        let table = table(&[Round { sync, round_trip, synced_trip, publish, bytes: 1.0 }]);
+        let ratios: Vec<Cell> = table.rows.iter().map(|row| row[3].clone()).collect();
+        assert_eq!(ratios[2..5], [Cell::Ratio(1.0), Cell::Ratio(1.2), Cell::Ratio(1.5)]);
     }
 }
