@@ -129,19 +129,16 @@ impl Filter {
         both.any(|(pattern, shape)| shape.matches(pattern, subject))
     }
 
-    /// The first of these sketches whose subject may be wanted.
+    /// Of a row of sketches, at most [`ROW`](crate::sketch::ROW), those whose subjects may be wanted: a
+    /// bit for each, the lowest for the first.
     #[cfg(feature = "engine")]
-    pub(crate) fn find(&self, sketches: &[Sketch]) -> Option<usize> {
-        let Some(patterns) = &self.patterns else { return (!sketches.is_empty()).then_some(0) };
-        let mut rest = sketches;
-        let mut first = None;
-        for pattern in &patterns.sketches {
-            if let Some(found) = pattern.find(rest) {
-                first = Some(found);
-                rest = rest.get(..found).unwrap_or_default();
+    pub(crate) fn passing(&self, row: &[Sketch]) -> u64 {
+        match &self.patterns {
+            Some(patterns) => {
+                patterns.sketches.iter().fold(0, |bits, pattern| bits | pattern.passing(row))
             }
+            None => u64::MAX.checked_shr((crate::sketch::ROW - row.len()) as u32).unwrap_or(0),
         }
-        first
     }
 
     /// Whether a subject of this sketch is wanted, whose text `subject` gives when it is needed.

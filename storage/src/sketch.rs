@@ -8,8 +8,8 @@
 const TOKENS: usize = 7;
 /// Where the number of tokens stands: the highest byte, so that comparing sketches compares it.
 const COUNT: u32 = 56;
-/// Sketches that are looked at without stopping at the first that is let pass.
-const ROW: usize = 64;
+/// Sketches that are looked at together: as many as a number has bits.
+pub(crate) const ROW: usize = 64;
 
 /// The sketch of a subject.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -93,17 +93,17 @@ impl SketchPattern {
         self.lets_pass(sketch) && (self.decides || crate::subject::matches(pattern, subject()))
     }
 
-    /// The first of `sketches` that is let pass.
-    pub(crate) fn find(&self, sketches: &[Sketch]) -> Option<usize> {
-        let mut before = 0;
-        for row in sketches.chunks(ROW) {
-            // Without a way out of the loop, several are compared at a time.
-            if row.iter().fold(false, |any, sketch| any | self.lets_pass(*sketch)) {
-                return row.iter().position(|sketch| self.lets_pass(*sketch)).map(|at| before + at);
-            }
-            before += row.len();
+    /// Which of a row of sketches, at most [`ROW`], are let pass: a bit for each, the lowest for the
+    /// first.
+    pub(crate) fn passing(&self, row: &[Sketch]) -> u64 {
+        // Most rows have none. Without a way out of the loop, several are compared at a time.
+        if !row.iter().fold(false, |any, sketch| any | self.lets_pass(*sketch)) {
+            return 0;
         }
-        None
+        row.iter()
+            .take(ROW)
+            .rev()
+            .fold(0, |bits, sketch| bits << 1 | u64::from(self.lets_pass(*sketch)))
     }
 
     /// Whether a subject of this sketch may match.

@@ -14,7 +14,7 @@ use crate::ids::SubjectId;
 use crate::journal::effect::{Effect, RecordEntry, decode};
 use crate::log::Filter;
 use crate::record::Record;
-use crate::sketch::Sketch;
+use crate::sketch::{ROW, Sketch};
 
 /// New buffers have this capacity, so that small groups share one. In bytes.
 const BUFFER: usize = 1 << 20;
@@ -260,34 +260,38 @@ impl Tail {
         self.places.partition_point(|place| place.seq < seq)
     }
 
-    /// Records `from..=to`, without those of whose subjects the sketch says that `filter` does not want
-    /// them.
+    /// Records `from..=to` and the sketches of their subjects, but for those that `filter` refuses by
+    /// their sketch.
     pub(crate) fn range<'a>(
         &'a self,
         from: u64,
         to: u64,
         filter: &'a Filter,
-    ) -> impl Iterator<Item = Place> + 'a {
+    ) -> impl Iterator<Item = (Place, Sketch)> + 'a {
         let end = to.checked_add(1).map_or(self.len(), |end| self.index_of(end));
-        let mut next = self.index_of(from);
+        let (mut row, mut first, mut next) = (&[][..], 0, self.index_of(from));
+        let mut passing = 0;
         std::iter::from_fn(move || {
-            let at = self.find(next, end, filter)?;
-            next = at + 1;
-            self.places.get(at).map(|packed| self.unpack(packed))
+            while passing == 0 {
+                (row, first) = (self.row(next, end), next);
+                next += row.len();
+                if row.is_empty() {
+                    return None;
+                }
+                passing = filter.passing(row);
+            }
+            let at = passing.trailing_zeros() as usize;
+            passing &= passing - 1;
+            Some((self.unpack(self.places.get(first + at)?), *row.get(at)?))
         })
     }
 
-    /// Index of the first record in `from..end` whose sketch `filter` lets pass.
-    fn find(&self, from: usize, end: usize, filter: &Filter) -> Option<usize> {
+    /// The sketches of some records from index `from` on, before index `end`.
+    fn row(&self, from: usize, end: usize) -> &[Sketch] {
         let (front, back) = self.sketches.as_slices();
-        let split = front.len();
-        let find = |part: &[Sketch], from: usize, end| {
-            part.get(from..end).and_then(|part| filter.find(part)).map(|at| from + at)
-        };
-        let first = if from < split { find(front, from, end.min(split)) } else { None };
-        first.or_else(|| {
-            find(back, from.saturating_sub(split), end.saturating_sub(split)).map(|at| split + at)
-        })
+        let (part, passed) = if from < front.len() { (front, 0) } else { (back, front.len()) };
+        let end = end.min(from + ROW).saturating_sub(passed).min(part.len());
+        part.get(from - passed..end).unwrap_or_default()
     }
 
     /// Lets go of records in chunks before `chunk`.
@@ -350,7 +354,7 @@ mod tests {
     }
 
     fn at(tail: &Tail, seq: u64) -> Place {
-        tail.range(seq, u64::MAX, &Filter::all()).next().unwrap()
+        tail.range(seq, u64::MAX, &Filter::all()).next().unwrap().0
     }
 
     #[test]
@@ -370,7 +374,7 @@ mod tests {
         assert_eq!((record.seq, record.subject(), record.payload()), (5, "a", &b"body"[..]));
         let found = |from, to, pattern| {
             let filter = Filter::any_of([pattern]);
-            tail.range(from, to, &filter).map(|p| p.seq).collect::<Vec<_>>()
+            tail.range(from, to, &filter).map(|(p, _)| p.seq).collect::<Vec<_>>()
         };
         assert_eq!(found(3, u64::MAX, ">"), [5, 6]);
         assert_eq!(found(2, 5, "a"), [2, 5]);
@@ -410,7 +414,7 @@ mod tests {
             for (from, to) in
                 [(0, u64::MAX), (601, 1_201), (1_024, 1_024), (1_300, 1_500), (900, 800)]
             {
-                let found = tail.range(from, to, &filter).map(|place| place.seq);
+                let found = tail.range(from, to, &filter).map(|(place, _)| place.seq);
                 let found: Vec<u64> = found.filter(|seq| filter.matches(&text(*seq))).collect();
                 let wanted = |seq: &u64| filter.matches(&text(*seq)) && (from..=to).contains(seq);
                 let expected: Vec<u64> = (300..700).map(|n| n * 2).filter(wanted).collect();

@@ -7,6 +7,7 @@ use super::reader::ReadJob;
 use crate::ids::{ReadId, StreamId};
 use crate::log::{Filter, ReadBatch, ReadError, ReadOutcome, ReadRequest};
 use crate::record::Record;
+use crate::sketch::Sketch;
 use crate::stream::Stream;
 use crate::tail::{Chunks, Place};
 
@@ -137,11 +138,10 @@ impl Engine {
             if stream.tail.first().is_none_or(|first| from < first) {
                 return None;
             }
-            for place in stream.tail.range(from, to, filter) {
-                if !stream.gone.contains(place.seq) {
-                    count_one(place.subject);
-                }
-            }
+            let places = stream.tail.range(from, to, filter);
+            count = places
+                .filter(|(place, sketch)| is_wanted(stream, place, *sketch, filter))
+                .count() as u64;
         }
         Some(count)
     }
@@ -168,11 +168,12 @@ fn read_tail(
     records: &mut Vec<Record>,
 ) -> u64 {
     let mut taken = Taken { records: 0, bytes: 0 };
-    for place in stream.tail.range(request.from.max(stream.first_seq), request.to, filter) {
+    for (place, sketch) in stream.tail.range(request.from.max(stream.first_seq), request.to, filter)
+    {
         if taken.is_full(request) {
             return place.seq;
         }
-        if !is_wanted(stream, &place, filter) {
+        if !is_wanted(stream, &place, sketch, filter) {
             continue;
         }
         let Some(record) = chunks.record(&place) else { continue };
@@ -186,8 +187,9 @@ fn read_tail(
     request.to.saturating_add(1)
 }
 
-fn is_wanted(stream: &Stream, place: &Place, filter: &Filter) -> bool {
-    stream.subjects.is_wanted(place.subject, filter) && !stream.gone.contains(place.seq)
+fn is_wanted(stream: &Stream, place: &Place, sketch: Sketch, filter: &Filter) -> bool {
+    filter.wants(sketch, || stream.subjects.text(place.subject).unwrap_or_default())
+        && !stream.gone.contains(place.seq)
 }
 
 fn read_volatile(
