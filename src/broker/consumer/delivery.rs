@@ -1,4 +1,4 @@
-//! To whom a consumer delivers, and what it takes in to do so.
+//! Pulls, records that were read, and deliveries.
 
 use std::time::Duration;
 
@@ -96,18 +96,21 @@ impl Consumer {
     pub(crate) fn reading(&mut self, read: ReadId) {
         self.reading = Some(read);
         self.reads_disk = true;
+        self.puts_off_failure = false;
     }
 
     /// The read that was wished for was answered at once.
     pub(crate) fn read_memory(&mut self) {
         self.reads_disk = false;
+        self.puts_off_failure = false;
     }
 
     /// A read failed. If earlier records are still at hand, they come first: it is tried again
     /// after them, and this returns true.
     pub(crate) fn puts_off_failure(&mut self) -> bool {
         self.reads_disk = false;
-        !self.fetched.is_empty()
+        self.puts_off_failure = !self.fetched.is_empty();
+        self.puts_off_failure
     }
 
     /// Whether this is the read the consumer waits for; if so it waits no longer.

@@ -135,11 +135,13 @@ pub(crate) struct Consumer {
     redeliver: VecDeque<u64>,
     dying: VecDeque<u64>,
     pulls: Pulls,
-    /// Records read ahead, not yet delivered. Bounded by what `Want::New` asked for.
+    /// Records read ahead, not yet delivered. Bounded by what [`Want::Read`] asked for.
     fetched: VecDeque<Record>,
     reading: Option<ReadId>,
     /// The last read needed the disk.
     reads_disk: bool,
+    /// A read failed while records were at hand: it is not tried again before they are delivered.
+    puts_off_failure: bool,
     /// Messages that were never delivered and match the filters.
     num_pending: u64,
     notes: Notes,
@@ -206,6 +208,7 @@ impl Consumer {
             fetched: VecDeque::new(),
             reading: None,
             reads_disk: false,
+            puts_off_failure: false,
             num_pending: start.num_pending,
             notes: Notes::default(),
             noted_through: 0,

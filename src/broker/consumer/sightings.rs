@@ -52,12 +52,6 @@ impl Sightings {
         }
     }
 
-    /// The same, if something wanted was seen there.
-    pub(super) fn next_seen(&self, cursor: u64, last: u64) -> Option<(u64, u64)> {
-        let is_known = self.since.is_some_and(|since| cursor >= since);
-        self.next(cursor, last).filter(|_| is_known)
-    }
-
     /// The first range at or after `cursor` that may hold something wanted, up to `last`.
     pub(super) fn next(&self, cursor: u64, last: u64) -> Option<(u64, u64)> {
         match self.since {
@@ -68,6 +62,12 @@ impl Sightings {
             Some(since) => Some((cursor, last.min(since.saturating_sub(1)))),
             None => Some((cursor, last)),
         }
+    }
+
+    /// Like [`next`](Self::next), but only where something wanted was seen.
+    pub(super) fn next_seen(&self, cursor: u64, last: u64) -> Option<(u64, u64)> {
+        let is_known = self.since.is_some_and(|since| cursor >= since);
+        self.next(cursor, last).filter(|_| is_known)
     }
 }
 

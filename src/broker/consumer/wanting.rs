@@ -1,5 +1,5 @@
-//! What a consumer wants next: to read, to deliver, or nothing. It changes nothing but what is held
-//! back; [`Consumer::feed`], [`Consumer::deliver`] and [`Consumer::redeliver`] do.
+//! What a consumer wants next: to read, to deliver, or nothing. [`Consumer::feed`],
+//! [`Consumer::deliver`] and [`Consumer::redeliver`] take what comes of it.
 
 use crate::model::consumer::AckPolicy;
 use crate::model::request::SessionId;
@@ -13,8 +13,8 @@ const READ_RECORDS: u64 = 1024;
 /// Bytes read ahead at once.
 const READ_BYTES: usize = 256 << 10;
 
-/// Records gathered from several places before they are delivered, unless one is larger than
-/// [`GATHERED_SIZE`].
+/// With so many records at hand, no more places are read before they are delivered; nor behind a record
+/// that is larger than [`GATHERED_SIZE`].
 const GATHERED: u64 = 64;
 /// Bytes of a record that is worth gathering.
 const GATHERED_SIZE: usize = 4 << 10;
@@ -174,25 +174,23 @@ impl Consumer {
     fn wish_to_gather(&self, stream_last: u64, open_room: impl Fn(u64) -> u64) -> Option<Want> {
         let at_hand = self.fetched.len() as u64;
         let is_due = (1..GATHERED).contains(&at_hand) && self.num_pending > at_hand;
-        let is_near = !self.reads_disk && self.reading.is_none() && self.listed.is_empty();
+        let needs_disk = self.reads_disk || self.reading.is_some() || self.puts_off_failure;
         let is_small =
             self.fetched.back().is_some_and(|record| record.data().len() <= GATHERED_SIZE);
-        if !is_due || !is_near || !is_small || self.damage.is_some() {
+        if !is_due || needs_disk || !is_small || !self.listed.is_empty() || self.damage.is_some() {
             return None;
         }
-        let (from, to) = self.sightings.next_seen(self.cursor, stream_last)?;
-        let room = open_room(GATHERED).saturating_sub(at_hand);
-        let records = usize::try_from(room).unwrap_or(1);
-        (room > 0).then_some(Want::Read { from, to, records, bytes: READ_BYTES })
+        let place = self.sightings.next_seen(self.cursor, stream_last)?;
+        let room = open_room(at_hand + READ_RECORDS).saturating_sub(at_hand);
+        (room > 0).then(|| read(place, room))
     }
 
     fn wish_to_read(&self, stream_last: u64, records: u64) -> Want {
         if self.damage.is_some() {
             return Want::Nothing(Rest::Nothing);
         }
-        let records = usize::try_from(records).unwrap_or(1);
         if let Some(seq) = self.listed.front() {
-            return Want::Read { from: *seq, to: *seq, records: 1, bytes: READ_BYTES };
+            return read((*seq, *seq), 1);
         }
         if self.cursor > stream_last || self.num_pending <= self.num_held() as u64 {
             return Want::Nothing(Rest::Nothing);
@@ -202,9 +200,12 @@ impl Consumer {
             true => Some((self.cursor, stream_last)),
             false => self.sightings.next(self.cursor, stream_last),
         };
-        match place {
-            Some((from, to)) => Want::Read { from, to, records, bytes: READ_BYTES },
-            None => Want::Nothing(Rest::Nothing),
-        }
+        place.map_or(Want::Nothing(Rest::Nothing), |place| read(place, records))
     }
+}
+
+/// A read of so many records, or fewer, in a range of sequences.
+fn read((from, to): (u64, u64), records: u64) -> Want {
+    let records = usize::try_from(records.min(READ_RECORDS)).unwrap_or(1);
+    Want::Read { from, to, records, bytes: READ_BYTES }
 }

@@ -52,12 +52,12 @@ impl Consumers {
         Some((name, member.as_deref_mut()?))
     }
 
-    /// All of them, by name.
+    /// All of them but one that has its turn, by name.
     pub(in crate::broker) fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &Member)> {
         self.names.iter().filter_map(|(name, place)| Some((name, self.at(*place)?)))
     }
 
-    /// All of them, in no order.
+    /// All of them but one that has its turn, in no order.
     pub(in crate::broker) fn iter_mut(&mut self) -> impl Iterator<Item = (&Arc<str>, &mut Member)> {
         self.kept.iter_mut().filter_map(|kept| Some((&kept.name, kept.member.as_deref_mut()?)))
     }
@@ -86,7 +86,8 @@ impl Consumers {
         });
     }
 
-    /// Takes a consumer for its turn. Until it is put back, others do not see it.
+    /// Takes a consumer for its turn. Until it is put back it has its name and its interest, and cannot
+    /// be looked at.
     pub(in crate::broker) fn take(&mut self, name: &str) -> Option<(Place, Box<Member>)> {
         let place = *self.names.get(name)?;
         Some((place, self.kept.get_mut(place.0)?.member.take()?))
@@ -122,5 +123,60 @@ impl Consumers {
             self.wanted_by.remove(pattern, &place);
         }
         Some(member)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use claudebus_storage::StreamId;
+
+    use super::*;
+    use crate::broker::consumer::{Consumer, Start};
+    use crate::model::consumer::ConsumerConfig;
+    use crate::model::event::ConsumerPath;
+    use crate::model::time::{Now, Timestamp};
+
+    fn member(name: &str, filter: &str) -> Box<Member> {
+        let path = Arc::new(ConsumerPath { stream: "S".into(), consumer: name.into() });
+        let config =
+            ConsumerConfig { filter_subject: Some(filter.into()), ..ConsumerConfig::default() };
+        let now = Now { monotonic: std::time::Duration::ZERO, wall: 0 };
+        let consumer = Consumer::new(path, config, Timestamp(1), Start::default(), now);
+        Box::new(Member::new(StreamId(1), consumer))
+    }
+
+    fn wanting(consumers: &mut Consumers, subject: &str) -> Vec<String> {
+        let mut names = Vec::new();
+        consumers.each_wanting(subject, |name, _| names.push(name.to_string()));
+        names
+    }
+
+    #[test]
+    fn who_takes_the_place_of_another_wants_nothing_of_what_that_wanted() {
+        let mut consumers = Consumers::default();
+        consumers.join("a".into(), member("a", "x.*"));
+        consumers.join("b".into(), member("b", "*.1"));
+        assert_eq!(wanting(&mut consumers, "x.1"), ["a", "b"]);
+        assert!(consumers.leave("a").is_some() && consumers.leave("a").is_none());
+        consumers.join("c".into(), member("c", "y.>"));
+        assert_eq!(consumers.kept.len(), 2, "the place is used again");
+        assert_eq!(wanting(&mut consumers, "x.1"), ["b"]);
+        assert_eq!(wanting(&mut consumers, "y.1"), ["c", "b"]);
+        assert!(!consumers.has_interest("x.2") && consumers.get("a").is_none());
+        assert_eq!(consumers.names().map(|name| &**name).collect::<Vec<_>>(), ["b", "c"]);
+    }
+
+    #[test]
+    fn who_has_its_turn_keeps_its_name_and_its_interest() {
+        let mut consumers = Consumers::default();
+        consumers.join("a".into(), member("a", "x"));
+        let (place, member) = consumers.take("a").unwrap();
+        assert!(consumers.take("a").is_none() && consumers.get("a").is_none());
+        assert!(consumers.has_interest("x") && consumers.len() == 1);
+        assert!(wanting(&mut consumers, "x").is_empty() && consumers.iter().next().is_none());
+        consumers.put_back(place, member);
+        assert_eq!(wanting(&mut consumers, "x"), ["a"]);
+        assert_eq!(consumers.iter_mut().count(), 1);
     }
 }

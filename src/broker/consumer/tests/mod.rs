@@ -1,3 +1,5 @@
+mod wanting;
+
 use claudebus_storage::NewRecord;
 
 use super::*;
@@ -464,71 +466,4 @@ fn a_huge_range_costs_no_more_than_what_is_pending() {
     bench.pull(at(0), |pull| pull.batch = 5);
     bench.run(at(0));
     assert_eq!(bench.ack(at(0), 2, u64::MAX, &AckKind::Ack), [2, 3, 4, 5]);
-}
-
-#[test]
-fn what_comes_from_disk_is_read_ahead() {
-    let mut bench = Bench::new(ConsumerConfig { max_ack_pending: 6, ..config() }, 9);
-    bench.pull(at(0), |pull| pull.batch = 9);
-    let want = |bench: &mut Bench| bench.consumer.want(at(0), 9, &|_| true);
-    let read = |from, records| Want::Read { from, to: 9, records, bytes: 256 << 10 };
-    assert_eq!(want(&mut bench), read(1, 6));
-    bench.consumer.reading(ReadId(1));
-    assert_eq!(want(&mut bench), Want::Nothing(Rest::Going));
-    assert!(bench.consumer.finish_reading(ReadId(1)));
-    bench.consumer.feed([1, 2].map(record), 3);
-    // Before these are delivered the next ones are asked for, as many as may be pending beside them.
-    assert_eq!(want(&mut bench), read(3, 4));
-    bench.consumer.reading(ReadId(2));
-    for seq in [1, 2] {
-        assert_eq!(want(&mut bench), Want::Deliver);
-        assert_eq!(bench.deliver(1), [seq]);
-    }
-    assert_eq!(want(&mut bench), Want::Nothing(Rest::Going));
-    assert!(bench.consumer.finish_reading(ReadId(2)));
-    bench.consumer.feed([3].map(record), 4);
-    assert_eq!(want(&mut bench), read(4, 3));
-    // A failure behind what is at hand waits until that is delivered.
-    bench.consumer.reading(ReadId(3));
-    assert!(bench.consumer.finish_reading(ReadId(3)));
-    assert!(bench.consumer.puts_off_failure());
-    assert_eq!(want(&mut bench), Want::Deliver);
-    assert_eq!(bench.deliver(ROW), [3]);
-    assert_eq!(want(&mut bench), read(4, 3));
-    assert!(!bench.consumer.puts_off_failure());
-    // Memory is not read ahead: it answers at once.
-    bench.consumer.read_memory();
-    bench.consumer.feed([4].map(record), 5);
-    assert_eq!(want(&mut bench), Want::Deliver);
-}
-
-#[test]
-fn what_was_read_ahead_is_still_to_be_delivered() {
-    let mut bench = Bench::new(config(), 5);
-    bench.consumer.feed([1, 2, 3].map(record), 4);
-    assert_eq!(bench.consumer.num_before_cursor(), 3);
-    bench.pull(at(0), |pull| pull.batch = 1);
-    bench.run(at(0));
-    assert_eq!(bench.consumer.num_before_cursor(), 2);
-}
-
-/// A consumer that knows where its messages lie reads several places for one row, as many as its pull
-/// takes.
-#[test]
-fn messages_far_apart_are_gathered_for_one_row() {
-    let mut bench = Bench::new(config(), 0);
-    for seq in [100, 200, 300, 400] {
-        bench.consumer.appended(1, seq);
-    }
-    bench.last = 400;
-    // What was there before it began to watch is looked at first.
-    bench.consumer.feed([], 100);
-    bench.pull(at(0), |pull| pull.batch = 3);
-    let mut read = Vec::new();
-    while let Want::Read { from, to, .. } = bench.consumer.want(at(0), bench.last, &|_| true) {
-        read.push(from);
-        bench.consumer.feed((from..=to).map(record), to + 1);
-    }
-    assert_eq!(read, [100, 200, 300]);
-    assert_eq!(bench.deliver(ROW), [100, 200, 300]);
 }
