@@ -21,7 +21,7 @@ pub(super) type ConsumerKey = (StreamId, Arc<str>);
 
 #[derive(Debug, Default)]
 struct Session {
-    /// Bytes of deliveries it was handed and has not sent.
+    /// Bytes of deliveries it was handed, less what it said it has sent.
     unsent: usize,
     /// Whom its latest pulls are from.
     pulls: BTreeMap<Token, ConsumerKey>,

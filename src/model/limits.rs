@@ -21,8 +21,8 @@ pub struct Limits {
     /// Bytes waiting to be sent to one session before it is closed as too slow. 64 MiB over the
     /// wire, as NATS; deliveries stop long before, at `max_session_deliveries`.
     pub max_pending_bytes: usize,
-    /// Bytes of deliveries handed to one session that it has not sent yet. 1 MiB: more only adds
-    /// memory, not speed.
+    /// Bytes of deliveries handed to one session that it has not sent yet, as far as it has said so,
+    /// which it does for each quarter of this. 1 MiB: more only adds memory, not speed.
     pub max_session_deliveries: usize,
     /// Longest wait of a pull request. 24 h: bounds how long a forgotten one is kept.
     pub max_pull_expires: Duration,

@@ -35,8 +35,8 @@ const MOST_READ: usize = 256 << 10;
 /// How long a publisher's stream is not read after each read while storage is under high pressure.
 const PRESSURE_PAUSE: Duration = Duration::from_millis(5);
 
-/// The broker is told what was sent once it is more than this part of what a session may hold. So much less
-/// room the session has.
+/// The broker is told once more than a quarter of what a session may hold was sent; until then the session
+/// seems to have that much less room.
 const SENT_PART: usize = 4;
 
 /// How long the last answers of a stream may take to leave.
@@ -104,7 +104,7 @@ pub(super) struct Stream {
     /// Chunks to be written, and their bytes.
     queue: VecDeque<Bytes>,
     queued: usize,
-    /// Bytes of deliveries in the queue, to be given back to the broker once they are written.
+    /// Bytes of deliveries in the queue, or written and not given back to the broker yet.
     delivered: usize,
     pending: Arc<AtomicUsize>,
 }

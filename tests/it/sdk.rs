@@ -7,6 +7,7 @@ use claudebus::client::{
     ConsumerConfig, Credit, DeadOptions, Message, MessageGetOptions, PublishError, PurgeOptions,
     RequestError, SendError, StreamConfig, WindowLimits,
 };
+use claudebus::model::limits::Limits;
 use claudebus::server::{RunningServer, Server};
 
 /// Longer than anything here takes on the slowest machine.
@@ -348,6 +349,40 @@ async fn subscriptions_get_what_is_sent_and_groups_share_it() {
         }
     }
     assert_eq!(client.subscribe("a..b").await.unwrap_err(), SendError::Subject("a..b".into()));
+}
+
+/// A session may hold few deliveries: as they are sent, there is room for others, for pulls and for
+/// subscriptions to what is pushed.
+#[tokio::test]
+async fn room_for_deliveries_comes_back_again_and_again() {
+    let limits = Limits { max_session_deliveries: 4 << 10, ..Limits::default() };
+    let server = Server::builder().limits(limits).quic_on_free_port().start().await.unwrap();
+    let client = builder(&server).connect().await.unwrap();
+    orders(&client).await;
+    let publisher = client.publisher();
+    for number in 0..1000 {
+        drop(publisher.publish("orders.new", format!("{number:0100}")).await.unwrap());
+    }
+    publisher.flush().await.unwrap();
+    let mut pulled = billing(&client).await.messages();
+    let mut pushed = client.subscribe("pushed").await.unwrap();
+    let push = ConsumerConfig {
+        deliver_subject: Some("pushed".into()),
+        ack_policy: AckPolicy::None,
+        ..durable("push")
+    };
+    client.create_consumer("ORDERS", push).await.unwrap();
+    let all = async {
+        for number in 0..1000 {
+            let delivery = pulled.next().await.unwrap().unwrap();
+            assert_eq!(delivery.payload(), format!("{number:0100}"));
+            delivery.ack().await.unwrap();
+            let message = pushed.next().await.unwrap();
+            assert_eq!(message.payload(), format!("{number:0100}"));
+            assert_eq!(message.subject(), "orders.new");
+        }
+    };
+    tokio::time::timeout(LIMIT, all).await.expect("everything comes");
 }
 
 #[tokio::test]

@@ -2,20 +2,24 @@
 
 use std::collections::HashSet;
 
+use bytes::Bytes;
+
 use super::publisher::check_count;
 use super::{Ending, unexpected};
 use crate::model::api::ApiRequest;
 use crate::model::error::ApiError;
-use crate::model::event::Event;
+use crate::model::event::{CoreMessage, Event};
 use crate::model::limits::Limits;
 use crate::model::request::{Request, Token};
 use crate::model::subject::is_pattern;
-use crate::wire::native::{ClientFrame, FrameError, Output, ServerFrame};
+use crate::wire::native::{ClientFrame, FrameError, Output, ServerFrame, strip};
 
 #[derive(Debug, Default)]
 pub(super) struct Messages {
     /// Tokens of subscriptions that were not ended by the client.
     subscriptions: HashSet<u64>,
+    /// See [`Session::take_delivered`](super::Session::take_delivered).
+    delivered: usize,
 }
 
 impl Messages {
@@ -73,8 +77,22 @@ impl Messages {
         Ok(())
     }
 
-    pub(super) fn event(event: Event, out: &mut Output) {
+    pub(super) fn event(&mut self, event: Event, out: &mut Output) {
         match event {
+            // Of a push consumer, for a subscription to its `deliver_subject`.
+            Event::Deliver { token, deliveries, .. } => {
+                for delivery in &deliveries {
+                    self.delivered += delivery.charge();
+                    let record = strip(delivery).record;
+                    let message = CoreMessage {
+                        subject: record.data().slice(..record.subject_len()),
+                        reply: Bytes::new(),
+                        headers: record.headers_bytes(),
+                        payload: record.payload_bytes(),
+                    };
+                    ServerFrame::Message { token: token.0, message }.encode(out);
+                }
+            }
             Event::Message { token, message } => {
                 ServerFrame::Message { token: token.0, message }.encode(out);
             }
@@ -83,5 +101,9 @@ impl Messages {
             }
             _ => {}
         }
+    }
+
+    pub(super) fn take_delivered(&mut self) -> usize {
+        std::mem::take(&mut self.delivered)
     }
 }

@@ -184,7 +184,7 @@ impl Session {
             State::Control => control::event(event, out),
             State::Publisher(publisher) => publisher.event(&event, out),
             State::Consumer(consumer) => return consumer.event(event, out),
-            State::Messages(_) => Messages::event(event, out),
+            State::Messages(messages) => messages.event(event, out),
             State::Greeting | State::Greeted | State::Opening => {}
         }
         Ok(())
@@ -195,6 +195,7 @@ impl Session {
     pub fn take_delivered(&mut self) -> usize {
         match &mut self.state {
             State::Consumer(consumer) => consumer.take_delivered(),
+            State::Messages(messages) => messages.take_delivered(),
             _ => 0,
         }
     }

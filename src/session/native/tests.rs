@@ -238,6 +238,28 @@ fn deliveries_are_split_into_frames_and_given_back_when_sent() {
     assert_eq!(script.session.take_delivered(), 0);
 }
 
+/// A push consumer's deliveries are messages to those who subscribed to where it delivers.
+#[test]
+fn pushed_deliveries_are_messages_and_given_back() {
+    let mut script = Script::further();
+    script.receive(&ClientFrame::OpenMessages).unwrap();
+    script.frames();
+    let whole = delivery(1, 100);
+    let head = Delivery { headers_only: true, ..delivery(2, 100) };
+    let charge = whole.charge() + head.charge();
+    let consumer = Arc::new(ConsumerPath { stream: "S".into(), consumer: "c".into() });
+    let deliveries = vec![whole, head];
+    script.event(Event::Deliver { token: Token(7), consumer, deliveries }).unwrap();
+    let mut payloads = Vec::new();
+    for frame in script.frames() {
+        let ServerFrame::Message { token: 7, message } = frame else { panic!() };
+        assert_eq!(message.subject, "a.b");
+        payloads.push((message.payload.len(), message.headers.is_empty()));
+    }
+    assert_eq!(payloads, [(100, true), (0, false)]);
+    assert_eq!(script.session.take_delivered(), charge);
+}
+
 #[test]
 fn acks_name_their_consumer_and_are_confirmed() {
     let mut script = Script::further();

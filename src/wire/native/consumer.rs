@@ -252,7 +252,9 @@ fn is_stripped(delivery: &Delivery) -> bool {
         && crate::model::headers::get(delivery.record.headers(), names::MESSAGE_SIZE).is_some()
 }
 
-fn strip(delivery: &Delivery) -> Delivery {
+/// The delivery without its payload, if that is to be left out.
+#[must_use]
+pub fn strip(delivery: &Delivery) -> Delivery {
     let mut delivery = delivery.clone();
     if delivery.headers_only && !is_stripped(&delivery) {
         if let Some(record) = without_payload(&delivery.record) {

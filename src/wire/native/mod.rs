@@ -19,7 +19,7 @@ mod tests;
 mod varint;
 
 pub use client_frame::ClientFrame;
-pub use consumer::{DELIVER_OVERHEAD, PullFrame, StatusFrame};
+pub use consumer::{DELIVER_OVERHEAD, PullFrame, StatusFrame, strip};
 pub use control::{DirectMessage, Hello, Welcome, WireLimits};
 pub use error::{ErrorCode, FrameError};
 pub use frame::{Decoder, FRAME_OVERHEAD, Frame, ServerKind};
