@@ -473,7 +473,7 @@ fn benches_that_start_servers_of_their_own_tell_figures() {
     let recovery = run(&recovery);
     assert_eq!(recovery["results"].as_array().unwrap().len(), 3, "{recovery}");
     let limits = run(&["limits", "--count", "20", "--rounds", "1"]);
-    assert!(limits["results"][3]["ratio"].as_f64().unwrap() > 0.1, "{limits}");
+    assert!(limits["results"][4]["ratio"].as_f64().unwrap() > 0.1, "{limits}");
     let left = std::fs::read_dir(serving.path("")).unwrap().flatten();
     let left: Vec<_> = left.map(|entry| entry.file_name()).collect();
     assert!(!left.iter().any(|name| name.to_string_lossy().contains("bench")), "{left:?}");

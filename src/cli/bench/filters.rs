@@ -176,7 +176,8 @@ async fn from_the_tail(
     let spread = Spread { streams: 1, groups: GROUPS, subjects, size: filters.size as usize };
     let most = (JOURNAL / (u64::from(filters.size) + OVERHEAD)).max(GROUPS);
     let count = filters.count.min(most);
-    talk(format!("publishing {count} messages under {subjects} subjects, kept in memory"));
+    let used = subjects.min(count);
+    talk(format!("publishing {count} messages under {used} subjects, kept in memory"));
     spread.create(&client).await?;
     spread.publish(&client, 0, Amount::Messages(count)).await?;
     let (mut rates, mut ready) = (Vec::new(), Vec::new());

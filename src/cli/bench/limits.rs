@@ -134,7 +134,7 @@ fn table(rounds: &[Round]) -> Table<4> {
         ("Measure", "measure"),
         ("p50", "value"),
         ("p99", "p99_seconds"),
-        ("Times the limit", "ratio"),
+        ("Times the sum", "ratio"),
     ];
     Table { bench: "limits", columns, rows }
 }
