@@ -113,7 +113,7 @@ impl Consumer {
         if self.reading.is_some() {
             return Want::Nothing(Rest::Going);
         }
-        self.wish_to_read(stream_last, room.messages.min(allowed).min(READ_RECORDS))
+        self.wish_to_read(stream_last, room.messages.min(allowed))
     }
 
     /// How many more deliveries may await acknowledgement.
@@ -165,7 +165,7 @@ impl Consumer {
             return None;
         }
         let room = open_room(at_hand + READ_RECORDS).saturating_sub(at_hand);
-        let read = self.wish_to_read(stream_last, room.min(READ_RECORDS));
+        let read = self.wish_to_read(stream_last, room);
         (room > 0 && matches!(read, Want::Read { .. })).then_some(read)
     }
 

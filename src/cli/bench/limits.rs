@@ -1,7 +1,7 @@
 //! `bench limits`: what the machine allows, beside what the broker makes of it, in one run.
 //!
-//! A publish that waits for its acknowledgement needs a write with a sync and a round trip, and can be no
-//! faster than both together.
+//! A publish that waits for its acknowledgement needs a write with a sync and a round trip. A bare peer
+//! that does one in the middle of the other shows what the machine adds to their sum.
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -128,22 +128,17 @@ impl Engine {
         if to - from >= COUNTED_AT_ONCE {
             return None;
         }
-        let mut count = 0;
-        let mut count_one = |subject| {
-            count += u64::from(stream.subjects.is_wanted(subject, filter));
-        };
-        if stream.is_volatile() {
-            stream.volatile.range(from..=to).for_each(|(_, (_, subject))| count_one(*subject));
+        let count = if stream.is_volatile() {
+            let subjects = stream.volatile.range(from..=to).map(|(_, (_, subject))| *subject);
+            subjects.filter(|subject| stream.subjects.is_wanted(*subject, filter)).count()
         } else {
             if stream.tail.first().is_none_or(|first| from < first) {
                 return None;
             }
             let places = stream.tail.range(from, to, filter);
-            count = places
-                .filter(|(place, sketch)| is_wanted(stream, place, *sketch, filter))
-                .count() as u64;
-        }
-        Some(count)
+            places.filter(|(place, sketch)| is_wanted(stream, place, *sketch, filter)).count()
+        };
+        Some(count as u64)
     }
 }
 
