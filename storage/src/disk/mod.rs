@@ -8,6 +8,7 @@
 //! survive once [`DiskFile::sync`] returned, and a file's name (its creation, renaming or removal)
 //! survives once [`Disk::sync_dir`] of its directory returned.
 
+mod advice;
 pub(crate) mod overlay;
 pub(crate) mod paced;
 pub mod real;

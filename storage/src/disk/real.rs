@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::advice::Advisor;
 use super::{Disk, DiskFile};
 
 /// The file whose lock says that a process uses the directory.
@@ -42,6 +43,7 @@ pub enum RealDiskError {
 #[derive(Debug)]
 pub struct RealDisk {
     root: PathBuf,
+    advisor: Arc<Advisor>,
     /// Closing the file releases the lock.
     _lock: File,
 }
@@ -65,7 +67,7 @@ impl RealDisk {
             .open(root.join(LOCK))
             .map_err(failed)?;
         match take(&lock, || std::thread::sleep(LOCK_PAUSE)) {
-            Ok(()) => Ok(Self { root, _lock: lock }),
+            Ok(()) => Ok(Self { root, advisor: Arc::default(), _lock: lock }),
             Err(TryLockError::WouldBlock) => Err(RealDiskError::InUse { path: root }),
             Err(TryLockError::Error(source)) => Err(failed(source)),
         }
@@ -81,6 +83,11 @@ impl RealDisk {
 
     fn path(&self, path: &str) -> PathBuf {
         self.root.join(path)
+    }
+
+    fn file(&self, file: File, path: &str) -> Arc<dyn DiskFile> {
+        let (file, advisor) = (Arc::new(file), Arc::clone(&self.advisor));
+        Arc::new(RealFile { file, path: path.to_owned(), advisor })
     }
 }
 
@@ -185,7 +192,7 @@ impl Disk for RealDisk {
             .create_new(true)
             .open(self.path(path))
             .map_err(naming(path))?;
-        Ok(Arc::new(RealFile { file, path: path.to_owned() }))
+        Ok(self.file(file, path))
     }
 
     fn open(&self, path: &str) -> io::Result<Arc<dyn DiskFile>> {
@@ -194,7 +201,7 @@ impl Disk for RealDisk {
             .write(true)
             .open(self.path(path))
             .map_err(naming(path))?;
-        Ok(Arc::new(RealFile { file, path: path.to_owned() }))
+        Ok(self.file(file, path))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -239,8 +246,9 @@ impl Disk for RealDisk {
 
 #[derive(Debug)]
 struct RealFile {
-    file: File,
+    file: Arc<File>,
     path: String,
+    advisor: Arc<Advisor>,
 }
 
 impl DiskFile for RealFile {
@@ -249,7 +257,7 @@ impl DiskFile for RealFile {
     }
 
     fn will_read(&self, offset: u64, len: u64) {
-        will_read(&self.file, offset, len);
+        self.advisor.will_read(&self.file, offset, len);
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
@@ -272,16 +280,6 @@ impl DiskFile for RealFile {
         self.file.metadata().map(|m| m.len()).map_err(naming(&self.path))
     }
 }
-
-/// Has the system read ahead. It is advice: where it cannot be given, reading is as slow as it was.
-#[cfg(target_os = "linux")]
-fn will_read(file: &File, offset: u64, len: u64) {
-    use rustix::fs::{Advice, fadvise};
-    let _ = fadvise(file, offset, std::num::NonZeroU64::new(len), Advice::WillNeed);
-}
-
-#[cfg(not(target_os = "linux"))]
-fn will_read(_file: &File, _offset: u64, _len: u64) {}
 
 /// Reserves blocks without writing them, where the file system can.
 #[cfg(target_os = "linux")]

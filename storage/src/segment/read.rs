@@ -145,6 +145,10 @@ impl Segment {
         while ahead.blocks.front().is_some_and(|block| block.last_seq < at) {
             ahead.blocks.pop_front();
         }
+        if ahead.blocks.len() > AHEAD / 2 {
+            // Told of many at once, the system is woken less often.
+            return;
+        }
         while ahead.blocks.len() < AHEAD {
             let next = wanted.at_or_after(ahead.from.max(at));
             let Some(seq) = next.filter(|seq| *seq < ahead.until) else { return };
