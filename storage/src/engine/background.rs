@@ -1,8 +1,8 @@
 //! Who does the engine's slow work: threads, or the owner one step at a time.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -15,14 +15,18 @@ use super::scrub::Scrubber;
 use super::segments::{Archive, SegmentFile, Trash};
 use crate::ids::{ReadId, StreamId};
 use crate::journal::files::Filler;
-use crate::journal::shared::JournalShared;
-use crate::journal::writer::JournalWriter;
+use crate::journal::shared::{Group, JournalShared};
+use crate::journal::writer::{self, JournalWriter};
 use crate::log::{ReadBatch, ReadError};
 use crate::segment::ReadStats;
 
 /// Of the maintenance thread, from 0 to 19: under full load it has about a tenth of a processor.
 #[cfg(target_os = "linux")]
 const NICE: i32 = 10;
+
+/// A group of at most so many entries and bytes is lone: others wait no longer for it than for being woken.
+const LONE_ENTRIES: u32 = 8;
+const LONE_BYTES: usize = 16 << 10;
 
 /// What workers tell the owner.
 pub(super) enum News {
@@ -62,6 +66,8 @@ pub(super) struct Background {
     pub(super) hurry: Arc<AtomicBool>,
     is_closed: Arc<AtomicBool>,
     scrubber: Scrubber,
+    /// Used by the journal's thread, and by the owner while that has nothing to write.
+    writer: Option<Arc<Mutex<JournalWriter>>>,
     inline: Option<Box<Crew>>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -85,6 +91,7 @@ impl Background {
             hurry,
             is_closed: Arc::clone(&crew.maintainer.is_closed),
             scrubber: crew.scrubber.clone(),
+            writer: None,
             inline: None,
             threads: Vec::new(),
         };
@@ -97,7 +104,9 @@ impl Background {
 
     fn spawn_all(&mut self, crew: Crew, readers: usize) -> io::Result<()> {
         let Crew { writer, filler, mut checkpointer, maintainer, scrubber } = crew;
-        self.spawn("journal", move || writer.run())?;
+        let writer = Arc::new(Mutex::new(writer));
+        self.writer = Some(Arc::clone(&writer));
+        self.spawn("journal", move || writer::run(&writer))?;
         let is_closed = Arc::clone(&self.is_closed);
         self.spawn("filler", move || filler.run(|| is_closed.load(Ordering::Acquire)))?;
         let (jobs, tell) = (Arc::clone(&self.checkpoints), self.teller());
@@ -146,6 +155,25 @@ impl Background {
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(work)?;
         self.threads.push(thread);
         Ok(())
+    }
+
+    /// Has a group written: at once, if it is a lone one and the disk is fast, or by the journal's thread.
+    pub(super) fn write(&self, group: Group) {
+        let follows_all = self.journal.durable() + 1 == group.number;
+        let is_lone = group.entries <= LONE_ENTRIES && group.body_len() <= LONE_BYTES;
+        let mut waiting = Some(group);
+        if is_lone
+            && follows_all
+            && self.journal.is_fast()
+            && let Some(writer) = &self.writer
+            && let Ok(mut writer) = writer.try_lock()
+        {
+            waiting = waiting.and_then(|group| writer.write_now(group));
+        }
+        match waiting {
+            Some(group) => self.journal.send(group),
+            None => self.journal.end_rest(),
+        }
     }
 
     pub(super) fn maintain(&self, work: Maintenance) {

@@ -173,6 +173,6 @@ impl Engine {
         let (group, space) = self.group.close(last);
         debug_assert!(group.body_len() < GROUP_LIMIT, "callers commit far earlier");
         self.journal_bytes += space;
-        self.journal.send(group);
+        self.background.write(group);
     }
 }

@@ -1,8 +1,8 @@
 //! The log on a disk: journal, tail, segments, and the state that a checkpoint writes.
 //!
-//! An [`Engine`] is owned by one thread, the broker's, which never waits for a disk: it encodes
-//! groups and answers reads from memory; threads of the engine write, sync, fill and read. It
-//! decides nothing about streams beyond what [`Log`] says.
+//! An [`Engine`] is owned by one thread, the broker's, which waits for no disk but a fast one, for a lone
+//! small group: it encodes groups and answers reads from memory; threads of the engine write, sync, fill
+//! and read. It decides nothing about streams beyond what [`Log`] says.
 
 mod background;
 mod checkpoint;

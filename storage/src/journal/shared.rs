@@ -9,6 +9,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+/// How often the 99th percentile of sync times is taken, in syncs.
+pub(crate) const LATENCY_EVERY: u64 = 32;
+/// A 99th percentile of sync times that is fast, in microseconds.
+const FAST: u64 = 1_000;
+
 /// Called when there is news for the engine's owner, from any thread.
 pub type Waker = Arc<dyn Fn() + Send + Sync>;
 
@@ -86,6 +91,8 @@ struct Queue {
 pub(crate) struct JournalShared {
     queue: Mutex<Queue>,
     arrived: Condvar,
+    /// The journal's thread waits for groups and for nothing else.
+    is_resting: AtomicBool,
     durable: AtomicU64,
     /// Someone waits for `durable` to rise.
     is_awaited: AtomicBool,
@@ -114,6 +121,7 @@ impl JournalShared {
         Self {
             queue: Mutex::default(),
             arrived: Condvar::new(),
+            is_resting: AtomicBool::new(false),
             durable: AtomicU64::new(durable),
             is_awaited: AtomicBool::new(false),
             risen: Condvar::new(),
@@ -151,7 +159,9 @@ impl JournalShared {
         std::mem::swap(&mut lock(&self.queue).groups, taken);
     }
 
-    /// Waits for groups up to `patience`, and takes all. False once closed and empty.
+    /// Waits for groups up to `patience`, and takes all. False once closed and empty. Without a limit it
+    /// waits until [`end_rest`](Self::end_rest), which may have been called since
+    /// [`begin_rest`](Self::begin_rest).
     pub(crate) fn wait(&self, patience: Option<Duration>, taken: &mut Vec<Group>) -> bool {
         let mut queue = lock(&self.queue);
         if queue.groups.is_empty() && !queue.is_closed {
@@ -162,11 +172,33 @@ impl JournalShared {
                         .unwrap_or_else(PoisonError::into_inner)
                         .0
                 }
+                None if !self.is_resting.load(Ordering::Relaxed) => queue,
                 None => self.arrived.wait(queue).unwrap_or_else(PoisonError::into_inner),
             };
         }
         std::mem::swap(&mut queue.groups, taken);
         !(taken.is_empty() && queue.is_closed)
+    }
+
+    /// The writer's thread is about to look whether there is something to do but to wait for groups.
+    pub(crate) fn begin_rest(&self) {
+        self.is_resting.store(true, Ordering::Relaxed);
+    }
+
+    /// There is something to do for the writer's thread, if it has looked already: it looks again.
+    pub(crate) fn end_rest(&self) {
+        if self.is_resting.swap(false, Ordering::Relaxed) {
+            // Either it waits by now, or it sees what was just said.
+            drop(lock(&self.queue));
+            self.arrived.notify_one();
+        }
+    }
+
+    /// Whether syncs have been so fast that waiting for one costs hardly more than being woken after it.
+    pub(crate) fn is_fast(&self) -> bool {
+        let counters = &self.counters;
+        counters.syncs.load(Ordering::Relaxed) >= LATENCY_EVERY
+            && counters.sync_p99_micros.load(Ordering::Relaxed) <= FAST
     }
 
     pub(crate) fn durable(&self) -> u64 {

@@ -1,18 +1,20 @@
 //! Writes groups, syncs them, and says how far the disk has come.
 //!
 //! All groups that wait are written together and synced once, so that a lone publisher pays one sync
-//! and thousands share one. A failed write or sync ends the journal for good: the kernel may
+//! and thousands share one. That is the journal's thread; a group of few entries, with nothing before it on
+//! its way, is written by the thread that decided it, which saves a lone publisher two changes of
+//! threads. A failed write or sync ends the journal for good: the kernel may
 //! have dropped the data while marking it clean, so a second sync would lie.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::format::{
     FILE_HEADER, FileHeader, GROUP_HEADER, GROUP_TRAILER, GroupHeader, GroupTrailer, padded,
 };
-use super::shared::{ActiveFile, Group, JournalShared};
+use super::shared::{ActiveFile, Group, JournalShared, LATENCY_EVERY};
 use super::{DIR, path};
 use crate::crash::CrashPoints;
 use crate::disk::{Disk, DiskFile, is_out_of_handles};
@@ -29,8 +31,6 @@ const LATENCIES: usize = 256;
 /// How long to wait for a file to be opened while too many are open, and how long between attempts.
 const HANDLE_PATIENCE: Duration = Duration::from_secs(10);
 const HANDLE_PAUSE: Duration = Duration::from_millis(20);
-/// How often it is taken, in syncs.
-const LATENCY_EVERY: u64 = 32;
 
 /// When a group counts as durable.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -319,33 +319,61 @@ impl JournalWriter {
         }
     }
 
-    /// Writes until the engine closes the journal; the body of the journal's thread.
-    pub(crate) fn run(mut self) {
-        let mut groups = Vec::new();
-        loop {
-            let patience = match self.durability {
-                Durability::Interval(every) if self.synced < self.written => Some(every.min(IDLE)),
-                Durability::Sync | Durability::Interval(_) if self.marked < self.written => {
-                    Some(IDLE)
-                }
-                _ => None,
-            };
-            if !self.shared.wait(patience, &mut groups) {
-                break;
-            }
-            if groups.is_empty() {
-                self.idle();
-            } else {
-                self.write(&mut groups);
-            }
+    /// Writes a group that comes after all others, and syncs it. Gives it back if that takes more than one
+    /// write and one sync.
+    pub(crate) fn write_now(&mut self, group: Group) -> Option<Group> {
+        let is_open = self.current.as_ref().is_some_and(|file| file.number == group.file);
+        if !is_open || self.durability != Durability::Sync {
+            return Some(group);
         }
-        self.finish();
+        self.write(&mut vec![group]);
+        None
+    }
+
+    /// How long the journal's thread waits for groups before there is something else to do.
+    fn patience(&self) -> Option<Duration> {
+        match self.durability {
+            Durability::Interval(every) if self.synced < self.written => Some(every.min(IDLE)),
+            Durability::Sync | Durability::Interval(_) if self.marked < self.written => Some(IDLE),
+            _ => None,
+        }
+    }
+
+    /// Whether no group was written for a while, by whichever thread.
+    fn is_idle(&self) -> bool {
+        self.durability != Durability::Sync || self.last_sync.elapsed() >= IDLE
     }
 
     /// What a group takes in its file, closing mark included.
     pub(crate) fn space(body: usize) -> u64 {
         (GROUP_HEADER + padded(body) + GROUP_TRAILER + super::format::MARK) as u64
     }
+}
+
+/// Writes until the engine closes the journal; the body of the journal's thread.
+pub(crate) fn run(writer: &Mutex<JournalWriter>) {
+    let shared = Arc::clone(&lock(writer).shared);
+    let mut groups = Vec::new();
+    loop {
+        shared.begin_rest();
+        let patience = lock(writer).patience();
+        if !shared.wait(patience, &mut groups) {
+            break;
+        }
+        let mut writer = lock(writer);
+        if !groups.is_empty() {
+            writer.write(&mut groups);
+        } else if writer.is_idle() {
+            writer.idle();
+        }
+    }
+    lock(writer).finish();
+}
+
+/// Whoever panicked while it held the writer ended the server; what it wrote is synced before more is
+/// said of it.
+fn lock(writer: &Mutex<JournalWriter>) -> MutexGuard<'_, JournalWriter> {
+    writer.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Tries again for a while if too many files are open: connections come and go.

@@ -4,6 +4,7 @@ mod against_model;
 mod copies;
 mod faults;
 mod layout;
+mod lone;
 mod neighbours;
 mod on_disk;
 mod operations;
