@@ -255,6 +255,12 @@ impl<L: Log> Broker<L> {
         position
     }
 
+    /// Has a group written that [`commit`](Self::commit) kept back: see [`Log::release`]. To be called when
+    /// the events of the turn have left.
+    pub fn release(&mut self, is_idle: bool) -> bool {
+        self.log.release(is_idle)
+    }
+
     /// The next event that may leave, and the session it is for.
     pub fn poll_event(&mut self) -> Option<(SessionId, Event)> {
         self.outbox.next()

@@ -242,6 +242,8 @@ impl<L: CloseLog> BrokerThread<L> {
         set(&self.counters.durable, self.broker.log().durable().0);
         add(&self.counters.turns, usize::from(busy));
         self.tell_pressure();
+        let has_more = self.broker.poll_timeout().is_some_and(|due| due <= now.monotonic);
+        busy |= self.broker.release(self.inputs.is_empty() && !has_more);
         Ok(busy)
     }
 

@@ -406,6 +406,14 @@ pub trait Log {
     /// the position that everything done so far depends on.
     fn commit(&mut self) -> Position;
 
+    /// Sends a group on its way that the last [`commit`](Self::commit) kept back for this moment.
+    /// `is_idle` says that the caller has nothing else to do: then the log may write it before this
+    /// returns, which it tells, and there is news. What is kept back is sent by the next
+    /// [`poll`](Self::poll) at the latest.
+    fn release(&mut self, _is_idle: bool) -> bool {
+        false
+    }
+
     /// Up to where everything is durable.
     fn durable(&self) -> Position;
 

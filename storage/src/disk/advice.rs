@@ -1,9 +1,13 @@
 //! Advice to the operating system about what will be read, given by a thread of its own: the system sets
 //! up each read at once, and whoever is about to read has other things to do meanwhile.
 
+#![cfg(target_os = "linux")]
+
 use std::fs::File;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, OnceLock};
+
+use rustix::fs::{Advice, fadvise};
 
 /// Pieces that wait. What does not find room is told to the system by whoever reads.
 const WAITING: usize = 1024;
@@ -46,16 +50,11 @@ fn start() -> Option<SyncSender<Piece>> {
 }
 
 impl Piece {
-    #[cfg(target_os = "linux")]
     fn advise(&self) {
-        use rustix::fs::{Advice, fadvise};
         let len = std::num::NonZeroU64::new(self.len);
         // It is advice.
         let _ = fadvise(&*self.file, self.offset, len, Advice::WillNeed);
     }
-
-    #[cfg(not(target_os = "linux"))]
-    fn advise(&self) {}
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+#[cfg(target_os = "linux")]
 use super::advice::Advisor;
 use super::{Disk, DiskFile};
 
@@ -43,6 +44,7 @@ pub enum RealDiskError {
 #[derive(Debug)]
 pub struct RealDisk {
     root: PathBuf,
+    #[cfg(target_os = "linux")]
     advisor: Arc<Advisor>,
     /// Closing the file releases the lock.
     _lock: File,
@@ -67,7 +69,12 @@ impl RealDisk {
             .open(root.join(LOCK))
             .map_err(failed)?;
         match take(&lock, || std::thread::sleep(LOCK_PAUSE)) {
-            Ok(()) => Ok(Self { root, advisor: Arc::default(), _lock: lock }),
+            Ok(()) => Ok(Self {
+                root,
+                #[cfg(target_os = "linux")]
+                advisor: Arc::default(),
+                _lock: lock,
+            }),
             Err(TryLockError::WouldBlock) => Err(RealDiskError::InUse { path: root }),
             Err(TryLockError::Error(source)) => Err(failed(source)),
         }
@@ -86,8 +93,12 @@ impl RealDisk {
     }
 
     fn file(&self, file: File, path: &str) -> Arc<dyn DiskFile> {
-        let (file, advisor) = (Arc::new(file), Arc::clone(&self.advisor));
-        Arc::new(RealFile { file, path: path.to_owned(), advisor })
+        Arc::new(RealFile {
+            file: Arc::new(file),
+            path: path.to_owned(),
+            #[cfg(target_os = "linux")]
+            advisor: Arc::clone(&self.advisor),
+        })
     }
 }
 
@@ -248,6 +259,7 @@ impl Disk for RealDisk {
 struct RealFile {
     file: Arc<File>,
     path: String,
+    #[cfg(target_os = "linux")]
     advisor: Arc<Advisor>,
 }
 
@@ -256,6 +268,7 @@ impl DiskFile for RealFile {
         read_exact_at(&self.file, buffer, offset).map_err(naming(&self.path))
     }
 
+    #[cfg(target_os = "linux")]
     fn will_read(&self, offset: u64, len: u64) {
         self.advisor.will_read(&self.file, offset, len);
     }

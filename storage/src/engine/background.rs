@@ -66,7 +66,8 @@ pub(super) struct Background {
     pub(super) hurry: Arc<AtomicBool>,
     is_closed: Arc<AtomicBool>,
     scrubber: Scrubber,
-    /// Used by the journal's thread, and by the owner while that has nothing to write.
+    /// Used by the journal's thread, and by the owner while that has nothing to write. `None` where groups
+    /// are not synced one by one.
     writer: Option<Arc<Mutex<JournalWriter>>>,
     inline: Option<Box<Crew>>,
     threads: Vec<JoinHandle<()>>,
@@ -104,8 +105,9 @@ impl Background {
 
     fn spawn_all(&mut self, crew: Crew, readers: usize) -> io::Result<()> {
         let Crew { writer, filler, mut checkpointer, maintainer, scrubber } = crew;
+        let syncs_each = writer.syncs_each();
         let writer = Arc::new(Mutex::new(writer));
-        self.writer = Some(Arc::clone(&writer));
+        self.writer = syncs_each.then(|| Arc::clone(&writer));
         self.spawn("journal", move || writer::run(&writer))?;
         let is_closed = Arc::clone(&self.is_closed);
         self.spawn("filler", move || filler.run(|| is_closed.load(Ordering::Acquire)))?;
@@ -157,23 +159,27 @@ impl Background {
         Ok(())
     }
 
-    /// Has a group written: at once, if it is a lone one and the disk is fast, or by the journal's thread.
-    pub(super) fn write(&self, group: Group) {
-        let follows_all = self.journal.durable() + 1 == group.number;
-        let is_lone = group.entries <= LONE_ENTRIES && group.body_len() <= LONE_BYTES;
-        let mut waiting = Some(group);
-        if is_lone
-            && follows_all
+    /// Whether the owner may write a group itself once it has nothing else to do: a lone one, with
+    /// nothing before it on its way, and a fast disk.
+    pub(super) fn is_for_owner(&self, group: &Group) -> bool {
+        self.writer.is_some()
+            && group.entries <= LONE_ENTRIES
+            && group.body_len() <= LONE_BYTES
+            && self.journal.durable() + 1 == group.number
             && self.journal.is_fast()
-            && let Some(writer) = &self.writer
-            && let Ok(mut writer) = writer.try_lock()
-        {
-            waiting = waiting.and_then(|group| writer.write_now(group));
+    }
+
+    /// Writes such a group. Gives it back if the journal's thread is at work.
+    pub(super) fn write_now(&self, group: Group) -> Option<Group> {
+        let Some(Ok(mut writer)) = self.writer.as_ref().map(|writer| writer.try_lock()) else {
+            return Some(group);
+        };
+        let unwritten = writer.write_now(group);
+        drop(writer);
+        if unwritten.is_none() {
+            self.journal.end_rest();
         }
-        match waiting {
-            Some(group) => self.journal.send(group),
-            None => self.journal.end_rest(),
-        }
+        unwritten
     }
 
     pub(super) fn maintain(&self, work: Maintenance) {

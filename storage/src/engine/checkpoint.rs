@@ -114,6 +114,7 @@ impl Engine {
 
     pub(super) fn begin_checkpoint(&mut self) {
         debug_assert!(self.group.is_empty(), "a checkpoint stands between two groups");
+        self.release_kept(false);
         self.progress.is_wanted = false;
         let since = self.contents.clock.saturating_sub(self.progress.began);
         self.progress.is_pressed = since < SOON;

@@ -4,6 +4,7 @@ use super::Engine;
 use crate::ids::{Position, StreamId, SubjectId};
 use crate::journal::effect::{Effect, encode, encode_record, encoded_len, record_len};
 use crate::journal::format::ENTRY_FRAME;
+use crate::journal::shared::Group;
 use crate::log::{StreamOptions, WindowFull};
 use crate::record::{NewRecord, Record, StorageKind};
 use crate::stream::Stream;
@@ -160,19 +161,35 @@ impl Engine {
     /// Closes the open group and sends it to the journal's writer.
     pub(super) fn commit_group(&mut self) -> Position {
         if !self.group.is_empty() {
-            self.send_group();
+            let group = self.close_group();
+            match self.background.is_for_owner(&group) {
+                true => self.kept = Some(group),
+                false => self.journal.send(group),
+            }
         }
         self.checkpoint_if_due();
         Position(self.group.number - 1)
     }
 
-    /// Sends the open group, even an empty one.
-    pub(super) fn send_group(&mut self) {
+    /// Closes the open group; what was kept back goes before it.
+    fn close_group(&mut self) -> Group {
+        self.release_kept(false);
         let number = self.group.number;
         let last = self.contents.chunks.seal(number);
         let (group, space) = self.group.close(last);
         debug_assert!(group.body_len() < GROUP_LIMIT, "callers commit far earlier");
         self.journal_bytes += space;
-        self.background.write(group);
+        group
+    }
+
+    /// See [`Log::release`](crate::Log::release).
+    pub(super) fn release_kept(&mut self, is_idle: bool) -> bool {
+        let Some(group) = self.kept.take() else { return false };
+        let unwritten = if is_idle { self.background.write_now(group) } else { Some(group) };
+        match unwritten {
+            Some(group) => self.journal.send(group),
+            None => return true,
+        }
+        false
     }
 }

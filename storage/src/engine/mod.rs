@@ -48,7 +48,7 @@ use self::group::OpenGroup;
 use self::segments::Archive;
 use crate::disk::Disk;
 use crate::ids::{Fingerprint, Position, StreamId, SubjectId};
-use crate::journal::shared::JournalShared;
+use crate::journal::shared::{Group, JournalShared};
 use crate::log::{
     Filter, Log, LogEvent, LogFailure, Losses, Pressure, ReadOutcome, ReadRequest, ScrubStats,
     State, StreamOptions, StreamSummary, SubjectSummary, WindowFull,
@@ -60,6 +60,8 @@ pub struct Engine {
     options: EngineOptions,
     contents: Contents,
     group: OpenGroup,
+    /// A closed group that waits until its owner has nothing else to do.
+    kept: Option<Group>,
     journal: Arc<JournalShared>,
     background: Background,
     /// The last position told to the owner.
@@ -124,6 +126,7 @@ impl Engine {
     pub fn close(mut self) -> Result<(), LogFailure> {
         self.background.hurry.store(true, Ordering::Relaxed);
         self.commit_group();
+        self.release_kept(false);
         self.settle()?;
         let failures = self.counters.failed_checkpoints;
         let has_news = self.journal_bytes > 0 || !self.progress.added.is_empty();
@@ -282,11 +285,16 @@ impl Log for Engine {
         self.commit_group()
     }
 
+    fn release(&mut self, is_idle: bool) -> bool {
+        self.release_kept(is_idle)
+    }
+
     fn durable(&self) -> Position {
         Position(self.journal.durable())
     }
 
     fn poll(&mut self) -> Result<Option<LogEvent>, LogFailure> {
+        self.release_kept(false);
         self.check_failure()?;
         let durable = self.durable();
         if durable > self.reported {

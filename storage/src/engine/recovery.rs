@@ -396,6 +396,7 @@ impl Recovery {
         let mut engine = Engine {
             options,
             contents: self.contents,
+            kept: None,
             group,
             journal,
             background,

@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-/// How often the 99th percentile of sync times is taken, in syncs.
-pub(crate) const LATENCY_EVERY: u64 = 32;
-/// A 99th percentile of sync times that is fast, in microseconds.
+/// A write and a sync that take no longer are fast, in microseconds: ten times what they take on a good
+/// disk, and nothing that a client would notice.
 const FAST: u64 = 1_000;
+/// So many fast ones in a row make a fast disk. A disk in trouble is slow more often than once in that many.
+const FAST_SYNCS: u64 = 64;
 
 /// Called when there is news for the engine's owner, from any thread.
 pub type Waker = Arc<dyn Fn() + Send + Sync>;
@@ -93,6 +94,8 @@ pub(crate) struct JournalShared {
     arrived: Condvar,
     /// The journal's thread waits for groups and for nothing else.
     is_resting: AtomicBool,
+    /// From so many syncs on the disk counts as fast.
+    fast_from: AtomicU64,
     durable: AtomicU64,
     /// Someone waits for `durable` to rise.
     is_awaited: AtomicBool,
@@ -122,6 +125,7 @@ impl JournalShared {
             queue: Mutex::default(),
             arrived: Condvar::new(),
             is_resting: AtomicBool::new(false),
+            fast_from: AtomicU64::new(FAST_SYNCS),
             durable: AtomicU64::new(durable),
             is_awaited: AtomicBool::new(false),
             risen: Condvar::new(),
@@ -167,6 +171,8 @@ impl JournalShared {
         if queue.groups.is_empty() && !queue.is_closed {
             queue = match patience {
                 Some(patience) => {
+                    // It looks again by itself.
+                    self.is_resting.store(false, Ordering::Relaxed);
                     self.arrived
                         .wait_timeout(queue, patience)
                         .unwrap_or_else(PoisonError::into_inner)
@@ -194,11 +200,19 @@ impl JournalShared {
         }
     }
 
-    /// Whether syncs have been so fast that waiting for one costs hardly more than being woken after it.
+    /// Whether the disk has been fast for a while: whoever waits for it now waits for no longer than a
+    /// moment, in all likelihood.
     pub(crate) fn is_fast(&self) -> bool {
-        let counters = &self.counters;
-        counters.syncs.load(Ordering::Relaxed) >= LATENCY_EVERY
-            && counters.sync_p99_micros.load(Ordering::Relaxed) <= FAST
+        let syncs = self.counters.syncs.load(Ordering::Relaxed);
+        syncs >= self.fast_from.load(Ordering::Relaxed)
+    }
+
+    /// A write and its sync took so long, in microseconds.
+    pub(crate) fn took(&self, micros: u64) {
+        if micros > FAST {
+            let syncs = self.counters.syncs.load(Ordering::Relaxed);
+            self.fast_from.store(syncs + FAST_SYNCS, Ordering::Relaxed);
+        }
     }
 
     pub(crate) fn durable(&self) -> u64 {

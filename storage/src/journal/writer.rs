@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use super::format::{
     FILE_HEADER, FileHeader, GROUP_HEADER, GROUP_TRAILER, GroupHeader, GroupTrailer, padded,
 };
-use super::shared::{ActiveFile, Group, JournalShared, LATENCY_EVERY};
+use super::shared::{ActiveFile, Group, JournalShared};
 use super::{DIR, path};
 use crate::crash::CrashPoints;
 use crate::disk::{Disk, DiskFile, is_out_of_handles};
@@ -28,6 +28,8 @@ const PAGE: u64 = 4096;
 pub(crate) const IDLE: Duration = Duration::from_millis(20);
 /// The 99th percentile of sync times is taken over this many.
 const LATENCIES: usize = 256;
+/// How often it is taken, in syncs.
+const LATENCY_EVERY: u64 = 32;
 /// How long to wait for a file to be opened while too many are open, and how long between attempts.
 const HANDLE_PATIENCE: Duration = Duration::from_secs(10);
 const HANDLE_PAUSE: Duration = Duration::from_millis(20);
@@ -114,6 +116,7 @@ impl JournalWriter {
 
     fn try_write(&mut self, groups: &[Group]) -> io::Result<()> {
         let Some(last) = groups.last() else { return self.sync_if_due() };
+        let began = Instant::now();
         for group in groups {
             if self.current.as_ref().map(|file| file.number) != Some(group.file) {
                 self.flush()?;
@@ -127,6 +130,7 @@ impl JournalWriter {
         counters.groups.fetch_add(groups.len() as u64, Ordering::Relaxed);
         if self.durability == Durability::Sync {
             self.sync()?;
+            self.shared.took(micros(began.elapsed()));
         } else {
             self.sync_if_due()?;
         }
@@ -204,7 +208,7 @@ impl JournalWriter {
     }
 
     fn measured(&mut self, took: Duration) {
-        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let micros = micros(took);
         let counters = &self.shared.counters;
         let syncs = counters.syncs.fetch_add(1, Ordering::Relaxed) + 1;
         counters.sync_micros.fetch_add(micros, Ordering::Relaxed);
@@ -323,31 +327,43 @@ impl JournalWriter {
     /// write and one sync.
     pub(crate) fn write_now(&mut self, group: Group) -> Option<Group> {
         let is_open = self.current.as_ref().is_some_and(|file| file.number == group.file);
-        if !is_open || self.durability != Durability::Sync {
+        if !is_open {
             return Some(group);
         }
         self.write(&mut vec![group]);
         None
     }
 
+    /// Whether each group is synced before it counts as durable.
+    pub(crate) fn syncs_each(&self) -> bool {
+        self.durability == Durability::Sync
+    }
+
     /// How long the journal's thread waits for groups before there is something else to do.
     fn patience(&self) -> Option<Duration> {
         match self.durability {
             Durability::Interval(every) if self.synced < self.written => Some(every.min(IDLE)),
-            Durability::Sync | Durability::Interval(_) if self.marked < self.written => Some(IDLE),
+            Durability::Sync if self.marked < self.written => {
+                Some(IDLE.saturating_sub(self.last_sync.elapsed()))
+            }
+            Durability::Interval(_) if self.marked < self.written => Some(IDLE),
             _ => None,
         }
     }
 
     /// Whether no group was written for a while, by whichever thread.
     fn is_idle(&self) -> bool {
-        self.durability != Durability::Sync || self.last_sync.elapsed() >= IDLE
+        !self.syncs_each() || self.last_sync.elapsed() >= IDLE
     }
 
     /// What a group takes in its file, closing mark included.
     pub(crate) fn space(body: usize) -> u64 {
         (GROUP_HEADER + padded(body) + GROUP_TRAILER + super::format::MARK) as u64
     }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Writes until the engine closes the journal; the body of the journal's thread.
