@@ -59,7 +59,8 @@ pub use crash::CrashPoints;
 pub use disk::{Disk, DiskFile, RealDisk, RealDiskError, SimulatedDisk, TwinDisk};
 #[cfg(feature = "engine")]
 pub use engine::{
-    Engine, EngineOptions, EngineStats, InlineWorkers, OpenError, RecoveryReport, Waker, Workers,
+    Engine, EngineOptions, EngineStats, InlineWorkers, LoneWriter, OpenError, RecoveryReport,
+    Waker, Workers,
 };
 pub use ids::{Fingerprint, Position, ReadId, StreamId, SubjectId};
 #[cfg(feature = "engine")]

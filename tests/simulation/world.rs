@@ -9,7 +9,8 @@ use claudebus::model::event::Event;
 use claudebus::model::request::{Request, SessionId};
 use claudebus::model::time::Now;
 use claudebus_storage::{
-    Durability, Engine, EngineOptions, EngineStats, InlineWorkers, Log, Pressure, Workers,
+    Durability, Engine, EngineOptions, EngineStats, InlineWorkers, Log, LoneWriter, Pressure,
+    Workers,
 };
 
 use crate::chance::Chance;
@@ -84,6 +85,7 @@ pub struct Seen {
     pub merges: u64,
     pub recycled: u64,
     pub rotations: u64,
+    pub lone_writes: u64,
     pub reads: u64,
     pub published: u64,
     pub delivered: u64,
@@ -108,6 +110,7 @@ impl Seen {
         self.merges += other.merges;
         self.recycled += other.recycled;
         self.rotations += other.rotations;
+        self.lone_writes += other.lone_writes;
         self.reads += other.reads;
         self.published += other.published;
         self.delivered += other.delivered;
@@ -132,6 +135,7 @@ impl Seen {
             self.merges,
             self.recycled,
             self.rotations,
+            self.lone_writes,
             self.reads,
             self.published,
             self.delivered,
@@ -204,6 +208,11 @@ impl World {
             index: false,
             durability: if early { Durability::Os } else { Durability::Sync },
             seed: self.chance.next(),
+            lone_writer: if self.chance.one_in(2) {
+                LoneWriter::Owner
+            } else {
+                LoneWriter::Journal
+            },
             ..EngineOptions::default()
         }
     }
@@ -325,7 +334,7 @@ impl World {
         }
         let time = Duration::from_micros(self.chance.below(20_000));
         self.pass(time);
-        let workers = self.draw_workers();
+        let (workers, is_idle) = (self.draw_workers(), self.chance.one_in(2));
         self.disks.set_lying(self.chance.one_in(3));
         let now = self.now();
         let broker = self.broker.as_mut().ok_or(Halt::Down)?;
@@ -346,6 +355,7 @@ impl World {
         while let Some(event) = broker.poll_event() {
             events.push(event);
         }
+        self.seen.lone_writes += u64::from(broker.release(is_idle));
         broker.log_mut().run_some_background(workers);
         Ok(events)
     }

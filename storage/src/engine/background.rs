@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::checkpointer::{CheckpointDone, CheckpointJob, Checkpointer};
 use super::mailbox::Mailbox;
 use super::maintenance::{Maintainer, MergeDone, MergeJob};
-use super::options::{InlineWorkers, Workers};
+use super::options::{InlineWorkers, LoneWriter, Workers};
 use super::reader::ReadJob;
 use super::scrub::Scrubber;
 use super::segments::{Archive, SegmentFile, Trash};
@@ -47,7 +47,8 @@ pub(super) enum Maintenance {
 
 /// What the workers are made from.
 pub(super) struct Crew {
-    pub(super) writer: JournalWriter,
+    pub(super) writer: Arc<Mutex<JournalWriter>>,
+    pub(super) lone_writer: LoneWriter,
     pub(super) filler: Filler,
     pub(super) checkpointer: Checkpointer,
     pub(super) maintainer: Maintainer,
@@ -66,9 +67,9 @@ pub(super) struct Background {
     pub(super) hurry: Arc<AtomicBool>,
     is_closed: Arc<AtomicBool>,
     scrubber: Scrubber,
-    /// Used by the journal's thread, and by the owner while that has nothing to write. `None` where groups
-    /// are not synced one by one.
-    writer: Option<Arc<Mutex<JournalWriter>>>,
+    /// Used by the journal's worker, and by the owner while that has nothing to write.
+    writer: Arc<Mutex<JournalWriter>>,
+    lone_writer: LoneWriter,
     inline: Option<Box<Crew>>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -92,7 +93,8 @@ impl Background {
             hurry,
             is_closed: Arc::clone(&crew.maintainer.is_closed),
             scrubber: crew.scrubber.clone(),
-            writer: None,
+            writer: Arc::clone(&crew.writer),
+            lone_writer: crew.lone_writer,
             inline: None,
             threads: Vec::new(),
         };
@@ -104,10 +106,7 @@ impl Background {
     }
 
     fn spawn_all(&mut self, crew: Crew, readers: usize) -> io::Result<()> {
-        let Crew { writer, filler, mut checkpointer, maintainer, scrubber } = crew;
-        let syncs_each = writer.syncs_each();
-        let writer = Arc::new(Mutex::new(writer));
-        self.writer = syncs_each.then(|| Arc::clone(&writer));
+        let Crew { writer, lone_writer: _, filler, mut checkpointer, maintainer, scrubber } = crew;
         self.spawn("journal", move || writer::run(&writer))?;
         let is_closed = Arc::clone(&self.is_closed);
         self.spawn("filler", move || filler.run(|| is_closed.load(Ordering::Acquire)))?;
@@ -162,18 +161,20 @@ impl Background {
     /// Whether the owner may write a group itself once it has nothing else to do: a lone one, with
     /// nothing before it on its way, and a fast disk.
     pub(super) fn is_for_owner(&self, group: &Group) -> bool {
-        self.writer.is_some()
-            && group.entries <= LONE_ENTRIES
+        let is_lone = group.entries <= LONE_ENTRIES
             && group.body_len() <= LONE_BYTES
-            && self.journal.durable() + 1 == group.number
-            && self.journal.is_fast()
+            && self.journal.durable() + 1 == group.number;
+        is_lone
+            && match self.lone_writer {
+                LoneWriter::Measured => self.journal.is_fast(),
+                LoneWriter::Owner => true,
+                LoneWriter::Journal => false,
+            }
     }
 
     /// Writes such a group. Gives it back if the journal's thread is at work.
     pub(super) fn write_now(&self, group: Group) -> Option<Group> {
-        let Some(Ok(mut writer)) = self.writer.as_ref().map(|writer| writer.try_lock()) else {
-            return Some(group);
-        };
+        let Ok(mut writer) = self.writer.try_lock() else { return Some(group) };
         let unwritten = writer.write_now(group);
         drop(writer);
         if unwritten.is_none() {
@@ -202,7 +203,7 @@ impl Background {
         let Some(crew) = &mut self.inline else { return };
         let journal = workers.journal || workers.checkpoints;
         if journal {
-            crew.writer.step();
+            writer::lock(&crew.writer).step();
         }
         if workers.filler {
             crew.filler.step();
@@ -226,8 +227,9 @@ impl Background {
             self.news.push(answer(&job, &self.read_stats));
         }
         if journal {
-            crew.writer.step();
-            crew.writer.idle();
+            let mut writer = writer::lock(&crew.writer);
+            writer.step();
+            writer.idle();
         }
     }
 
@@ -242,9 +244,10 @@ impl Background {
 
     /// Lets the workers finish what they have, and waits for them.
     pub(super) fn stop(&mut self) {
-        if let Some(mut crew) = self.inline.take() {
-            crew.writer.step();
-            crew.writer.finish();
+        if let Some(crew) = self.inline.take() {
+            let mut writer = writer::lock(&crew.writer);
+            writer.step();
+            writer.finish();
         }
         self.is_closed.store(true, Ordering::Release);
         self.checkpoints.close();

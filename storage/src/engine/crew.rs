@@ -7,11 +7,12 @@ use super::background::Crew;
 use super::checkpointer::{CheckpointJob, Checkpointer};
 use super::load::Loaded;
 use super::maintenance::Maintainer;
-use super::options::{EngineOptions, Workers};
+use super::options::{EngineOptions, LoneWriter, Workers};
 use super::pacer::Pacer;
 use super::scrub::Scrubber;
 use super::segments::Archive;
 use crate::disk::Disk;
+use crate::journal::Durability;
 use crate::journal::files::Filler;
 use crate::journal::shared::JournalShared;
 use crate::journal::writer::{JournalWriter, Predecessor};
@@ -54,14 +55,15 @@ impl CrewPlace<'_> {
         let next_segment = Arc::new(AtomicU64::new(loaded.next_segment));
         let (durability, file_size) = (options.durability, options.journal_file_size);
         Crew {
-            writer: JournalWriter::new(
+            writer: Arc::new(Mutex::new(JournalWriter::new(
                 Arc::clone(disk),
                 Arc::clone(journal),
                 durability,
                 crash,
                 predecessor,
                 last_group,
-            ),
+            ))),
+            lone_writer: lone_writer(options),
             filler: Filler {
                 disk: Arc::clone(disk),
                 shared: Arc::clone(journal),
@@ -95,5 +97,15 @@ impl CrewPlace<'_> {
             },
             scrubber,
         }
+    }
+}
+
+/// Who writes lone groups: the owner only if a group counts as durable when it is synced, and if the disk can
+/// be known to be fast.
+fn lone_writer(options: &EngineOptions) -> LoneWriter {
+    match (options.durability, options.lone_writer, options.workers) {
+        (Durability::Sync, LoneWriter::Measured, Workers::Inline) => LoneWriter::Journal,
+        (Durability::Sync, chosen, _) => chosen,
+        _ => LoneWriter::Journal,
     }
 }

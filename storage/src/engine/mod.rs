@@ -35,7 +35,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 pub(crate) use self::marks::{is_format_file, is_newer_format, mend_format};
-pub use self::options::{EngineOptions, InlineWorkers, ScrubOptions, Workers};
+pub use self::options::{EngineOptions, InlineWorkers, LoneWriter, ScrubOptions, Workers};
 pub use self::report::{DamageReport, OpenError, RecoveryReport};
 pub(crate) use self::report::{LOST, set_aside};
 pub use self::stats::EngineStats;
@@ -104,11 +104,13 @@ impl Engine {
 
     /// Does all work that waits for the disk. Only for [`Workers::Inline`]; with threads it does nothing.
     pub fn run_background(&mut self) {
+        self.release_kept(false);
         self.background.run_inline();
     }
 
     /// The same for some of the workers, so that a simulation decides who is slow.
     pub fn run_some_background(&mut self, workers: InlineWorkers) {
+        self.release_kept(false);
         self.background.run_some_inline(workers);
     }
 

@@ -39,6 +39,19 @@ impl InlineWorkers {
         Self { journal: true, filler: true, checkpoints: true, maintenance: true, reads: true };
 }
 
+/// Who writes a lone group: a small one, with nothing before it on its way to the disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LoneWriter {
+    /// The owner while the disk is fast, which is measured, and else the journal's worker. With
+    /// [`Workers::Inline`] nothing is measured, and it is the journal's worker.
+    #[default]
+    Measured,
+    /// The owner, for simulation.
+    Owner,
+    /// The journal's worker.
+    Journal,
+}
+
 /// How files that are written once are read again, so that damage is found before they are needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ScrubOptions {
@@ -81,6 +94,8 @@ pub struct EngineOptions {
     pub durability: Durability,
     /// Threads or the caller.
     pub workers: Workers,
+    /// Who writes groups that others need not wait for. Only if each group is synced.
+    pub lone_writer: LoneWriter,
     /// Threads that read segments. 2: one slow read does not hold up the others.
     pub readers: usize,
     /// Whether to keep the index of segments in sled. Without it, as on a simulated disk, segments are
@@ -104,6 +119,7 @@ impl Default for EngineOptions {
             message_id_budget: 256 << 20,
             durability: Durability::default(),
             workers: Workers::default(),
+            lone_writer: LoneWriter::default(),
             readers: 2,
             index: true,
             scrub: Some(ScrubOptions::default()),

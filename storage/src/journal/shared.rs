@@ -191,6 +191,12 @@ impl JournalShared {
         self.is_resting.store(true, Ordering::Relaxed);
     }
 
+    /// Whether the writer's thread waits for groups, or is about to.
+    #[cfg(test)]
+    pub(crate) fn is_resting(&self) -> bool {
+        self.is_resting.load(Ordering::Relaxed)
+    }
+
     /// There is something to do for the writer's thread, if it has looked already: it looks again.
     pub(crate) fn end_rest(&self) {
         if self.is_resting.swap(false, Ordering::Relaxed) {

@@ -386,9 +386,9 @@ pub(crate) fn run(writer: &Mutex<JournalWriter>) {
     lock(writer).finish();
 }
 
-/// Whoever panicked while it held the writer ended the server; what it wrote is synced before more is
+/// The writer, for one write or one look. Whoever panicked while it held the writer ended the server; what it wrote is synced before more is
 /// said of it.
-fn lock(writer: &Mutex<JournalWriter>) -> MutexGuard<'_, JournalWriter> {
+pub(crate) fn lock(writer: &Mutex<JournalWriter>) -> MutexGuard<'_, JournalWriter> {
     writer.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -58,10 +58,10 @@ fn one_failure_anywhere_is_survived_or_fatal() {
 /// How often the log survived, and how often it ended.
 fn fail_everywhere(fail_after: impl Fn(&SimulatedDisk, u64)) -> (u64, u64) {
     let (mut survived, mut fatal) = (0, 0);
-    for n in 1..160 {
+    for n in 1..240 {
         let disk = SimulatedDisk::new();
         let mut run = Run::new(7, false);
-        let mut engine = open(&disk, 1);
+        let mut engine = open(&disk, n);
         fail_after(&disk, n);
         let mut is_dead = false;
         for _ in 0..900 {

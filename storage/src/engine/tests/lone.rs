@@ -8,7 +8,7 @@ use super::operations::options;
 use crate::disk::{Disk, SimulatedDisk};
 use crate::log::{Log, StreamOptions};
 use crate::record::NewRecord;
-use crate::{Engine, EngineOptions, StreamId, Workers};
+use crate::{Engine, EngineOptions, LoneWriter, StreamId, Workers};
 
 const STREAM: StreamId = StreamId(1);
 const NEW: NewRecord<'_> = NewRecord {
@@ -26,6 +26,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 fn open(disk: &SimulatedDisk) -> (Engine, Arc<AtomicU64>) {
     let options = EngineOptions {
         workers: Workers::Threads,
+        lone_writer: LoneWriter::Measured,
         journal_file_size: 4 << 20,
         tail_budget: 4 << 20,
         ..options(1)
@@ -98,7 +99,8 @@ fn a_lone_group_is_closed_by_a_mark() {
     let (mut engine, _) = open(&SimulatedDisk::new());
     engine.create_stream(STREAM, StreamOptions::default());
     (0..100).for_each(|_| append(&mut engine, 1));
-    for _ in 0..5 {
+    for _ in 0..20 {
+        until(&mut engine, |engine| engine.journal.is_resting());
         let marks = engine.info().marks;
         append(&mut engine, 1);
         until(&mut engine, |engine| engine.info().marks > marks);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::disk::SimulatedDisk;
-use crate::engine::{Engine, EngineOptions, RecoveryReport, Workers};
+use crate::engine::{Engine, EngineOptions, LoneWriter, RecoveryReport, Workers};
 use crate::ids::{Fingerprint, StreamId, SubjectId};
 use crate::log::{Compression, Filter, Log, LogEvent, ReadOutcome, ReadRequest, StreamOptions};
 use crate::record::{NewRecord, Record, StorageKind};
@@ -57,12 +57,14 @@ pub(super) enum Operation {
     Forget(Vec<u8>),
 }
 
+/// With an odd seed the owner writes lone groups.
 pub(super) fn options(disk_seed: u64) -> EngineOptions {
     EngineOptions {
         tail_budget: 16 << 10,
         journal_file_size: 16 << 10,
         journal_limit: 64 << 10,
         workers: Workers::Inline,
+        lone_writer: if disk_seed % 2 == 1 { LoneWriter::Owner } else { LoneWriter::Journal },
         seed: disk_seed,
         ..EngineOptions::default()
     }
@@ -348,6 +350,7 @@ impl Run {
 
     pub(super) fn commit(&mut self, engine: &mut Engine) {
         self.last = engine.commit();
+        engine.release(self.draw.chance.one_in(2));
         let group = self.last.0;
         self.history.extend(self.open.drain(..).map(|operation| (group, operation)));
     }
