@@ -10,6 +10,7 @@ use super::segments::{Archive, SegmentFile};
 use crate::copies;
 use crate::disk::Disk;
 use crate::ids_file;
+use crate::journal::{self, FIRST_FILE};
 use crate::manifest::{self, ListedSegment, Manifest, ManifestError};
 use crate::segment::{ReadStats, SegmentMeta};
 use crate::state::entries::Entry;
@@ -100,6 +101,7 @@ pub(super) fn load(disk: &dyn Disk, archive: &Arc<Archive>) -> Result<Loaded, Op
     }
     if loaded.is_none()
         && let Some((generation, error)) = problems.first()
+        && !problems.iter().all(|(generation, _)| was_never_finished(disk, *generation))
     {
         let reason = error.to_string();
         return Err(OpenError::Damaged { file: manifest::path(*generation), reason });
@@ -107,13 +109,26 @@ pub(super) fn load(disk: &dyn Disk, archive: &Arc<Archive>) -> Result<Loaded, Op
     for (generation, _) in &problems {
         lose(disk, &manifest::path(*generation))?;
     }
-    let mut loaded = loaded.unwrap_or_default();
+    let fell_back = !problems.is_empty();
+    let mut loaded = loaded.unwrap_or_else(|| Loaded { fell_back, ..Loaded::default() });
     loaded.repaired = repaired;
     // What is built upon must stay: a process that was killed may not have come to this.
     disk.sync_dir(manifest::DIR).map_err(OpenError::io("sync the manifests"))?;
     hold_retired(&mut loaded, archive);
     sweep(disk, &mut loaded, &present)?;
     Ok(loaded)
+}
+
+/// Whether a damaged manifest is that of a first checkpoint which a crash interrupted: one of two copies
+/// has lost nothing, which is the one without that manifest, and with all of the journal from its
+/// beginning. What is in the log is read from there.
+fn was_never_finished(disk: &dyn Disk, generation: u64) -> bool {
+    let lacks = |copy: &dyn Disk, path: &str| {
+        copy.open(path).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+    };
+    let (manifest, journal) = (manifest::path(generation), journal::path(FIRST_FILE));
+    let mut copies = disk.copies().iter();
+    copies.any(|copy| lacks(copy.as_ref(), &manifest) && !lacks(copy.as_ref(), &journal))
 }
 
 /// Segments that only the older manifest lists go when it goes.

@@ -16,6 +16,8 @@ pub use writer::Durability;
 
 /// The directory of journal files and spares.
 pub(crate) const DIR: &str = "journal";
+/// The number of the file that the first group of all is in.
+pub(crate) const FIRST_FILE: u64 = 1;
 
 /// The path of a journal file.
 pub(crate) fn path(file: u64) -> String {

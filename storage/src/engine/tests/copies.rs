@@ -9,7 +9,7 @@ use crate::copies::{Pairing, Sealed, look, pair, unpair};
 use crate::disk::{Disk, SimulatedDisk, TwinDisk};
 use crate::engine::ScrubOptions;
 use crate::log::Log;
-use crate::manifest::Manifest;
+use crate::manifest::{self, Manifest};
 use crate::{Engine, EngineOptions};
 
 struct Twins {
@@ -141,6 +141,38 @@ fn damage_of_one_copy_after_a_crash_costs_nothing() {
         }
     }
     assert!(repaired > 30, "{repaired}");
+}
+
+/// Power goes while the first checkpoint of all is written, and then its manifest rots on the side that
+/// has it: the other side, which has not, is right.
+#[test]
+fn a_first_manifest_that_one_copy_never_had_does_not_count() {
+    let mut met = 0;
+    for n in 1..400 {
+        let twins = Twins::new();
+        let mut run = Run::new(3, false);
+        let mut engine = twins.open(n);
+        let (rotten, whole) = (twins.side(n % 2), twins.side((n + 1) % 2));
+        whole.power_off_after(n);
+        work(&mut run, &mut engine, 600);
+        let durable = engine.durable().0;
+        drop(engine);
+        twins.one.crash(n);
+        twins.other.crash(n);
+        let manifest = |side: &SimulatedDisk| side.contents(&manifest::path(1));
+        let (Some(mut bytes), None) = (manifest(rotten), manifest(whole)) else { continue };
+        let Some(last) = bytes.last_mut() else { continue };
+        *last ^= 1;
+        rotten.damage(&manifest::path(1), bytes);
+        met += 1;
+        let mut engine = twins.open(1_000 + n);
+        let report = engine.recovery_report().clone();
+        assert!(report.damage.is_empty() && report.last_group >= durable, "{n}: {report:?}");
+        run.rewind(&report);
+        run.compare(&mut engine);
+        assert!(work(&mut run, &mut engine, 600), "{n}");
+    }
+    assert!(met > 0, "it never happened");
 }
 
 /// Files are damaged while the log is open; reads bring the right bytes, and what they met is repaired.
