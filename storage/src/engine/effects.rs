@@ -186,10 +186,8 @@ impl Engine {
     pub(super) fn release_kept(&mut self, is_idle: bool) -> bool {
         let Some(group) = self.kept.take() else { return false };
         let unwritten = if is_idle { self.background.write_now(group) } else { Some(group) };
-        match unwritten {
-            Some(group) => self.journal.send(group),
-            None => return true,
-        }
+        let Some(group) = unwritten else { return true };
+        self.journal.send(group);
         false
     }
 }

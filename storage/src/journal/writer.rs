@@ -3,8 +3,8 @@
 //! All groups that wait are written together and synced once, so that a lone publisher pays one sync
 //! and thousands share one. That is the journal's thread; a group of few entries, with nothing before it on
 //! its way, is written by the thread that decided it, which saves a lone publisher two changes of
-//! threads. A failed write or sync ends the journal for good: the kernel may
-//! have dropped the data while marking it clean, so a second sync would lie.
+//! threads. A failed write or sync ends the journal for good: the kernel may have dropped the data while
+//! marking it clean, so a second sync would lie.
 
 use std::io;
 use std::sync::atomic::Ordering;
@@ -335,7 +335,7 @@ impl JournalWriter {
     }
 
     /// Whether each group is synced before it counts as durable.
-    pub(crate) fn syncs_each(&self) -> bool {
+    fn syncs_each(&self) -> bool {
         self.durability == Durability::Sync
     }
 
@@ -386,8 +386,8 @@ pub(crate) fn run(writer: &Mutex<JournalWriter>) {
     lock(writer).finish();
 }
 
-/// The writer, for one write or one look. Whoever panicked while it held the writer ended the server; what it wrote is synced before more is
-/// said of it.
+/// The writer, for one write or one look. Whoever panicked while it held the writer ended the server; what it
+/// wrote is synced before more is said of it.
 pub(crate) fn lock(writer: &Mutex<JournalWriter>) -> MutexGuard<'_, JournalWriter> {
     writer.lock().unwrap_or_else(PoisonError::into_inner)
 }
