@@ -67,13 +67,19 @@ pub mod names {
 }
 
 /// The lines of a block as (key, value), values without surrounding white space. Lines that are not
-/// of that form, and blocks that are not text, give nothing.
+/// of that form, and lines that are not text, give nothing; the others still count.
 pub fn iter(block: &[u8]) -> impl Iterator<Item = (&str, &str)> {
-    let text = std::str::from_utf8(block).unwrap_or_default();
-    text.split("\r\n").skip(1).filter_map(|line| {
-        let (key, value) = line.split_once(':')?;
+    lines(block).skip(1).filter_map(|line| {
+        let (key, value) = std::str::from_utf8(line).ok()?.split_once(':')?;
         Some((key, value.trim()))
     })
+}
+
+/// The lines of a block, without their ends.
+fn lines(block: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut start = 0;
+    let ends = memchr::memmem::find_iter(block, b"\r\n").chain([block.len()]);
+    ends.filter_map(move |end| block.get(std::mem::replace(&mut start, end + 2)..end))
 }
 
 /// The first value under `key`, which is compared exactly, as nats-server does.
@@ -198,6 +204,13 @@ mod tests {
         let mut block = Block::default();
         block.add("A", "x\r\nNats-Rollup: all");
         assert_eq!(get(&block.finish(), "Nats-Rollup"), None);
+    }
+
+    #[test]
+    fn a_line_that_is_no_text_hides_no_other() {
+        let block = b"NATS/1.0\r\nNote: \xff\r\nNats-Msg-Id: 7\r\n\r\n";
+        assert_eq!(get(block, "Nats-Msg-Id"), Some("7"));
+        assert_eq!(get(block, "Note"), None);
     }
 
     #[test]
