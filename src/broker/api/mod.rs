@@ -34,6 +34,8 @@ pub(super) struct Parked {
     /// Reads it still waits for.
     reads: usize,
     rounds: u32,
+    /// Whether the answer says that a stream was created.
+    did_create: bool,
     /// What a message get reads, to go on where it stopped.
     read: Option<(ReadRequest, Filter)>,
 }
@@ -46,6 +48,9 @@ enum Reply {
     Later,
     /// With information on these streams, which may need their first records' times.
     Needs(Vec<StreamId>),
+    /// The stream was created or changed as asked, which is not done again while its first
+    /// record's time is read for the answer.
+    Done { id: StreamId, did_create: bool },
 }
 
 impl<L: Log> Broker<L> {
@@ -53,15 +58,31 @@ impl<L: Log> Broker<L> {
     pub(super) fn api(&mut self, from: SessionId, token: Token, request: ApiRequest) {
         self.api_total += 1;
         self.keep_limits();
-        self.answer_or_park((from, token), request, 0);
+        self.answer_or_park((from, token), request, 0, false);
     }
 
-    fn answer_or_park(&mut self, answer: (SessionId, Token), request: ApiRequest, rounds: u32) {
-        match self.reply(answer, &request, rounds) {
+    fn answer_or_park(
+        &mut self,
+        answer: (SessionId, Token),
+        request: ApiRequest,
+        rounds: u32,
+        did_create: bool,
+    ) {
+        match self.reply(answer, &request, rounds, did_create) {
             Ok(Reply::Now(response)) => self.answer_api(answer, Ok(response)),
             Err(error) => self.answer_api(answer, Err(error)),
             Ok(Reply::Later) => {}
-            Ok(Reply::Needs(streams)) => self.park(answer, request, rounds, &streams),
+            Ok(Reply::Needs(streams)) => {
+                self.park(answer, request, rounds, did_create, &streams);
+            }
+            Ok(Reply::Done { id, did_create }) => {
+                let Some(stream) = self.catalog.get(id).map(|found| found.config.name.clone())
+                else {
+                    return self.answer_api(answer, Err(ApiError::stream_not_found()));
+                };
+                let info = ApiRequest::StreamInfo { stream, options: Default::default() };
+                self.answer_or_park(answer, info, rounds, did_create);
+            }
         }
     }
 
@@ -80,36 +101,27 @@ impl<L: Log> Broker<L> {
         answer: (SessionId, Token),
         request: &ApiRequest,
         rounds: u32,
+        did_create: bool,
     ) -> Result<Reply, ApiError> {
         let last_round = rounds >= MAX_ROUNDS;
         match request {
             ApiRequest::AccountInfo => Ok(Reply::Now(self.account_info())),
             ApiRequest::ServerInfo => Ok(Reply::Now(self.server_info())),
             ApiRequest::StreamCreate(config) => {
-                let existed = self.catalog.find(&config.name).is_some_and(|s| !s.provisional);
                 let id = self.create_stream((**config).clone())?;
-                // Nothing can have been stored in a new stream, so its times are known; of one
-                // that was there they are read if they must be.
-                if existed && !last_round && self.first_time(id).is_err() {
-                    return Ok(Reply::Needs(vec![id]));
-                }
-                self.stream_answer(id, &Default::default(), true)
+                Ok(Reply::Done { id, did_create: true })
             }
             ApiRequest::StreamUpdate(config) => {
                 let id = self.update_stream((**config).clone())?;
                 self.drop_unwanted(id);
-                // New limits may have removed the first message; the next one's time is read.
-                if !last_round && self.first_time(id).is_err() {
-                    return Ok(Reply::Needs(vec![id]));
-                }
-                self.stream_answer(id, &Default::default(), false)
+                Ok(Reply::Done { id, did_create: false })
             }
             ApiRequest::StreamInfo { stream, options } => {
                 let id = self.catalog.id_of(stream).ok_or_else(ApiError::stream_not_found)?;
                 if !last_round && self.first_time(id).is_err() {
                     return Ok(Reply::Needs(vec![id]));
                 }
-                self.stream_answer(id, options, false)
+                self.stream_answer(id, options, did_create)
             }
             ApiRequest::StreamNames(options) => {
                 // Whoever looks for the stream of a subject is about to use it.
@@ -165,6 +177,7 @@ impl<L: Log> Broker<L> {
         answer: (SessionId, Token),
         request: ApiRequest,
         rounds: u32,
+        did_create: bool,
         streams: &[StreamId],
     ) {
         let parked = ParkedId(self.next_parked);
@@ -182,10 +195,11 @@ impl<L: Log> Broker<L> {
             }
         }
         if reads == 0 {
-            self.answer_or_park(answer, request, rounds + 1);
+            self.answer_or_park(answer, request, rounds + 1, did_create);
             return;
         }
-        let waiting = Parked { answer, request, reads, rounds: rounds + 1, read: None };
+        let rounds = rounds + 1;
+        let waiting = Parked { answer, request, reads, rounds, did_create, read: None };
         self.parked.insert(parked, waiting);
     }
 
@@ -208,9 +222,10 @@ impl<L: Log> Broker<L> {
         let Some(waiting) = self.parked.get_mut(&parked) else { return };
         waiting.reads -= 1;
         if waiting.reads == 0
-            && let Some(Parked { answer, request, rounds, .. }) = self.parked.remove(&parked)
+            && let Some(Parked { answer, request, rounds, did_create, .. }) =
+                self.parked.remove(&parked)
         {
-            self.answer_or_park(answer, request, rounds);
+            self.answer_or_park(answer, request, rounds, did_create);
         }
     }
 }

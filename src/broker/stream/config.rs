@@ -169,6 +169,13 @@ pub(in crate::broker) fn check_update(
             "stream configuration update can not {why}"
         )))
     };
+    if new.sealed {
+        new.max_age = Duration::ZERO;
+        new.discard = Discard::New;
+        new.deny_delete = true;
+        new.deny_purge = true;
+        new.allow_rollup_hdrs = false;
+    }
     if old.storage != new.storage {
         return wrong("change storage type");
     }
@@ -197,13 +204,6 @@ pub(in crate::broker) fn check_update(
     }
     if old.allow_msg_schedules && !new.allow_msg_schedules {
         return Err(ApiError::stream_invalid_update("message schedules can not be disabled"));
-    }
-    if new.sealed {
-        new.max_age = Duration::ZERO;
-        new.discard = Discard::New;
-        new.deny_delete = true;
-        new.deny_purge = true;
-        new.allow_rollup_hdrs = false;
     }
     Ok(new)
 }
@@ -296,6 +296,10 @@ mod tests {
         let sealed = check_update(&old, sealed).unwrap();
         assert!(sealed.deny_purge && sealed.discard == Discard::New);
         assert!(check_update(&sealed, old.clone()).is_err());
+        // What sealing implies need not be said to seal once more.
+        let mut again = old.clone();
+        again.sealed = true;
+        assert_eq!(check_update(&sealed, again).unwrap(), sealed);
     }
 
     #[test]

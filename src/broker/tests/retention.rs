@@ -253,6 +253,22 @@ fn a_sealed_stream_takes_nothing() {
 }
 
 #[test]
+fn a_change_that_waits_for_a_read_is_made_once() {
+    let mut bench = stream(|_| {});
+    bench.request("s.a", &[], "");
+    bench.request("s.a", &[], "");
+    let mut bench = bench.restarted(BrokerOptions::default());
+    bench.broker.log_mut().slow_reads(true);
+    let mut config = named("S", &["s.>"]);
+    config.sealed = true;
+    config.max_msgs = 1;
+    match bench.api(ApiRequest::StreamUpdate(Box::new(config))) {
+        Ok(ApiResponse::Stream { info, did_create: false }) => assert!(info.config.sealed),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
 fn lower_limits_are_kept_at_once() {
     let mut bench = stream(|_| {});
     bench.publish(1, 1, &["s.a", "s.b", "s.a", "s.b", "s.a"]);
