@@ -48,7 +48,8 @@ impl<L: Log> Broker<L> {
         let parked = ParkedId(self.next_parked);
         self.next_parked += 1;
         let request = request.clone();
-        let waiting = Parked { answer, request, reads: 1, rounds: 0, did_create: false, read: None };
+        let waiting =
+            Parked { answer, request, reads: 1, rounds: 0, did_create: false, read: None };
         self.parked.insert(parked, waiting);
         self.search(parked, read, filter, None);
         Ok(Reply::Later)

@@ -173,9 +173,12 @@ impl Maintainer {
     fn update_index(&self, files: &[Arc<SegmentFile>]) {
         let Some(index) = &self.index else { return };
         self.crash.at("index.rebuild.before");
-        let segments: Vec<_> = files.iter().filter_map(|file| file.segment().ok()).collect();
+        let listed: Vec<SegmentId> = files.iter().map(|file| file.meta.id).collect();
+        let by_id: BTreeMap<SegmentId, &Arc<SegmentFile>> =
+            files.iter().map(|file| (file.meta.id, file)).collect();
+        let open = |id: SegmentId| by_id.get(&id)?.segment().ok();
         let stop = || self.is_closed.load(Ordering::Relaxed);
-        if let Err(error) = index.update(&segments, &stop) {
+        if let Err(error) = index.update(&listed, &open, &stop) {
             tracing::warn!(%error, "the index is not up to date; reads use the segments' own tables");
         }
         self.crash.at("index.rebuild.after");

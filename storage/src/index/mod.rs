@@ -104,15 +104,17 @@ impl Index {
     }
 
     /// Makes the index agree with the list of `segments`: opens it if it is not open, removes what
-    /// is no longer listed, adds what is missing. For the background thread, at start-up and after
-    /// each checkpoint. Stops between two segments, or within a large one, once `stop` says so; the
-    /// next call goes on from there. Readers are never blocked.
+    /// is no longer listed, adds what is missing. Only what is missing is asked of `open`, so that a
+    /// checkpoint costs what it added, not what there is; what that cannot open is left out. For the
+    /// background thread, at start-up and after each checkpoint. Stops between two segments, or within a
+    /// large one, once `stop` says so; the next call goes on from there. Readers are never blocked.
     ///
     /// # Errors
     /// [`IndexError`]; the next call tries again, from nothing if need be.
     pub fn update(
         &self,
-        segments: &[Arc<Segment>],
+        segments: &[SegmentId],
+        open: &dyn Fn(SegmentId) -> Option<Arc<Segment>>,
         stop: &dyn Fn() -> bool,
     ) -> Result<Updated, IndexError> {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
@@ -120,7 +122,7 @@ impl Index {
             Some(trees) => trees,
             None => self.open()?,
         };
-        let result = catch_unwind(AssertUnwindSafe(|| trees.update(segments, stop)));
+        let result = catch_unwind(AssertUnwindSafe(|| trees.update(segments, open, stop)));
         drop(trees);
         match result {
             Ok(Ok(updated)) => Ok(updated),

@@ -47,6 +47,17 @@ fn opened(disk: &Directory, metas: &[Arc<SegmentMeta>]) -> Vec<Arc<Segment>> {
     metas.iter().map(|meta| Arc::new(open(disk, meta, 0))).collect()
 }
 
+/// Makes the index agree with these segments.
+fn update(
+    index: &Index,
+    segments: &[Arc<Segment>],
+    stop: &dyn Fn() -> bool,
+) -> Result<Updated, IndexError> {
+    let listed: Vec<SegmentId> = segments.iter().map(|segment| segment.meta().id).collect();
+    let open = |id| segments.iter().find(|segment| segment.meta().id == id).cloned();
+    index.update(&listed, &open, stop)
+}
+
 /// Whether the index answers for the middle of the segment.
 fn knows(index: &Index, meta: &SegmentMeta) -> bool {
     let range = &meta.streams[0];
@@ -73,7 +84,7 @@ proptest! {
         let meta = write(&disk, 1, Compression::Lz4, &records);
         let plain = Arc::new(open(&disk, &meta, 0));
         let index = Arc::new(Index::new(&disk.path("")));
-        index.update(&[Arc::clone(&plain)], GO).unwrap();
+        update(&index, &[Arc::clone(&plain)], GO).unwrap();
         let stats = ReadStats::default();
         for range in &meta.streams {
             let mut blocks = Vec::new();
@@ -108,13 +119,13 @@ fn a_clean_close_is_trusted() {
     let segments = opened(&disk, &metas);
     let index = Index::new(&disk.path(""));
     assert!(!knows(&index, &metas[0]), "it knows nothing before the first update");
-    let updated = index.update(&segments, GO).unwrap();
+    let updated = update(&index, &segments, GO).unwrap();
     assert_eq!(updated, Updated { added: 2, removed: 0, complete: true });
     index.close().unwrap();
     assert!(!knows(&index, &metas[0]));
     let index = Index::new(&disk.path(""));
     assert_eq!(
-        index.update(&segments, GO).unwrap(),
+        update(&index, &segments, GO).unwrap(),
         Updated { complete: true, ..Updated::default() }
     );
     assert!(knows(&index, &metas[0]) && knows(&index, &metas[1]));
@@ -126,10 +137,10 @@ fn an_unclean_index_is_built_again() {
     let metas = sample(&disk, 5);
     let segments = opened(&disk, &metas);
     let index = Index::new(&disk.path(""));
-    index.update(&segments, GO).unwrap();
+    update(&index, &segments, GO).unwrap();
     drop(index);
     let index = Index::new(&disk.path(""));
-    assert_eq!(index.update(&segments, GO).unwrap().added, 2);
+    assert_eq!(update(&index, &segments, GO).unwrap().added, 2);
     assert!(knows(&index, &metas[1]));
     assert_eq!(std::fs::read_dir(disk.path("trash")).unwrap().count(), 0, "the trash is emptied");
 }
@@ -140,7 +151,7 @@ fn a_flipped_bit_after_a_clean_close_is_noticed() {
     let metas = sample(&disk, 5);
     let segments = opened(&disk, &metas);
     let index = Index::new(&disk.path(""));
-    index.update(&segments, GO).unwrap();
+    update(&index, &segments, GO).unwrap();
     index.close().unwrap();
     let path = disk.path("index/sled/db");
     let mut bytes = std::fs::read(&path).unwrap();
@@ -148,7 +159,7 @@ fn a_flipped_bit_after_a_clean_close_is_noticed() {
     bytes[at] ^= 1;
     std::fs::write(&path, bytes).unwrap();
     let index = Index::new(&disk.path(""));
-    assert_eq!(index.update(&segments, GO).unwrap().added, 2, "built again");
+    assert_eq!(update(&index, &segments, GO).unwrap().added, 2, "built again");
     assert!(knows(&index, &metas[0]));
 }
 
@@ -160,7 +171,7 @@ fn rubbish_in_its_place_is_put_away() {
     std::fs::write(disk.path("index/sled/db"), b"rubbish").unwrap();
     std::fs::write(disk.path("index/CLEAN"), b"rubbish").unwrap();
     let index = Index::new(&disk.path(""));
-    assert_eq!(index.update(&opened(&disk, &metas), GO).unwrap().added, 2);
+    assert_eq!(update(&index, &opened(&disk, &metas), GO).unwrap().added, 2);
 }
 
 #[test]
@@ -179,9 +190,9 @@ fn a_build_goes_on_where_it_was_stopped() {
         }
     };
     // Each stream asks once for itself and once for its blocks, so 4 asks are the first segment.
-    let updated = index.update(&segments, &after(4)).unwrap();
+    let updated = update(&index, &segments, &after(4)).unwrap();
     assert_eq!(updated, Updated { added: 1, removed: 0, complete: false });
-    let updated = index.update(&segments, GO).unwrap();
+    let updated = update(&index, &segments, GO).unwrap();
     assert_eq!(updated, Updated { added: 1, removed: 0, complete: true });
 }
 
@@ -191,8 +202,8 @@ fn a_merged_away_segment_is_forgotten() {
     let metas = sample(&disk, 5);
     let segments = opened(&disk, &metas);
     let index = Index::new(&disk.path(""));
-    index.update(&segments, GO).unwrap();
-    let updated = index.update(&segments[1..], GO).unwrap();
+    update(&index, &segments, GO).unwrap();
+    let updated = update(&index, &segments[1..], GO).unwrap();
     assert_eq!(updated, Updated { added: 0, removed: 1, complete: true });
     assert!(!knows(&index, &metas[0]));
     assert_eq!(index.subject(metas[0].id, StreamId(1), "s.1"), None);
@@ -205,7 +216,7 @@ fn streams_where_every_subject_is_new_stay_out() {
     let disk = Directory::new();
     let metas = sample(&disk, 400);
     let index = Index::new(&disk.path(""));
-    index.update(&opened(&disk, &metas), GO).unwrap();
+    update(&index, &opened(&disk, &metas), GO).unwrap();
     assert!(knows(&index, &metas[0]));
     assert_eq!(index.subject(metas[0].id, StreamId(1), "s.1"), None);
 }
@@ -222,7 +233,7 @@ fn a_damaged_segment_is_left_out_and_named() {
     bytes[at] ^= 1;
     std::fs::write(&path, bytes).unwrap();
     let index = Index::new(&disk.path(""));
-    let error = index.update(&segments, GO).unwrap_err();
+    let error = update(&index, &segments, GO).unwrap_err();
     assert!(
         matches!(&error, IndexError::Segment { segment, .. } if *segment == metas[0].id),
         "{error}"
@@ -259,4 +270,25 @@ fn a_wrong_place_is_looked_up_in_the_table() {
     let with = open(&disk, &metas[0], 0).with_locator(Arc::new(Liar));
     let all = Filter::all();
     assert_eq!(read(&with, StreamId(1), &all, 1), read(&plain, StreamId(1), &all, 1));
+}
+
+#[test]
+fn only_what_is_missing_is_opened() {
+    let disk = Directory::new();
+    let metas = sample(&disk, 4);
+    let segments = opened(&disk, &metas);
+    let index = Index::new(&disk.path(""));
+    update(&index, &segments[..1], GO).unwrap();
+    let listed: Vec<SegmentId> = metas.iter().map(|meta| meta.id).collect();
+    let asked = std::cell::RefCell::new(Vec::new());
+    let open = |id| {
+        asked.borrow_mut().push(id);
+        segments.iter().find(|segment| segment.meta().id == id).cloned()
+    };
+    assert_eq!(index.update(&listed, &open, GO).unwrap().added, 1);
+    assert_eq!(
+        index.update(&listed, &open, GO).unwrap(),
+        Updated { complete: true, ..Updated::default() }
+    );
+    assert_eq!(*asked.borrow(), listed[1..]);
 }

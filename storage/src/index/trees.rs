@@ -72,29 +72,32 @@ impl Trees {
 
     pub(super) fn update(
         &self,
-        segments: &[Arc<Segment>],
+        segments: &[SegmentId],
+        open: &dyn Fn(SegmentId) -> Option<Arc<Segment>>,
         stop: &dyn Fn() -> bool,
     ) -> Result<Updated, Fault> {
         let mut updated = Updated::default();
-        let mut listed: Vec<SegmentId> = segments.iter().map(|segment| segment.meta().id).collect();
+        let mut listed = segments.to_vec();
         listed.sort_unstable();
+        let mut known = Vec::with_capacity(listed.len());
         for entry in &self.segments {
             let (key, value) = entry?;
             let id = SegmentId(number(&key, 0).ok_or(Fault::Nonsense)?);
-            if listed.binary_search(&id).is_err() {
-                if stop() {
-                    return Ok(updated);
-                }
-                self.remove(id, &value)?;
-                updated.removed += 1;
-            }
-        }
-        let mut left_out = None;
-        for segment in segments {
-            if self.segments.contains_key(segment.meta().id.0.to_be_bytes())? {
+            if listed.binary_search(&id).is_ok() {
+                // The keys of the tree ascend.
+                known.push(id);
                 continue;
             }
-            match self.add(segment, stop) {
+            if stop() {
+                return Ok(updated);
+            }
+            self.remove(id, &value)?;
+            updated.removed += 1;
+        }
+        let mut left_out = None;
+        for id in segments.iter().filter(|id| known.binary_search(id).is_err()) {
+            let Some(segment) = open(*id) else { continue };
+            match self.add(&segment, stop) {
                 Ok(true) => updated.added += 1,
                 Ok(false) => return Ok(updated),
                 // One damaged segment must not keep the others out.
