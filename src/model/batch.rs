@@ -1,5 +1,7 @@
 //! A batch of messages in the one buffer it arrived in.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 
 /// Messages on their way to the broker. The parts of all of them are ranges of one buffer, so that
@@ -10,16 +12,17 @@ pub struct MessageBatch {
     entries: Vec<Entry>,
 }
 
-/// Where the parts of one message lie in the buffer: one after the other from `start`.
+/// Where the parts of one message lie in the buffer, in bytes from its start. Headers and payload
+/// follow each other from `body`.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
-    start: u32,
-    subject: u16,
-    reply: u16,
+    subject_start: u32,
+    reply_start: u32,
+    body: u32,
     headers: u32,
     payload: u32,
-    /// Where the subject starts if it is not at `start`: batches may name a subject once.
-    subject_start: u32,
+    subject: u16,
+    reply: u16,
 }
 
 /// One message of a batch, borrowed.
@@ -84,29 +87,53 @@ impl MessageBatch {
         payload: usize,
     ) -> Result<(), PartsDoNotFit> {
         let own = if subject.0 == start { subject.1 } else { 0 };
-        let end = [own, reply, headers, payload]
-            .into_iter()
-            .try_fold(start, usize::checked_add)
-            .ok_or(PartsDoNotFit)?;
-        let subject_end = subject.0.checked_add(subject.1).ok_or(PartsDoNotFit)?;
-        if end > self.buffer.len() || subject_end > self.buffer.len() {
+        let reply_start = start.checked_add(own).ok_or(PartsDoNotFit)?;
+        let body = reply_start.checked_add(reply).ok_or(PartsDoNotFit)?;
+        self.push_parts(subject, (reply_start, reply), body, headers, payload)
+    }
+
+    /// Adds a message whose `subject` and `reply` = (start, length) lie anywhere in the buffer, and
+    /// whose headers and payload follow each other from `body`. A reply of length 0 is none,
+    /// wherever it starts. All in bytes.
+    ///
+    /// # Errors
+    /// [`PartsDoNotFit`]; the batch is unchanged then.
+    pub fn push_parts(
+        &mut self,
+        subject: (usize, usize),
+        reply: (usize, usize),
+        body: usize,
+        headers: usize,
+        payload: usize,
+    ) -> Result<(), PartsDoNotFit> {
+        let reply = if reply.1 == 0 { (0, 0) } else { reply };
+        let end = body.checked_add(headers).and_then(|end| end.checked_add(payload));
+        if end.is_none_or(|end| end > self.buffer.len()) {
             return Err(PartsDoNotFit);
         }
-        let text = |from: usize, len: usize| {
-            self.buffer.get(from..from + len).is_some_and(|b| std::str::from_utf8(b).is_ok())
-        };
-        if !text(subject.0, subject.1) || !text(start + own, reply) {
+        if !self.is_text(subject) || !self.is_text(reply) {
             return Err(PartsDoNotFit);
         }
+        let number = |value: usize| u32::try_from(value).map_err(|_| PartsDoNotFit);
+        let short = |value: usize| u16::try_from(value).map_err(|_| PartsDoNotFit);
         self.entries.push(Entry {
-            start: u32::try_from(start).map_err(|_| PartsDoNotFit)?,
-            subject: u16::try_from(subject.1).map_err(|_| PartsDoNotFit)?,
-            reply: u16::try_from(reply).map_err(|_| PartsDoNotFit)?,
-            headers: u32::try_from(headers).map_err(|_| PartsDoNotFit)?,
-            payload: u32::try_from(payload).map_err(|_| PartsDoNotFit)?,
-            subject_start: u32::try_from(subject.0).map_err(|_| PartsDoNotFit)?,
+            subject_start: number(subject.0)?,
+            reply_start: number(reply.0)?,
+            body: number(body)?,
+            headers: number(headers)?,
+            payload: number(payload)?,
+            subject: short(subject.1)?,
+            reply: short(reply.1)?,
         });
         Ok(())
+    }
+
+    /// Whether (start, length) is a part of the buffer, and UTF-8.
+    fn is_text(&self, (start, len): (usize, usize)) -> bool {
+        start
+            .checked_add(len)
+            .and_then(|end| self.buffer.get(start..end))
+            .is_some_and(|bytes| std::str::from_utf8(bytes).is_ok())
     }
 
     /// How many messages.
@@ -138,24 +165,36 @@ impl MessageBatch {
         }
     }
 
+    /// Some of the messages, by their positions from 0, over the same buffer. Positions beyond the
+    /// last message give nothing.
+    #[must_use]
+    pub fn range(&self, range: Range<usize>) -> Self {
+        let end = range.end.min(self.entries.len());
+        let entries = self.entries.get(range.start..end).unwrap_or_default().to_vec();
+        Self { buffer: self.buffer.clone(), entries }
+    }
+
+    /// The message at this position from 0, if there is one.
+    #[must_use]
+    pub fn get(&self, at: usize) -> Option<MessageView<'_>> {
+        self.entries.get(at).map(|entry| self.view(*entry))
+    }
+
     /// The messages in order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = MessageView<'_>> {
         self.entries.iter().map(|entry| self.view(*entry))
     }
 
     fn view(&self, entry: Entry) -> MessageView<'_> {
-        let start = entry.start as usize;
-        let subject_start = entry.subject_start as usize;
-        let subject_len = usize::from(entry.subject);
-        let own = if subject_start == start { subject_len } else { 0 };
-        let reply = start + own;
-        let headers = reply + usize::from(entry.reply);
+        let headers = entry.body as usize;
         let payload = headers + entry.headers as usize;
         let bytes = |from: usize, len: usize| self.buffer.get(from..from + len).unwrap_or_default();
-        let text = |from, len| std::str::from_utf8(bytes(from, len)).unwrap_or_default();
+        let text = |from: u32, len: u16| {
+            std::str::from_utf8(bytes(from as usize, usize::from(len))).unwrap_or_default()
+        };
         MessageView {
-            subject: text(subject_start, subject_len),
-            reply: text(reply, usize::from(entry.reply)),
+            subject: text(entry.subject_start, entry.subject),
+            reply: text(entry.reply_start, entry.reply),
             headers: bytes(headers, entry.headers as usize),
             payload: bytes(payload, entry.payload as usize),
         }
@@ -190,5 +229,63 @@ mod tests {
         let message = batch.iter().next().expect("one message");
         assert_eq!((message.subject, message.reply), ("s", "r"));
         assert_eq!((message.headers, message.payload), (b"h".as_slice(), b"p".as_slice()));
+    }
+
+    #[test]
+    fn parts_may_lie_anywhere() {
+        let mut batch = MessageBatch::new(Bytes::from_static(b"PUB a.b re 4\r\nhhpp\r\n"));
+        batch.push_parts((4, 3), (8, 2), 14, 2, 2).expect("fits");
+        batch.push_parts((4, 1), (usize::MAX, 0), 20, 0, 0).expect("fits");
+        let first = batch.get(0).expect("the first");
+        assert_eq!((first.subject, first.reply), ("a.b", "re"));
+        assert_eq!((first.headers, first.payload), (b"hh".as_slice(), b"pp".as_slice()));
+        let second = batch.get(1).expect("the second");
+        assert_eq!((second.subject, second.reply), ("a", ""));
+        assert!(second.headers.is_empty() && second.payload.is_empty());
+        assert_eq!(batch.get(2), None);
+    }
+
+    #[test]
+    fn parts_that_lie_outside_or_are_no_text_are_refused() {
+        let mut batch = MessageBatch::new(Bytes::from_static(b"ab\xff"));
+        for (subject, reply, body, headers, payload) in [
+            ((2, 1), (0, 0), 0, 0, 0),
+            ((0, 1), (2, 1), 0, 0, 0),
+            ((3, 1), (0, 0), 0, 0, 0),
+            ((usize::MAX, 2), (0, 0), 0, 0, 0),
+            ((0, 1), (1, usize::MAX), 0, 0, 0),
+            ((0, 1), (0, 0), 1, 2, 1),
+            ((0, 1), (0, 0), usize::MAX, 1, 0),
+            ((0, 1), (0, 0), 1, usize::MAX, usize::MAX),
+        ] {
+            let refused = batch.push_parts(subject, reply, body, headers, payload);
+            assert_eq!(refused, Err(PartsDoNotFit), "{subject:?} {reply:?} {body}");
+        }
+        assert!(batch.is_empty());
+        batch.push_parts((0, 2), (0, 1), 0, 0, 3).expect("payloads need not be text");
+    }
+
+    #[test]
+    fn a_subject_too_long_to_count_is_refused() {
+        let longest = usize::from(u16::MAX);
+        let mut batch = MessageBatch::new(Bytes::from(vec![b'a'; longest + 1]));
+        batch.push_parts((0, longest), (0, longest), 0, 0, 0).expect("at the limit");
+        assert_eq!(batch.push_parts((0, longest + 1), (0, 0), 0, 0, 0), Err(PartsDoNotFit));
+        assert_eq!(batch.push_parts((0, 1), (0, longest + 1), 0, 0, 0), Err(PartsDoNotFit));
+    }
+
+    #[test]
+    fn a_range_has_some_of_the_messages_and_copies_no_bytes() {
+        let mut batch = MessageBatch::new(Bytes::from_static(b"abc"));
+        for at in 0..3 {
+            batch.push(at, (at, 1), 0, 0, 0).expect("fits");
+        }
+        let subjects = |batch: &MessageBatch| batch.iter().map(|m| m.subject).collect::<String>();
+        assert_eq!(subjects(&batch.range(0..3)), "abc");
+        assert_eq!(subjects(&batch.range(1..2)), "b");
+        assert_eq!(subjects(&batch.range(1..9)), "bc");
+        assert!(batch.range(3..9).is_empty() && batch.range(5..6).is_empty());
+        let whole = batch.get(1).expect("the second").subject.as_ptr();
+        assert_eq!(batch.range(1..2).get(0).expect("one").subject.as_ptr(), whole);
     }
 }

@@ -1,3 +1,7 @@
-//! Codecs: bytes to frames and back. No I/O, and no knowledge of what a frame leads to.
+//! Codecs: bytes to frames or operations and back. No I/O, and no knowledge of what a frame leads to.
 
 pub mod native;
+pub mod nats;
+mod output;
+
+pub use output::Output;

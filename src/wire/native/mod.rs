@@ -24,9 +24,10 @@ pub use control::{DirectMessage, Hello, Welcome, WireLimits};
 pub use error::{ErrorCode, FrameError};
 pub use frame::{Decoder, FRAME_OVERHEAD, Frame, ServerKind};
 pub use messages::{MessagesWriter, Numbered};
-pub use output::Output;
 pub use server_frame::ServerFrame;
 pub use varint::{VARINT_MAX, put_varint, take_varint, varint_len};
+
+pub use super::Output;
 
 /// The protocol's name in the TLS handshake (ALPN).
 pub const ALPN: &[u8] = b"claudebus/1";
