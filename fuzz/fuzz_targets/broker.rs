@@ -215,7 +215,8 @@ impl Bench {
 
     fn settle(&mut self, seq: u64, kind: AckKind) {
         let (stream, consumer) = ("S".to_owned(), "c".to_owned());
-        let ack = Ack { stream, consumer, sequences: vec![(seq, seq)], kind, confirm: None };
+        let (sequences, subject) = (vec![(seq, seq)], String::new());
+        let ack = Ack { stream, consumer, sequences, kind, confirm: None, subject };
         self.run(Request::Ack(ack));
     }
 

@@ -74,9 +74,12 @@ impl<L: Log> Broker<L> {
         if run.no_space {
             return Err(ApiError::storage_exceeded());
         }
-        let size =
-            stream.storage().size(run.subject.len(), message.headers.len(), message.payload.len());
-        self.check_room(stream, run.subject, size)
+        let size = stream.storage().size(
+            run.stored_as().len(),
+            message.headers.len(),
+            message.payload.len(),
+        );
+        self.check_room(stream, run.stored_as(), size)
     }
 
     /// Whether the stream is on a disk that is full.

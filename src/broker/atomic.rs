@@ -106,13 +106,13 @@ impl<L: Log> Broker<L> {
     /// push out is not counted as room.
     fn check_room_for(&self, ready: &[Ready<'_>]) -> Result<(), ApiError> {
         let mut added: BTreeMap<StreamId, Added<'_>> = BTreeMap::new();
-        for Ready { message, stream: id, .. } in ready {
+        for Ready { message, stream: id, run, .. } in ready {
             let Some(stream) = self.catalog.get(*id) else { continue };
-            let (subject, headers) = (message.subject.len(), message.headers.len());
+            let (subject, headers) = (run.stored_as().len(), message.headers.len());
             let added = added.entry(*id).or_default();
             added.messages += 1;
             added.bytes += stream.storage().size(subject, headers, message.payload.len());
-            *added.subjects.entry(message.subject).or_default() += 1;
+            *added.subjects.entry(run.stored_as()).or_default() += 1;
         }
         for (id, added) in added {
             let Some(stream) = self.catalog.get(id) else { continue };

@@ -266,7 +266,9 @@ impl<L: Log> Broker<L> {
     fn keeps_dead_letters(&self, id: StreamId) -> bool {
         self.catalog.get(id).is_some_and(|stream| {
             let is_dead = |subject: &String| subject.starts_with("$DLQ.");
-            stream.config.dead_letters.enabled && !stream.config.subjects.iter().all(is_dead)
+            let subjects = &stream.config.subjects;
+            stream.config.dead_letters.enabled
+                && (subjects.is_empty() || !subjects.iter().all(is_dead))
         })
     }
 
@@ -313,21 +315,22 @@ impl<L: Log> Broker<L> {
     ) -> bool {
         let time = self.log.stream(id).map_or(0, |held| held.last_time).max(self.now.wall);
         let expires = ttl.map(|ttl| ttl.expires(time));
+        let mapped = self.map_subject(Some(id), subject);
+        let subject = mapped.as_deref().unwrap_or(subject);
         let record = NewRecord { subject, headers, payload, time, expires, message_id: None };
-        if self.log.append(id, &record).is_err() {
-            return false;
-        }
+        let before = self.last_of_subject(id, subject);
+        let Ok(seq) = self.log.append(id, &record) else { return false };
         if expires.is_some() {
             self.schedule_expiry(id);
         }
         self.end_schedule(id, subject);
-        self.appended.insert(id);
-        self.grown.insert(id);
+        self.note_appended(id);
         if let Some(stream) = self.catalog.get_mut(id) {
             stream.last_message_id.clear();
         }
         self.tell_appended(id, subject, 1);
         self.keep_subject_limit(id, subject);
+        self.republish(id, &record, seq, before);
         true
     }
 }

@@ -111,17 +111,21 @@ impl<L: Log> Broker<L> {
             let Some((place, mut member)) = taken else { continue };
             member.stirred = false;
             let listeners = self.hear_of_gaps(id, &member);
+            // A sign of life tells how far deliveries had come when it was due.
+            let due = member.consumer.take_statuses();
             let mail = self.deliver(id, &name, &mut member);
             self.tell_gaps(id, &mut member, &listeners);
             let statuses = member.consumer.take_statuses();
             self.keep_progress(&mut member);
             let deadline = member.consumer.poll_timeout(self.now);
             self.schedule.set(Deadline::Consumer(id, Arc::clone(&name)), deadline);
+            let question = self.question_of_flow(&mut member);
             let path = Arc::clone(member.consumer.path());
             let key = (id, Arc::clone(&name));
             if let Some(stream) = self.catalog.get_mut(id) {
                 stream.consumers.put_back(place, member);
             }
+            due.into_iter().for_each(|status| self.tell_status(status));
             for parcel in mail.parcels {
                 let Parcel { session, token, deliveries, waits } = parcel;
                 self.sessions.takes_from(session, None, &key);
@@ -132,6 +136,7 @@ impl<L: Log> Broker<L> {
                     self.outbox.send_in_order(session, event);
                 }
             }
+            question.into_iter().for_each(|question| self.ask_listeners(question));
             statuses.into_iter().for_each(|status| self.tell_status(status));
             self.discard_settled(id, &mail.settled);
         }
@@ -180,7 +185,8 @@ impl<L: Log> Broker<L> {
         self.update_pulls(member);
         let push = member.is_pushing().then(|| self.push_route(member));
         while mail.delivered < TURN_DELIVERIES {
-            let pushes = push.as_ref().is_some_and(|route| self.listeners_have_room(route));
+            let pushes = !member.is_stalled()
+                && push.as_ref().is_some_and(|route| self.listeners_have_room(route));
             let limit = self.limits.max_session_deliveries;
             let want = member.consumer.want(
                 self.now,
@@ -221,6 +227,9 @@ impl<L: Log> Broker<L> {
                 Want::Deliver => self.deliver_row(id, member, terms, mail, pushes),
             };
             if let Some(way) = way {
+                if let Some(flow) = &mut member.flow {
+                    flow.sent(mail.row.iter().map(|d| Delivery::pull_bytes(&d.record)).sum());
+                }
                 self.hand_over(member, mail, way, terms.durable_seq);
             }
         }
@@ -334,7 +343,9 @@ impl<L: Log> Broker<L> {
         if member.dead_letters_full {
             return Idle::DeadLettersFull;
         }
-        let pushes = member.is_pushing() && self.listeners_have_room(&self.push_route(member));
+        let pushes = member.is_pushing()
+            && !member.is_stalled()
+            && self.listeners_have_room(&self.push_route(member));
         let open = who_has_room(&self.sessions, pushes, self.limits.max_session_deliveries);
         let last = self.log.stream(id).map_or(0, |held| held.last_seq);
         match (&member.damage, member.consumer.why_idle(self.now, last, &open)) {

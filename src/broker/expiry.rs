@@ -75,10 +75,10 @@ impl<L: Log> Broker<L> {
             expires: Some(time.saturating_add(nanos(marker_ttl))),
             message_id: None,
         };
-        if self.log.append(id, &record).is_ok() {
-            self.appended.insert(id);
-            self.grown.insert(id);
+        if let Ok(seq) = self.log.append(id, &record) {
+            self.note_appended(id);
             self.tell_appended(id, subject, 1);
+            self.republish(id, &record, seq, 0);
         }
     }
 

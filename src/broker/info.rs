@@ -7,7 +7,7 @@ use claudebus_storage::log::Filter;
 use claudebus_storage::{Log, StreamId};
 
 use crate::model::api::{SUBJECTS_PAGE, StreamInfoOptions};
-use crate::model::consumer::{ConsumerInfo, SequencePair};
+use crate::model::consumer::ConsumerInfo;
 use crate::model::error::ApiError;
 use crate::model::stream::{StreamInfo, StreamState};
 use crate::model::time::Timestamp;
@@ -67,6 +67,17 @@ impl<L: Log> Broker<L> {
             config: stream.config.clone(),
             created: stream.created,
             state,
+            mirror: stream
+                .config
+                .mirror
+                .is_some()
+                .then(|| self.source_infos(stream).pop())
+                .flatten(),
+            sources: if stream.config.mirror.is_some() {
+                Vec::new()
+            } else {
+                self.source_infos(stream)
+            },
             ts: Timestamp(self.now.wall),
         })
     }
@@ -90,17 +101,12 @@ impl<L: Log> Broker<L> {
         let push = config.deliver_subject.is_some();
         let paused_for =
             config.pause_until.map_or(0, |until| until.0.saturating_sub(self.now.wall));
-        let unset = |pair: SequencePair| SequencePair {
-            // Before anything was delivered JetStream shows zeros.
-            stream_seq: if pair.consumer_seq == 0 { 0 } else { pair.stream_seq },
-            ..pair
-        };
         Ok(ConsumerInfo {
             stream_name: stream.name.to_string(),
             name: name.to_owned(),
             created: consumer.created(),
-            delivered: unset(consumer.delivered()),
-            ack_floor: unset(consumer.ack_floor()),
+            delivered: consumer.delivered(),
+            ack_floor: consumer.ack_floor(),
             num_ack_pending: consumer.num_ack_pending(),
             num_redelivered: consumer.num_redelivered(),
             num_waiting: if push { 0 } else { consumer.num_waiting() },

@@ -1,7 +1,8 @@
-//! Jobs that read and delete: limits, expiry, purges. A job goes on in bounded steps; when what it
+//! Jobs that read, and delete or copy: limits, expiry, purges, mirrors. A job goes on in bounded steps; when what it
 //! needs is on disk it waits for the read, and the broker goes on with other work.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use claudebus_storage::log::{Filter, ReadBatch, ReadError, ReadOutcome, ReadRequest};
 use claudebus_storage::{Log, Record, StreamId};
@@ -21,6 +22,8 @@ const STEP_RECORDS: u64 = 1024;
 const STEP_BYTES: usize = 1 << 20;
 /// Reads of one job in one turn, so that nobody else waits long.
 const STEPS: usize = 16;
+/// The same of one that copies: all that it reads is written again, and others wait for that.
+const COPY_STEPS: usize = 2;
 
 /// Names a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -60,6 +63,8 @@ pub(super) enum Task {
     Open(Box<Opening>),
     /// Lists, requeues or drops dead letters.
     Exhume(Box<Exhumation>),
+    /// Copies to another stream, whose source of this key the job's stream is.
+    Copy { target: StreamId, key: Arc<str> },
 }
 
 /// Whether a job goes on.
@@ -90,7 +95,8 @@ impl<L: Log> Broker<L> {
     /// Lets a job go on until it is done, waits, or has had its share of the turn.
     pub(super) fn run_job(&mut self, id: JobId) {
         let Some(mut job) = self.jobs.remove(&id) else { return };
-        for _ in 0..STEPS {
+        let copies = matches!(job.task, Task::Copy { .. });
+        for _ in 0..if copies { COPY_STEPS } else { STEPS } {
             let Some(request) = self.next_read(&mut job) else {
                 self.finish_job(id, job);
                 return;
@@ -180,6 +186,10 @@ impl<L: Log> Broker<L> {
             }
             Task::Open(opening) => opening.next_read(job.stream, held.last_seq),
             Task::Exhume(exhumation) => exhumation.next_read(job.stream),
+            Task::Copy { target, key } => {
+                let request = request(held.first_seq, held.last_seq, STEP_RECORDS);
+                self.next_to_copy(job.stream, *target, key, &request)
+            }
         }
     }
 
@@ -245,6 +255,9 @@ impl<L: Log> Broker<L> {
             }
             Task::Open(opening) => return opening.advance(records, next),
             Task::Exhume(exhumation) => return self.exhume(id, exhumation, records, next),
+            Task::Copy { target, key } => {
+                return self.copy_records(id, (*target, &**key), records, next);
+            }
         }
         Progress::More
     }
@@ -279,6 +292,7 @@ impl<L: Log> Broker<L> {
             }
             Task::Open(opening) => opening.pass_over(*last),
             Task::Exhume(exhumation) => exhumation.pass_over(*last),
+            Task::Copy { target, key } => self.pass_over_uncopied(*target, key, *last),
             Task::Chore(_) => return Progress::Done,
         }
         Progress::More
@@ -312,6 +326,7 @@ impl<L: Log> Broker<L> {
                 let answer = exhumation.answer;
                 self.answer_api(answer, exhumation.result());
             }
+            Task::Copy { target, key } => self.copy_stopped(job.stream, target, &key),
             _ => {}
         }
     }
@@ -328,6 +343,10 @@ impl<L: Log> Broker<L> {
                 Task::Purge { answer, .. } | Task::Delete { answer, .. } => answer,
                 Task::Open(opening) => opening.answer,
                 Task::Exhume(exhumation) => Some(exhumation.answer),
+                Task::Copy { target, key } => {
+                    self.copy_stopped(stream, target, &key);
+                    None
+                }
                 _ => None,
             };
             if let Some(answer) = answer {

@@ -2,19 +2,33 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use claudebus_storage::{Log, StreamId};
 
-use crate::model::event::Event;
+use crate::model::event::{CoreMessage, Event};
 use crate::model::request::{Pull, ReplyTo, SessionId, Token};
 
 use super::Broker;
 use super::consumer::StatusFor;
+use super::flow::Flow;
 use super::member::Member;
 use super::router::Route;
 use super::sessions::SERVER;
 
 /// Messages of the server's own pull for a push consumer: more than ever come, small enough to add.
 const PUSH_BATCH: u64 = 1 << 56;
+
+/// Characters of the name of one question of flow control.
+const FLOW_NAME: usize = 8;
+
+/// What the clients of a push consumer are asked: to publish to a subject once they come to it.
+pub(super) struct Question {
+    /// Where it is asked.
+    to: String,
+    group: Option<String>,
+    /// The subject.
+    subject: String,
+}
 
 impl<L: Log> Broker<L> {
     /// Before delivering: pulls without listeners go; the server pulls for a push consumer.
@@ -52,8 +66,11 @@ impl<L: Log> Broker<L> {
             heartbeat,
             renewable: true,
         };
+        let has_flow = member.consumer.config().flow_control;
         member.consumer.pull(self.now, SERVER, pull);
         member.pushing = true;
+        // Who listens now has nothing on its way.
+        member.flow = has_flow.then(Flow::default);
     }
 
     /// Who listens to a push consumer.
@@ -93,6 +110,51 @@ impl<L: Log> Broker<L> {
         chosen.into_iter().filter_map(|id| self.router.count_delivery(id, 1)).collect()
     }
 
+    /// What the client of a push consumer is to be asked now, if anything.
+    pub(super) fn question_of_flow(&mut self, member: &mut Member) -> Option<Question> {
+        let flow = member.flow.as_mut().filter(|flow| flow.is_due())?;
+        let config = member.consumer.config();
+        let to = config.deliver_subject.clone()?;
+        let path = member.consumer.path();
+        let name = self.draw_name(FLOW_NAME);
+        let subject = format!("$JS.FC.{}.{}.{name}", path.stream, path.consumer);
+        flow.ask(subject.clone());
+        Some(Question { to, group: config.deliver_group.clone(), subject })
+    }
+
+    /// Asks who listens to a push consumer, after all that was sent before.
+    pub(super) fn ask_listeners(&mut self, Question { to, group, subject }: Question) {
+        let route = self.route_to(&to, group.as_deref());
+        let mut chosen = Vec::new();
+        self.router.receivers(&route, SERVER, true, &mut self.rng, &mut chosen);
+        let message = CoreMessage {
+            subject: to.into(),
+            reply: subject.into(),
+            headers: Bytes::from_static(b"NATS/1.0 100 FlowControl Request\r\n\r\n"),
+            ..CoreMessage::default()
+        };
+        for id in chosen {
+            if let Some((session, token)) = self.router.count_delivery(id, 1) {
+                let message = message.clone();
+                self.outbox.send_in_order(session, Event::Message { token, message });
+            }
+        }
+    }
+
+    /// A client has answered such a question.
+    pub(super) fn flow_answered(&mut self, subject: &str) {
+        let mut tokens = subject.split('.').skip(2);
+        let (Some(stream), Some(consumer)) = (tokens.next(), tokens.next()) else { return };
+        let Some(id) = self.catalog.id_of(stream) else { return };
+        let found = self.catalog.get_mut(id).and_then(|stream| stream.member_mut(consumer));
+        if let Some((name, member)) = found
+            && let Some(flow) = &mut member.flow
+        {
+            flow.answered(subject);
+            self.stirred.insert((id, name));
+        }
+    }
+
     fn is_listened_to(&self, subject: &str, group: Option<&str>) -> bool {
         !self.route_to(subject, group).has_no_subscriptions()
     }
@@ -108,7 +170,7 @@ impl<L: Log> Broker<L> {
     }
 
     /// Tells a status to who waits for it.
-    pub(super) fn tell_status(&mut self, (session, reply, status): StatusFor) {
+    pub(super) fn tell_status(&mut self, (session, reply, mut status): StatusFor) {
         match reply {
             ReplyTo::Session(token) => {
                 if status.ended {
@@ -117,6 +179,7 @@ impl<L: Log> Broker<L> {
                 self.outbox.send_in_order(session, Event::PullStatus { token, status });
             }
             ReplyTo::Subject(subject) => {
+                status.reply = Some(Arc::from(subject.as_str()));
                 for (session, token) in self.listeners(&subject) {
                     let status = status.clone();
                     self.outbox.send_in_order(session, Event::PullStatus { token, status });
@@ -126,10 +189,13 @@ impl<L: Log> Broker<L> {
     }
 
     /// The same, once everything decided so far is durable.
-    pub(super) fn tell_status_when_durable(&mut self, (session, reply, status): StatusFor) {
+    pub(super) fn tell_status_when_durable(&mut self, (session, reply, mut status): StatusFor) {
         let to = match reply {
             ReplyTo::Session(token) => vec![(session, token)],
-            ReplyTo::Subject(subject) => self.listeners(&subject),
+            ReplyTo::Subject(subject) => {
+                status.reply = Some(Arc::from(subject.as_str()));
+                self.listeners(&subject)
+            }
         };
         for (session, token) in to {
             let status = status.clone();

@@ -6,6 +6,7 @@ use claudebus_storage::log::Filter;
 use claudebus_storage::{Record, StreamId};
 
 use super::consumer::Consumer;
+use super::flow::Flow;
 use super::gaps::GapsToTell;
 use super::state;
 use super::stream::Stream;
@@ -33,6 +34,8 @@ pub(super) struct Member {
     pub(super) flowing: bool,
     /// What it is still to be told of lost sequences.
     pub(super) gaps: GapsToTell,
+    /// How far the client of a push consumer has come, if the consumer asks for that.
+    pub(super) flow: Option<Flow>,
     /// The last damage it passed over.
     pub(super) damage: Option<String>,
     /// Whether the dead letters could not take a message of it.
@@ -44,6 +47,7 @@ impl Member {
         let filter = Filter::any_of(consumer.config().filters());
         let key = state::consumer_key(state::CONSUMERS, stream, &consumer.path().consumer);
         let gaps = GapsToTell::new(consumer.cursor());
+        let flow = consumer.config().flow_control.then(Flow::default);
         Self {
             consumer,
             filter,
@@ -56,6 +60,7 @@ impl Member {
             key,
             flowing: false,
             gaps,
+            flow,
             damage: None,
             dead_letters_full: false,
         }
@@ -76,6 +81,11 @@ impl Member {
     /// Whether the server's own pull waits.
     pub(super) fn is_pushing(&self) -> bool {
         self.pushing
+    }
+
+    /// Whether deliveries wait until the client has come further.
+    pub(super) fn is_stalled(&self) -> bool {
+        self.flow.as_ref().is_some_and(Flow::is_stalled)
     }
 
     /// After its configuration changed.

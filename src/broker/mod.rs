@@ -10,22 +10,27 @@
 
 mod admission;
 mod advisories;
+mod answering;
 mod api;
 mod atomic;
 mod catalog;
 pub(crate) mod consumer;
+mod copying;
 mod core;
 mod dead_letters;
 mod delivery;
+mod direct;
 mod exhuming;
 mod expiry;
 mod fingerprint;
+mod flow;
 mod gaps;
 mod info;
 mod jobs;
 mod listening;
 mod member;
 mod opening;
+mod origins;
 mod outbox;
 mod producers;
 mod publish;
@@ -57,12 +62,15 @@ use rand::rngs::StdRng;
 use crate::model::error::ApiError;
 use crate::model::event::Event;
 use crate::model::limits::Limits;
-use crate::model::request::{Request, SessionId};
+use crate::model::request::{Request, SessionId, Token};
 use crate::model::stream::StreamConfig;
 use crate::model::time::Now;
 
+use answering::Askers;
 use api::{Parked, ParkedId};
 use catalog::Catalog;
+use copying::Copies;
+use direct::Direct;
 use fingerprint::Key;
 use jobs::{Job, JobId};
 use outbox::Outbox;
@@ -104,6 +112,8 @@ enum Awaiting {
     FirstTime(ParkedId, StreamId),
     /// A parked request, for the message it asks for.
     Message(ParkedId),
+    /// A request for several messages.
+    Direct(Token),
     /// The last record's message id, after a restart.
     LastId(StreamId),
 }
@@ -119,6 +129,8 @@ enum Deadline {
     Scheduled(StreamId),
     /// The dead letters may have room again for a consumer's.
     Burial(StreamId, Arc<str>),
+    /// A stream may go on copying.
+    Copying(StreamId),
 }
 
 /// The state machine. See the module's text.
@@ -160,6 +172,13 @@ pub struct Broker<L: Log> {
     parked: BTreeMap<ParkedId, Parked>,
     next_job: u64,
     next_parked: u64,
+    askers: Askers,
+    /// Requests for several messages that are being answered.
+    directs: BTreeMap<Token, Direct>,
+    /// Which streams copy from which.
+    copies: Copies,
+    /// Through how many streams that republish the message has come that is being stored.
+    hops: u32,
     horizon: expiry::Horizon,
     /// API requests answered so far, and those of them with an error.
     api_total: u64,
@@ -190,6 +209,7 @@ impl<L: Log> Broker<L> {
             Request::Unsubscribe { token, max } => {
                 if self.router.unsubscribe(from, token, max).is_some() {
                     self.drop_unheard_pulls();
+                    self.outbox.send_in_order(from, Event::Unsubscribed { token });
                 }
             }
             Request::Pull(pull) => self.pull(from, pull),
@@ -201,6 +221,18 @@ impl<L: Log> Broker<L> {
             }
             Request::Ack(ack) => self.ack(from, ack),
             Request::Api { token, request } => self.api(from, token, request),
+            Request::ApiTo { reply, subject, kind, request } => {
+                self.api_to(from, (reply, subject), kind, request);
+            }
+            Request::Tell { subject, headers, payload } => {
+                self.answer_subject(subject.into(), headers, payload);
+            }
+            Request::FlowAnswer { subject } => self.flow_answered(&subject),
+            Request::Unheard { subject, reply } => self.unheard(from, &subject, &reply),
+            Request::NoResponders { tell } => self.sessions.tell_unheard(from, tell),
+            Request::Barrier { token } => {
+                self.outbox.send_at_once(from, Event::Barrier { token });
+            }
         }
     }
 
@@ -215,6 +247,7 @@ impl<L: Log> Broker<L> {
                 Deadline::Burial(stream, name) => {
                     self.mourning.insert((stream, name));
                 }
+                Deadline::Copying(stream) => self.copy_again(stream),
             }
         }
         for job in std::mem::take(&mut self.ready_jobs) {
@@ -241,6 +274,7 @@ impl<L: Log> Broker<L> {
     /// that everything decided so far depends on.
     pub fn commit(&mut self) -> Position {
         self.bury_the_dead();
+        self.copy_fresh();
         self.keep_limits();
         self.deliver_all();
         let position = self.log.commit();
@@ -270,7 +304,8 @@ impl<L: Log> Broker<L> {
     /// has passed means at once.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Duration> {
-        let more = !self.ready_jobs.is_empty() || !self.stirred.is_empty();
+        let more =
+            !self.ready_jobs.is_empty() || !self.stirred.is_empty() || self.copies.is_waiting();
         if more { Some(self.now.monotonic) } else { self.schedule.next() }
     }
 
@@ -348,6 +383,7 @@ impl<L: Log> Broker<L> {
                 self.first_time_read(parked, stream, result);
             }
             Some(Awaiting::Message(parked)) => self.message_read(parked, result),
+            Some(Awaiting::Direct(token)) => self.direct_read(token, result),
             Some(Awaiting::LastId(stream)) => self.last_id_read(stream, result),
         }
     }

@@ -14,6 +14,7 @@ use crate::model::request::{SessionId, Token};
 use crate::model::time::Timestamp;
 
 use super::Broker;
+use super::advisories::Change;
 use super::consumer::{Consumer, Start};
 use super::jobs::{Progress, Task};
 use super::member::Member;
@@ -242,6 +243,9 @@ impl<L: Log> Broker<L> {
         if config.deliver_subject.is_some() {
             self.listened.insert((id, Arc::clone(&name)));
         }
+        if let Some(stream) = self.catalog.get(id).map(|stream| Arc::clone(&stream.name)) {
+            self.advise_consumer(Change::Created, &stream, &name);
+        }
         if let Some(answer) = answer {
             let result = self.consumer_info(id, &name).map(|i| ApiResponse::Consumer(Box::new(i)));
             self.answer_api(answer, result);
@@ -275,6 +279,8 @@ impl<L: Log> Broker<L> {
         self.schedule.set(super::Deadline::Burial(id, Arc::clone(name)), None);
         self.log.forget(member.key());
         self.log.forget(&state::consumer_key(state::CONSUMER_CONFIGS, id, name));
+        let path = Arc::clone(member.consumer.path());
+        self.advise_consumer(Change::Deleted, &path.stream, &path.consumer);
         true
     }
 

@@ -7,11 +7,13 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use claudebus_storage::{Fingerprint, Log, NewRecord, StreamId};
+use rand::RngExt;
 
 use crate::model::batch::{MessageBatch, MessageView};
 use crate::model::error::ApiError;
 use crate::model::event::Event;
 use crate::model::request::{ProducerId, SessionId};
+use crate::model::transform::Transform;
 
 use super::Broker;
 use super::producers::{Producer, Seen, Stored};
@@ -24,6 +26,8 @@ use super::stream::timetable::Entry;
 /// What is looked up once for messages of one subject.
 pub(super) struct Run<'a> {
     pub(super) subject: &'a str,
+    /// What the stream stores them under, if that is another subject.
+    mapped: Option<Arc<str>>,
     pub(super) route: Arc<Route>,
     pub(super) stream: Option<StreamId>,
     /// A message without headers needs no check but that of its size.
@@ -42,6 +46,13 @@ pub(super) struct Run<'a> {
     told: u64,
     /// Whether the last of them had no headers, and so no message id.
     last_is_bare: bool,
+}
+
+impl Run<'_> {
+    /// The subject that messages are stored under.
+    pub(super) fn stored_as(&self) -> &str {
+        self.mapped.as_deref().unwrap_or(self.subject)
+    }
 }
 
 /// What was found out about a message before it is stored: the stream takes it, or it was stored
@@ -167,7 +178,7 @@ impl<L: Log> Broker<L> {
                     self.answer_publish(batch, run, &message, outcome, &mut answers);
                 }
             } else if !heard && !message.reply.is_empty() {
-                self.no_responders(from, batch, &message);
+                self.unheard(from, message.subject, message.reply);
             }
         }
         self.end_run(run.as_ref());
@@ -184,7 +195,7 @@ impl<L: Log> Broker<L> {
     ) {
         let Some(stream) = run.stream.and_then(|id| self.catalog.get(id)) else { return };
         let body = answer_body(&stream.name, outcome, buffer);
-        self.answer_subject(batch.slice(message.reply.as_bytes()), body);
+        self.answer_subject(batch.slice(message.reply.as_bytes()), Bytes::new(), body);
     }
 
     /// Makes `run` the run of `subject`, ending another one.
@@ -203,16 +214,19 @@ impl<L: Log> Broker<L> {
         if route.stream.is_none() && self.make_default_for(subject) {
             route = self.router.route(subject);
         }
+        let mapped = self.map_subject(route.stream, subject);
         if let Some(before) = before
             && before.stream == route.stream
         {
-            return Run { subject, route, stored: 0, told: 0, last_is_bare: false, ..*before };
+            let (stored, told, last_is_bare) = (0, 0, false);
+            return Run { subject, mapped, route, stored, told, last_is_bare, ..*before };
         }
         let stream = route.stream.and_then(|id| self.catalog.get(id));
         let last_time =
             route.stream.and_then(|id| self.log.stream(id)).map_or(0, |held| held.last_time);
         Run {
             subject,
+            mapped,
             stream: stream.map(|stream| stream.id),
             plain: stream.is_some_and(Stream::is_plain),
             max_message: stream.map_or(usize::MAX, Stream::max_message),
@@ -233,17 +247,30 @@ impl<L: Log> Broker<L> {
         if run.stored == 0 {
             return;
         }
-        self.appended.insert(id);
-        self.grown.insert(id);
-        self.tell_appended(id, run.subject, run.stored - run.told);
+        self.note_appended(id);
+        self.tell_appended(id, run.stored_as(), run.stored - run.told);
         if run.last_is_bare
             && let Some(stream) = self.catalog.get_mut(id)
         {
             stream.last_message_id.clear();
         }
         if run.per_subject {
-            self.keep_subject_limit(id, run.subject);
+            self.keep_subject_limit(id, run.stored_as());
         }
+    }
+
+    /// A stream was appended to.
+    pub(super) fn note_appended(&mut self, id: StreamId) {
+        self.appended.insert(id);
+        self.grown.insert(id);
+        self.note_uncopied(id);
+    }
+
+    /// The subject that a stream stores a message under, if that is another one.
+    pub(super) fn map_subject(&mut self, id: Option<StreamId>, subject: &str) -> Option<Arc<str>> {
+        let transform = self.catalog.get(id?)?.transform.as_ref()?;
+        let rng = &mut self.rng;
+        transform.apply(subject, &mut |below| rng.random_range(0..below)).map(Arc::from)
     }
 
     /// Tells consumers that messages of one subject were appended.
@@ -315,6 +342,14 @@ impl<L: Log> Broker<L> {
         {
             stream.last_message_id.clear();
         }
+        let is_random =
+            |stream: &Stream| stream.transform.as_ref().is_some_and(Transform::is_random);
+        if self.catalog.get(id).is_some_and(is_random) {
+            // Messages of one subject may be stored under several.
+            self.end_run(Some(run));
+            (run.stored, run.told) = (0, 0);
+            run.mapped = self.map_subject(Some(id), run.subject);
+        }
         match self.check(run, id, message)? {
             Err(seq) => Ok(Placed { stream: id, seq, duplicate: true }),
             Ok(checked) => self.place(run, id, message, checked),
@@ -333,8 +368,11 @@ impl<L: Log> Broker<L> {
         if stream.config.sealed {
             return Err(ApiError::stream_sealed());
         }
-        self.check_expectations(stream, run.subject, &asked)?;
-        let planned = self.plan(id, run.subject, &asked)?;
+        if asked.is_copy {
+            return Err(ApiError::stream_source_header());
+        }
+        self.check_expectations(stream, run.stored_as(), &asked)?;
+        let planned = self.plan(id, run.stored_as(), &asked)?;
         let fingerprint = asked.message_id.map(|text| self.id_key.fingerprint(text));
         if let Some(fingerprint) = fingerprint
             && let Some(seq) = self.log.recall(id, fingerprint, run.time)
@@ -357,18 +395,24 @@ impl<L: Log> Broker<L> {
     ) -> Result<Placed, ApiError> {
         let Some(stream) = self.catalog.get(id) else { return Err(ApiError::stream_not_found()) };
         let window = u64::try_from(stream.config.duplicate_window.as_nanos()).unwrap_or(u64::MAX);
+        let mapped = run.mapped.clone();
+        let subject = mapped.as_deref().unwrap_or(run.subject);
+        let republishes = stream.republish.is_some();
         let record = NewRecord {
-            subject: run.subject,
+            subject,
             headers: message.headers,
             payload: message.payload,
             time: run.time,
             expires: asked.ttl.map(|ttl| ttl.expires(run.time)),
-            message_id: fingerprint.map(|id| (id, run.time.saturating_add(window))),
+            message_id: fingerprint
+                .filter(|_| window > 0)
+                .map(|id| (id, run.time.saturating_add(window))),
         };
         // A schedule is wanted by the stream itself.
         let unwanted = planned.is_none()
             && stream.config.retention == crate::model::stream::Retention::Interest
-            && !stream.consumers.has_interest(run.subject);
+            && !self.has_interest(stream, subject);
+        let before = if republishes { self.last_of_subject(id, subject) } else { 0 };
         let seq = if unwanted {
             self.use_up_sequence(id, &record)?
         } else {
@@ -384,19 +428,22 @@ impl<L: Log> Broker<L> {
             return Ok(Placed { stream: id, seq, duplicate: false });
         }
         let rollup = if planned.is_some() { Some(Rollup::Subject) } else { asked.rollup };
-        self.note_schedule(id, run.subject, seq, &asked, planned);
-        if rollup.is_some() {
-            // Consumers hear of a message before they hear that it is gone.
-            self.tell_appended(id, run.subject, run.stored - run.told);
+        self.note_schedule(id, subject, seq, &asked, planned);
+        if rollup.is_some() || republishes {
+            // Consumers hear of a message before they hear that it is gone, or of later ones.
+            self.tell_appended(id, subject, run.stored - run.told);
             run.told = run.stored;
         }
         match rollup {
             None => {}
-            Some(Rollup::Subject) => self.roll_up(id, Some(run.subject), seq),
+            Some(Rollup::Subject) => self.roll_up(id, Some(subject), seq),
             Some(Rollup::All) => self.roll_up(id, None, seq),
         }
         if asked.ttl.is_some() {
             self.schedule_expiry(id);
+        }
+        if republishes {
+            self.republish(id, &record, seq, before);
         }
         Ok(Placed { stream: id, seq, duplicate: false })
     }

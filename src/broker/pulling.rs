@@ -17,6 +17,8 @@ impl<L: Log> Broker<L> {
         pull.expires = match pull.expires {
             Some(wait) => Some(wait.min(longest)),
             None if pull.no_wait || pull.renewable => None,
+            // Over NATS such a pull waits as long as somebody listens to its subject.
+            None if matches!(pull.reply, ReplyTo::Subject(_)) => None,
             None => Some(longest),
         };
         let now = self.now;
@@ -54,15 +56,12 @@ impl<L: Log> Broker<L> {
                 let status = Consumer::no_such_consumer(pull);
                 self.tell_status((from, pull.reply.clone(), status));
             }
-            ReplyTo::Subject(subject) => self.no_consumer(from, subject),
-        }
-    }
-
-    /// Tells a NATS client that nobody answers for a consumer that is not there.
-    pub(super) fn no_consumer(&mut self, from: SessionId, reply: &str) {
-        let batch = crate::model::batch::MessageBatch::of_one("", reply, b"", b"");
-        if let Some(message) = batch.iter().next() {
-            self.no_responders(from, &batch, &message);
+            // Nobody is behind the subject that such a consumer would have.
+            ReplyTo::Subject(reply) => {
+                let subject =
+                    format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", pull.stream, pull.consumer);
+                self.unheard(from, &subject, reply);
+            }
         }
     }
 

@@ -12,8 +12,10 @@ use crate::model::event::ConsumerPath;
 use crate::model::headers::{get, names};
 use crate::model::time::Now;
 
+use super::answering::Askers;
 use super::catalog::Catalog;
 use super::consumer::Consumer;
+use super::copying::Copies;
 use super::expiry::Horizon;
 use super::fingerprint::Key;
 use super::gaps::DamageCounts;
@@ -97,6 +99,10 @@ impl<L: Log> Broker<L> {
             parked: BTreeMap::new(),
             next_job: 0,
             next_parked: 0,
+            askers: Askers::default(),
+            directs: BTreeMap::new(),
+            copies: Copies::default(),
+            hops: 0,
             horizon: Horizon::new(now),
             api_total: 0,
             api_errors: 0,
@@ -105,6 +111,10 @@ impl<L: Log> Broker<L> {
         broker.pass_kept_jobs();
         broker.restore_secrets()?;
         broker.restore_streams()?;
+        for id in broker.catalog.ids() {
+            // Before anything asks whether a message is still wanted.
+            broker.begin_copies(id);
+        }
         broker.restore_gaps()?;
         broker.restore_consumers()?;
         broker.restore_producers()?;
@@ -151,6 +161,7 @@ impl<L: Log> Broker<L> {
                 // A stream in memory ended with the last process; it goes on empty.
                 self.log.create_stream(id, stream.options());
                 self.recreate_lost(id, &stream.name, stream.storage());
+                self.forget_copied(id);
             }
             stream.durable_seq = self.log.stream(id).map_or(0, |held| held.last_seq);
             for subject in &stream.config.subjects {

@@ -30,6 +30,7 @@ impl<L: Log> Broker<L> {
     /// Tells consumers that a record is gone.
     pub(super) fn tell_removed(&mut self, id: StreamId, seq: u64, subject: &str) {
         self.forget_schedule(id, seq);
+        let now = self.now;
         let Some(stream) = self.catalog.get_mut(id) else { return };
         let stirred = &mut self.stirred;
         stream.consumers.each_wanting(subject, |name, member| {
@@ -37,7 +38,7 @@ impl<L: Log> Broker<L> {
             if member.consumer.is_pending(seq) || member.consumer.is_held(seq) {
                 stirred.insert((id, Arc::clone(name)));
             }
-            member.consumer.removed(seq);
+            member.consumer.removed(now, seq);
         });
         for job in self.jobs.values_mut().filter(|job| job.stream == id) {
             if let Task::Open(opening) = &mut job.task {

@@ -180,6 +180,10 @@ impl Router {
         // Streams hold what consumers can ask for by pattern, so no literal `*` or `>`.
         let stream = if is_publishable(subject) { self.stream_of(subject) } else { None };
         let mut route = Route { stream, ..Route::default() };
+        if subject.split('.').any(str::is_empty) {
+            // No subject, and so nobody's.
+            return route;
+        }
         let mut names: Vec<&str> = Vec::new();
         self.tree.matches(
             subject,

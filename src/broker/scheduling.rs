@@ -108,8 +108,8 @@ impl<L: Log> Broker<L> {
         }
         let to = self.target_of(id, subject, target)?;
         if let Some(ttl) = asked.schedule.ttl {
-            let ttl = Ttl::parse(ttl).ok_or_else(ApiError::schedule_ttl_invalid)?;
-            if ttl.is_some() && self.catalog.get(to).is_some_and(|to| !to.config.allow_msg_ttl) {
+            Ttl::parse(ttl).ok_or_else(ApiError::schedule_ttl_invalid)?;
+            if self.catalog.get(to).is_some_and(|to| !to.config.allow_msg_ttl) {
                 return Err(ApiError::ttl_disabled());
             }
         }
@@ -321,7 +321,7 @@ impl<L: Log> Broker<L> {
             return Err(ApiError::storage_exceeded());
         }
         let is_unwanted = stream.config.retention == Retention::Interest
-            && !stream.consumers.has_interest(&kept.target);
+            && !self.has_interest(stream, &kept.target);
         if is_unwanted {
             return Ok(());
         }
@@ -332,7 +332,7 @@ impl<L: Log> Broker<L> {
         }
         let size = stream.storage().size(kept.target.len(), headers.len(), record.payload().len());
         self.check_room(stream, &kept.target, size)?;
-        let ttl = ttl.and_then(Ttl::parse).flatten();
+        let ttl = ttl.and_then(Ttl::parse);
         if !self.append_own(id, &kept.target, &headers, record.payload(), ttl) {
             return Err(ApiError::insufficient_resources());
         }

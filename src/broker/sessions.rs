@@ -27,6 +27,8 @@ struct Session {
     pulls: BTreeMap<Token, ConsumerKey>,
     /// All it ever took messages from.
     consumers: BTreeSet<ConsumerKey>,
+    /// Whether it does not want to know that nobody got a request of it.
+    ignores_unheard: bool,
 }
 
 #[derive(Debug, Default)]
@@ -42,6 +44,18 @@ impl Sessions {
     /// Ends a session. Returns the consumers it took messages from.
     pub(super) fn close(&mut self, session: SessionId) -> BTreeSet<ConsumerKey> {
         self.sessions.remove(&session).unwrap_or_default().consumers
+    }
+
+    /// Whether a session wants to know that nobody got a request of it.
+    pub(super) fn tell_unheard(&mut self, session: SessionId, tell: bool) {
+        if let Some(session) = self.sessions.get_mut(&session) {
+            session.ignores_unheard = !tell;
+        }
+    }
+
+    /// Whether a session wants to know that nobody got a request of it.
+    pub(super) fn wants_unheard(&self, session: SessionId) -> bool {
+        self.sessions.get(&session).is_some_and(|session| !session.ignores_unheard)
     }
 
     /// Whether a session holds fewer unsent bytes than `limit`, so that one more delivery may go

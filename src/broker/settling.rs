@@ -6,10 +6,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use claudebus_storage::log::Filter;
 use claudebus_storage::{Log, StreamId, SubjectId};
+use rand::RngExt;
 
+use crate::model::consumer::AckPolicy;
 use crate::model::error::ApiError;
 use crate::model::event::Event;
-use crate::model::request::{Ack, ReplyTo, SessionId};
+use crate::model::request::{Ack, AckKind, ReplyTo, SessionId};
 use crate::model::stream::Retention;
 
 use super::Broker;
@@ -20,16 +22,23 @@ use super::stream::Stream;
 impl<L: Log> Broker<L> {
     /// Applies acknowledgements.
     pub(super) fn ack(&mut self, from: SessionId, ack: Ack) {
-        let Ack { stream, consumer, sequences, kind, confirm } = ack;
+        let Ack { stream, consumer, sequences, kind, confirm, subject } = ack;
         let id = self.catalog.id_of(&stream);
         let now = self.now;
         let mut settled = Vec::new();
         let mut delivered = true;
+        if matches!(kind, AckKind::Nak { .. }) {
+            self.advise_refusals(&stream, &consumer, &sequences);
+        } else if kind == AckKind::Ack {
+            self.sample_acks(&stream, &consumer, &sequences);
+        }
+        let mut is_acked = true;
         let known = id.and_then(|id| {
             let (name, member) = self.catalog.get_mut(id)?.member_mut(&consumer)?;
             let was_delivered =
                 |(first, last): &(u64, u64)| member.consumer.was_delivered(*first, *last);
             delivered = sequences.iter().all(was_delivered);
+            is_acked = member.consumer.ack_policy() != AckPolicy::None;
             member.consumer.ack(now, &sequences, &kind, &mut settled);
             Some((id, name))
         });
@@ -43,25 +52,71 @@ impl<L: Log> Broker<L> {
         }
         if let Some(reply) = confirm {
             let result = match known {
+                // Over NATS nobody is behind the subject of an acknowledgement that is not wanted.
+                Some(_) if !is_acked && matches!(reply, ReplyTo::Subject(_)) => {
+                    Err(ApiError::consumer_not_found())
+                }
                 None => Err(ApiError::consumer_not_found()),
                 Some(_) if !delivered => Err(ApiError::not_delivered()),
                 Some(_) => Ok(()),
             };
-            self.confirm_ack(from, reply, result);
+            self.confirm_ack(from, reply, result, &subject);
         }
     }
 
-    fn confirm_ack(&mut self, from: SessionId, reply: ReplyTo, result: Result<(), ApiError>) {
+    /// Says of each delivery that it was refused, before it is.
+    fn advise_refusals(&mut self, stream: &str, consumer: &str, sequences: &[(u64, u64)]) {
+        let id = self.catalog.id_of(stream);
+        let Some(member) = id.and_then(|id| self.catalog.get(id)?.consumers.get(consumer)) else {
+            return;
+        };
+        let path = Arc::clone(member.consumer.path());
+        if !self.is_advised(&format!("CONSUMER.MSG_NAKED.{stream}.{consumer}")) {
+            return;
+        }
+        let refused = member.consumer.deliveries_of(sequences);
+        for delivery in refused {
+            self.advise_refused(&path, &delivery);
+        }
+    }
+
+    /// Tells how long acknowledgements took, of the share of them that the consumer wants to know.
+    fn sample_acks(&mut self, stream: &str, consumer: &str, sequences: &[(u64, u64)]) {
+        let id = self.catalog.id_of(stream);
+        let Some(member) = id.and_then(|id| self.catalog.get(id)?.consumers.get(consumer)) else {
+            return;
+        };
+        if member.consumer.config().sample_freq.is_none() {
+            return;
+        }
+        let percent = member.consumer.config().sampled_percent();
+        let path = Arc::clone(member.consumer.path());
+        let acked = member.consumer.deliveries_of(sequences);
+        for delivery in acked {
+            if self.rng.random_range(0..100) < percent {
+                self.tell_ack(&path, &delivery);
+            }
+        }
+    }
+
+    fn confirm_ack(
+        &mut self,
+        from: SessionId,
+        reply: ReplyTo,
+        result: Result<(), ApiError>,
+        subject: &str,
+    ) {
         match reply {
             ReplyTo::Session(token) => {
                 self.outbox.send_when_durable(from, Event::AckConfirmed { token, result });
             }
-            // An empty message confirms, whatever was acknowledged, as JetStream does; for a consumer
-            // that is not there nobody answers.
-            ReplyTo::Subject(subject) if result != Err(ApiError::consumer_not_found()) => {
-                self.answer_subject(Bytes::from(subject), Bytes::new());
+            // JetStream says nothing of what was never delivered.
+            ReplyTo::Subject(_) if result == Err(ApiError::not_delivered()) => {}
+            // An empty message confirms; for a consumer that is not there nobody answers.
+            ReplyTo::Subject(reply) if result != Err(ApiError::consumer_not_found()) => {
+                self.answer_subject(reply.into(), Bytes::new(), Bytes::new());
             }
-            ReplyTo::Subject(subject) => self.no_consumer(from, &subject),
+            ReplyTo::Subject(reply) => self.unheard(from, subject, &reply),
         }
     }
 
@@ -103,9 +158,10 @@ impl<L: Log> Broker<L> {
             // A schedule stays until it is done, whoever has seen it.
             stream.timetable.contains(seq)
                 || interest
-                    && stream.consumers.iter().any(|(_, member)| {
-                        member.filter().matches(subject) && !member.consumer.has_settled(seq)
-                    })
+                    && (self.is_to_be_copied(stream, seq, subject)
+                        || stream.consumers.iter().any(|(_, member)| {
+                            member.filter().matches(subject) && !member.consumer.has_settled(seq)
+                        }))
         })
     }
 

@@ -10,6 +10,7 @@
 //! | `c/` stream id, name | a consumer's progress |
 //! | `p/` id | a producer's counters |
 //! | `t/` stream id, sequence | a schedule |
+//! | `o/` stream id, source | the origin and the last sequence copied from it |
 //! | `j/` stream id, number | a job that a restart must not forget |
 //!
 //! Ids are big-endian, so that keys sort as ids do.
@@ -33,6 +34,7 @@ pub(super) const STREAMS: &[u8] = b"s/";
 pub(super) const CONSUMER_CONFIGS: &[u8] = b"k/";
 pub(super) const CONSUMERS: &[u8] = b"c/";
 pub(super) const PRODUCERS: &[u8] = b"p/";
+pub(super) const COPIES: &[u8] = b"o/";
 pub(super) const JOBS: &[u8] = b"j/";
 pub(super) const SCHEDULES: &[u8] = b"t/";
 
@@ -83,6 +85,19 @@ pub(super) fn producer_key(id: ProducerId) -> Vec<u8> {
 
 pub(super) fn consumer_key(prefix: &[u8], stream: StreamId, name: &str) -> Vec<u8> {
     [prefix, &stream.0.to_be_bytes(), name.as_bytes()].concat()
+}
+
+/// The key of how far a stream is with copying from a source; without a source, what the keys of all
+/// of the stream begin with.
+pub(super) fn copy_key(stream: StreamId, source: &str) -> Vec<u8> {
+    [COPIES, &stream.0.to_be_bytes(), source.as_bytes()].concat()
+}
+
+/// The origin of which this is kept, and the last sequence that was copied.
+pub(super) fn parse_copied(kept: &[u8]) -> Option<(StreamId, u64)> {
+    let (origin, copied) = kept.split_first_chunk::<8>()?;
+    let copied = u64::from_le_bytes(copied.try_into().ok()?);
+    Some((StreamId(u64::from_le_bytes(*origin)), copied))
 }
 
 /// The stream id after `prefix`, and what follows it.

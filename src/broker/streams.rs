@@ -7,7 +7,7 @@ use claudebus_storage::{Log, StreamId};
 use crate::model::error::ApiError;
 use crate::model::schedule::PREFIX;
 use crate::model::stream::StreamConfig;
-use crate::model::subject::{matches, overlap};
+use crate::model::subject::{is_subset, matches, overlap};
 use crate::model::time::Timestamp;
 
 use super::scheduling::schedules_config;
@@ -22,7 +22,8 @@ impl<L: Log> Broker<L> {
     /// # Errors
     /// What is wrong with the configuration, or which stream is in the way.
     pub(super) fn create_stream(&mut self, wanted: StreamConfig) -> Result<StreamId, ApiError> {
-        let wanted = config::complete(wanted, &self.limits)?;
+        let mut wanted = config::complete(wanted, &self.limits)?;
+        self.check_origins(&mut wanted)?;
         if wanted.sealed {
             return Err(ApiError::stream_invalid_config(
                 "stream configuration for create can not be sealed",
@@ -65,7 +66,8 @@ impl<L: Log> Broker<L> {
     /// # Errors
     /// What is wrong with the configuration, or may not change.
     pub(super) fn update_stream(&mut self, wanted: StreamConfig) -> Result<StreamId, ApiError> {
-        let wanted = config::complete(wanted, &self.limits)?;
+        let mut wanted = config::complete(wanted, &self.limits)?;
+        self.check_origins(&mut wanted)?;
         let stream = self.catalog.find(&wanted.name).ok_or_else(ApiError::stream_not_found)?;
         let id = stream.id;
         let wanted = config::check_update(&stream.config, wanted)?;
@@ -138,13 +140,14 @@ impl<L: Log> Broker<L> {
         }
         self.catalog.insert(stream);
         self.keep_stream(id);
+        self.begin_copies(id);
         Ok(id)
     }
 
     /// Replaces a stream's configuration by a complete and permitted one.
     pub(super) fn set_config(&mut self, id: StreamId, config: StreamConfig) {
         let Some(stream) = self.catalog.get_mut(id) else { return };
-        let old = std::mem::replace(&mut stream.config, config);
+        let (old, left) = stream.replace_config(config);
         let options = stream.options();
         let subjects = stream.config.subjects.clone();
         stream.age_cursor = 0;
@@ -156,6 +159,7 @@ impl<L: Log> Broker<L> {
         }
         self.log.update_stream(id, options);
         self.keep_stream(id);
+        self.link_sources(id, &left);
         self.keep_all_limits(id);
     }
 
@@ -188,6 +192,7 @@ impl<L: Log> Broker<L> {
         }
         self.schedule.set(Deadline::Expiry(id), None);
         self.end_jobs_of(id);
+        self.end_copies(id, &stream.sources);
         self.log.forget(&state::stream_key(id));
         if !stream.gaps.is_empty() {
             self.log.forget(&state::gaps_key(id));
@@ -206,11 +211,12 @@ impl<L: Log> Broker<L> {
         }
     }
 
-    /// Makes the default streams whose subjects overlap with `pattern`, unless others have them.
+    /// Makes the default stream that would capture all of `pattern`, unless another one does. Whoever asks
+    /// for more than that looks around, and finds what is there.
     pub(super) fn make_defaults_for(&mut self, pattern: &str) {
-        let overlaps =
-            |config: &&StreamConfig| config.subjects.iter().any(|own| overlap(own, pattern));
-        let wanted: Vec<_> = self.defaults.iter().filter(overlaps).cloned().collect();
+        let captures =
+            |config: &&StreamConfig| config.subjects.iter().any(|own| is_subset(pattern, own));
+        let wanted: Vec<_> = self.defaults.iter().filter(captures).cloned().collect();
         for config in wanted {
             self.make_default(config);
         }

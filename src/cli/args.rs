@@ -7,8 +7,8 @@ use clap::{Arg, ArgMatches, Args, FromArgMatches, Parser, Subcommand, builder::s
 
 use super::output::OutputFormat;
 use super::{
-    bench, completions, config, consumer, dead, messages, publish, request, schedule, serve, stats,
-    stream, subscribe, verify,
+    bench, completions, config, consumer, dead, messages, nats_server, publish, request, schedule,
+    serve, stats, stream, subscribe, verify,
 };
 use crate::config::SETTINGS;
 
@@ -76,6 +76,8 @@ const OUTPUT: &str = "Output";
 pub(super) enum Command {
     /// Run the server
     Serve(serve::Serve),
+    /// Run the server in the place of nats-server, with its flags and configuration files
+    NatsServer(nats_server::NatsServer),
     /// What needs a server.
     #[command(flatten)]
     Client(ClientCommand),

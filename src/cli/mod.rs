@@ -14,6 +14,7 @@ mod exec;
 pub mod exit;
 mod message;
 mod messages;
+mod nats_server;
 pub mod output;
 mod publish;
 mod request;
@@ -36,6 +37,10 @@ use output::Output;
 /// Parses the command line, does what it says, and tells how it went.
 #[must_use]
 pub fn main() -> ExitCode {
+    // Before clap, which reads flags in another way.
+    if let Some(arguments) = nats_server::asked_for(std::env::args_os()) {
+        return nats_server::main(arguments);
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -65,6 +70,7 @@ fn run(cli: Cli, output: &mut Output) -> Result<(), Failure> {
     match command {
         Command::Bench(args) => bench::run(&args, &global, output),
         Command::Serve(args) => serve::run(&args, output),
+        Command::NatsServer(args) => nats_server::run(args),
         Command::Config(args) => config::run(&args, output),
         Command::Verify(args) => verify::run(&args, output),
         Command::Completions(args) => completions::completions(&args, output),

@@ -10,6 +10,7 @@ mod error;
 mod expand;
 mod file;
 mod located;
+pub mod nats_conf;
 mod nearest;
 mod resolve;
 pub mod sections;

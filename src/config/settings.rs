@@ -16,6 +16,10 @@ pub struct ServerSettings {
     pub data: Option<PathBuf>,
     /// Address of the QUIC listener.
     pub quic: SocketAddr,
+    /// Address of the listener for NATS clients; none switches it off.
+    pub nats: Option<SocketAddr>,
+    /// Address of the listener for NATS clients over WebSocket alone; none switches it off.
+    pub websocket: Option<SocketAddr>,
     /// Address of the HTTP listener; none switches it off.
     pub http: Option<SocketAddr>,
     /// When an acknowledgement may leave.
@@ -55,6 +59,8 @@ impl Default for ServerSettings {
         Self {
             data: None,
             quic: SocketAddr::from(([127, 0, 0, 1], 4222)),
+            nats: Some(SocketAddr::from(([127, 0, 0, 1], 4222))),
+            websocket: None,
             http: Some(SocketAddr::from(([127, 0, 0, 1], 8222))),
             durability: Durability::Sync,
             log: "info".to_owned(),

@@ -70,6 +70,18 @@ const fn secret(mut setting: Setting) -> Setting {
     setting
 }
 
+/// An address, or `off` for none.
+fn address_or_off(text: &str) -> Result<Option<SocketAddr>, String> {
+    match text {
+        "off" => Ok(None),
+        _ => address(text).map(Some).map_err(|why| format!("{why}, or `off`")),
+    }
+}
+
+fn show_address(address: Option<SocketAddr>) -> String {
+    address.map_or_else(|| "off".to_owned(), |address| address.to_string())
+}
+
 /// Every setting of the server.
 pub const SETTINGS: &[Setting] = &[
     flagged(
@@ -90,26 +102,35 @@ pub const SETTINGS: &[Setting] = &[
         |s| s.quic.to_string(),
     ),
     flagged(
+        "nats",
+        "nats",
+        "ADDRESS",
+        "Address of the listener for NATS clients (TCP), or `off`. Loopback unless a token is configured",
+        |s, text| address_or_off(text).map(|address| s.nats = address),
+        |s| show_address(s.nats),
+    ),
+    flagged(
+        "websocket",
+        "websocket",
+        "ADDRESS",
+        "Address of a listener for NATS clients over WebSocket alone, at every path, or `off`. They are \
+         served by the HTTP listener too, at /nats. Loopback unless a token is configured",
+        |s, text| address_or_off(text).map(|address| s.websocket = address),
+        |s| show_address(s.websocket),
+    ),
+    flagged(
         "http",
         "http",
         "ADDRESS",
-        "Address of the HTTP listener for health and metrics, or `off`",
-        |s, text| match text {
-            "off" => {
-                s.http = None;
-                Ok(())
-            }
-            _ => address(text)
-                .map(|address| s.http = Some(address))
-                .map_err(|why| format!("{why}, or `off`")),
-        },
-        |s| s.http.map_or_else(|| "off".to_owned(), |address| address.to_string()),
+        "Address of the HTTP listener for health, metrics and NATS clients over WebSocket, or `off`",
+        |s, text| address_or_off(text).map(|address| s.http = address),
+        |s| show_address(s.http),
     ),
     quiet(
         "http_hosts",
         "NAMES",
-        "Host names, with commas between, that HTTP requests may use beside loopback names: a web \
-         page must not reach the listener under a name of its own",
+        "Host names, with commas between, that HTTP requests may use beside loopback names, and whose web \
+         pages may connect as NATS clients: a page must not reach the listener under a name of its own",
         |s, text| {
             s.http_hosts = text
                 .split(',')
@@ -381,6 +402,35 @@ pub const SETTINGS: &[Setting] = &[
         "Connections at once; with the windows below, the bound on memory for the network",
         |s, text| text::count(text).map(|count| s.connections.max_connections = count),
         |s| s.connections.max_connections.to_string(),
+    ),
+    quiet(
+        "connections.max_nats",
+        "COUNT",
+        "Connections of NATS clients at once, and no more than half the files the process may open",
+        |s, text| text::count(text).map(|count| s.connections.max_nats_connections = count),
+        |s| s.connections.max_nats_connections.to_string(),
+    ),
+    quiet(
+        "connections.nats_ping",
+        "DURATION",
+        "How often a NATS client that is silent is asked for a sign of life; the third question in a row \
+         without an answer ends the connection",
+        |s, text| text::positive_duration(text).map(|every| s.connections.ping_interval = every),
+        |s| text::show_duration(s.connections.ping_interval),
+    ),
+    quiet(
+        "connections.nats_login",
+        "DURATION",
+        "Time for a NATS client to say who it is, where it must",
+        |s, text| text::positive_duration(text).map(|time| s.connections.login_timeout = time),
+        |s| text::show_duration(s.connections.login_timeout),
+    ),
+    quiet(
+        "connections.nats_write",
+        "DURATION",
+        "How long a NATS client may take nothing of what is sent to it before it is closed",
+        |s, text| text::positive_duration(text).map(|time| s.connections.write_timeout = time),
+        |s| text::show_duration(s.connections.write_timeout),
     ),
     quiet(
         "connections.max_streams",

@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::consumer::{ConsumerConfig, ConsumerInfo};
+use super::error::ApiError;
 use super::stream::{StreamConfig, StreamInfo};
 use super::time::Timestamp;
 
@@ -59,6 +60,13 @@ pub enum ApiRequest {
         options: MessageGetOptions,
         /// Whether the stream must allow direct access, and the answer is the message itself.
         direct: bool,
+    },
+    /// `DIRECT.GET.<stream>` for several messages. Only over NATS, where each goes to the reply subject.
+    MessagesGet {
+        /// The stream.
+        stream: String,
+        /// Which messages.
+        options: Box<DirectOptions>,
     },
     /// `STREAM.MSG.DELETE.<stream>`.
     MessageDelete {
@@ -115,6 +123,15 @@ pub enum ApiRequest {
         consumer: String,
         /// Until when; nothing resumes it.
         until: Option<Timestamp>,
+    },
+    /// What this server never does, over NATS: refused once the stream and the consumer are found.
+    Refused {
+        /// The stream.
+        stream: String,
+        /// The consumer, if it is of one.
+        consumer: Option<String>,
+        /// The answer.
+        error: ApiError,
     },
     /// `DEAD.LIST.<stream>` (ours): dead letters, oldest first.
     DeadList {
@@ -283,6 +300,31 @@ pub struct MessageGetOptions {
     /// Without headers.
     #[serde(skip_serializing_if = "super::stream::is_false")]
     pub no_hdr: bool,
+}
+
+/// Body of `DIRECT.GET` for several messages (ADR-31): a row, if there is no `multi_last`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct DirectOptions {
+    /// The lowest sequence.
+    pub seq: u64,
+    /// Only subjects matched by this, in a row.
+    pub next_by_subj: Option<String>,
+    /// A row begins with the first message at or after this time.
+    pub start_time: Option<Timestamp>,
+    /// Without headers.
+    pub no_hdr: bool,
+    /// At most so many messages; zero for no limit.
+    pub batch: u64,
+    /// No more after so many bytes; zero for the server's limit.
+    pub max_bytes: u64,
+    /// The last message of each subject matched by these.
+    #[serde(deserialize_with = "super::stream::null_is_default")]
+    pub multi_last: Vec<String>,
+    /// As if the stream ended with this sequence; zero for all of it.
+    pub up_to_seq: u64,
+    /// As if the stream ended before this time.
+    pub up_to_time: Option<Timestamp>,
 }
 
 /// Body of `DEAD.*`: which dead letters. All that are named must hold.

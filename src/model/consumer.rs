@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::duration;
 use super::stream::{is_false, is_zero, is_zero_u64, null_is_default};
@@ -107,6 +107,10 @@ pub struct ConsumerConfig {
     pub flow_control: bool,
     #[serde(with = "duration", skip_serializing_if = "duration::is_zero")]
     pub idle_heartbeat: Duration,
+    #[serde(skip_serializing_if = "is_zero_u64")]
+    pub rate_limit_bps: u64,
+    #[serde(deserialize_with = "none_if_empty", skip_serializing_if = "Option::is_none")]
+    pub sample_freq: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pause_until: Option<Timestamp>,
     /// Ours: one message of a key is in flight at a time. `subject`, or the name of the header whose
@@ -121,7 +125,21 @@ pub struct ConsumerConfig {
     pub by_priority: bool,
 }
 
+/// Clients that know a field and do not use it may send it without a value.
+fn none_if_empty<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?;
+    Ok(text.filter(|text| !text.is_empty()))
+}
+
 impl ConsumerConfig {
+    /// The share of acknowledgements that are sampled, in percent. What is no number was refused.
+    #[must_use]
+    pub fn sampled_percent(&self) -> u32 {
+        let share = self.sample_freq.as_deref().unwrap_or_default();
+        let percent: i64 = share.strip_suffix('%').unwrap_or(share).parse().unwrap_or(0);
+        u32::try_from(percent.clamp(0, 100)).unwrap_or(0)
+    }
+
     /// All filters, from whichever field they were given in.
     pub fn filters(&self) -> impl Iterator<Item = &str> {
         self.filter_subject
@@ -169,6 +187,11 @@ pub enum Idle {
     /// It keeps the gaps in time that messages were published with.
     Replaying {
         /// When the next one comes.
+        until: Timestamp,
+    },
+    /// The limited rate allows no more.
+    RateLimited {
+        /// Until then.
         until: Timestamp,
     },
     /// What is left waits for earlier messages of the same key to be acknowledged.

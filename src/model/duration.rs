@@ -74,6 +74,33 @@ pub fn to_go(duration: Duration) -> String {
     if text.is_empty() { "0s".to_owned() } else { text }
 }
 
+/// A duration as Go writes it: `1m30s`, `1.5s`, `2ms`.
+#[must_use]
+pub fn as_go(duration: Duration) -> String {
+    let nanos = duration.as_nanos();
+    match nanos {
+        0 => return "0s".to_owned(),
+        1..1_000 => return format!("{nanos}ns"),
+        1_000..1_000_000 => return format!("{}µs", decimal(nanos, 3)),
+        1_000_000..1_000_000_000 => return format!("{}ms", decimal(nanos, 6)),
+        _ => {}
+    }
+    let (hours, minutes) = (nanos / 3_600_000_000_000, nanos / 60_000_000_000);
+    let seconds = decimal(nanos % 60_000_000_000, 9);
+    match (hours, minutes) {
+        (0, 0) => format!("{seconds}s"),
+        (0, minutes) => format!("{minutes}m{seconds}s"),
+        (hours, minutes) => format!("{hours}h{}m{seconds}s", minutes % 60),
+    }
+}
+
+/// A number with so many digits behind its point, but no zeros at the end.
+fn decimal(number: u128, digits: u32) -> String {
+    let unit = 10_u128.pow(digits);
+    let text = format!("{}.{:0width$}", number / unit, number % unit, width = digits as usize);
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
 /// Lists of durations in JSON bodies.
 pub mod list {
     use std::time::Duration;
@@ -109,6 +136,18 @@ mod tests {
         {
             assert_eq!(to_go(Duration::from_nanos(nanos)), text);
             assert_eq!(from_go(text), Some(Duration::from_nanos(nanos)));
+        }
+        for (nanos, text) in [
+            (0, "0s"),
+            (7, "7ns"),
+            (1_500, "1.5µs"),
+            (2_000_000, "2ms"),
+            (1_000_000_000, "1s"),
+            (10_050_000_000, "10.05s"),
+            (60_000_000_000, "1m0s"),
+            (5_400_000_000_000, "1h30m0s"),
+        ] {
+            assert_eq!(as_go(Duration::from_nanos(nanos)), text);
         }
         assert_eq!((from_go(""), from_go("5"), from_go("1d")), (None, None, None));
     }

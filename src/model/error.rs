@@ -43,6 +43,10 @@ api_errors! {
     bad_request_because(why) = 400 / 10003 "bad request: {}";
     /// The body is not the JSON that was expected.
     invalid_json(why) = 400 / 10025 "invalid JSON: {}";
+    /// The request needs a newer server.
+    required_api_level = 412 / 10185 "JetStream minimum api level required";
+    /// What only a cluster can do.
+    clustering_required = 503 / 10010 "JetStream clustering support required";
     /// A limit of the server is reached.
     insufficient_resources = 503 / 10023 "insufficient resources";
     /// The disk is full.
@@ -65,6 +69,52 @@ api_errors! {
     stream_invalid_config(why) = 500 / 10052 "{}";
     /// The stream cannot be changed so.
     stream_invalid_update(why) = 500 / 10052 "{}";
+    /// The stream cannot be created so.
+    stream_create_failed(why) = 500 / 10049 "{}";
+    /// The subjects that a transform is for are wrong.
+    transform_source_invalid(why) = 400 / 10155 "stream transform source: {}";
+    /// What a transform makes of subjects is wrong.
+    transform_destination_invalid(why) = 400 / 10156 "stream transform: {}";
+    /// Only a copy has this header.
+    stream_source_header = 400 / 10227 "message stream source header is not allowed";
+    /// A mirror captures nothing.
+    mirror_with_subjects = 400 / 10034 "stream mirrors can not contain subjects";
+    /// A mirror copies from one stream.
+    mirror_with_sources = 400 / 10031 "stream mirrors can not also contain other sources";
+    /// A mirror's sequences are its origin's.
+    mirror_with_first_seq = 400 / 10143 "stream mirrors can not have first sequence configured";
+    /// Both ways to choose subjects of a mirror's origin.
+    mirror_multiple_filters = 400 / 10150 "mirror with multiple subject transforms cannot also have a single subject filter";
+    /// The subjects of a mirror's origin are wrong.
+    mirror_filter_invalid(why) = 400 / 10151 "mirror transform source: {}";
+    /// What a mirror makes of subjects is wrong.
+    mirror_transform_invalid(why) = 400 / 10154 "mirror transform: {}";
+    /// Two of a mirror's transforms are for the same subjects.
+    mirror_overlapping_filters = 400 / 10152 "mirror subject filters can not overlap";
+    /// No stream can have the name of the mirror's origin.
+    mirror_invalid_name = 400 / 10142 "mirrored stream name is invalid";
+    /// The origin's messages may be too large for the mirror.
+    mirror_max_message_size = 400 / 10030 "stream mirror must have max message size >= source";
+    /// A mirror stays one of its origin.
+    mirror_not_updatable = 400 / 10055 "stream mirror configuration can not be updated";
+    /// A mirror publishes nothing of its own.
+    mirror_with_schedules = 400 / 10186 "stream mirrors can not also schedule messages";
+    /// No stream can have the name of a source.
+    source_invalid_name = 400 / 10141 "sourced stream name is invalid";
+    /// Two sources are the same.
+    source_duplicate = 400 / 10140 "duplicate source configuration detected";
+    /// A source's messages may be too large.
+    source_max_message_size = 400 / 10046 "stream source must have max message size >= target";
+    /// Both ways to choose subjects of a source.
+    source_multiple_filters = 400 / 10144 "source with multiple subject transforms cannot also have a single subject filter";
+    /// The subjects of a source are wrong.
+    source_filter_invalid(why) = 400 / 10145 "source transform source: {}";
+    /// What is made of a source's subjects is wrong.
+    source_transform_invalid(why) = 400 / 10146 "source transform: {}";
+    /// Two transforms of a source are for the same subjects.
+    source_overlapping_filters = 400 / 10147 "source filters can not overlap";
+    /// A stream with sources publishes nothing of its own.
+    source_with_schedules = 400 / 10187 "stream source can not also schedule messages";
     /// Only one replica on one machine.
     replicas_not_supported = 500 / 10074 "replicas > 1 not supported in non-clustered mode";
     /// No message there.
@@ -99,6 +149,10 @@ api_errors! {
     ttl_disabled = 400 / 10166 "per-message TTL is disabled";
     /// The atomic batch has too many messages.
     batch_too_large(most) = 400 / 10199 "atomic publish batch is too large: {}";
+    /// The stream takes no atomic batches in headers.
+    batches_disabled = 400 / 10174 "atomic publish is disabled";
+    /// The stream takes no counters.
+    counters_disabled = 400 / 10168 "message counters is disabled";
     /// The stream takes no schedules.
     schedules_disabled = 400 / 10188 "message schedules is disabled";
     /// The schedule's time cannot be read.
@@ -167,6 +221,34 @@ api_errors! {
     consumer_max_pending_ack(limit) = 400 / 10121 "consumer max ack pending exceeds system limit of {}";
     /// A name is longer than 255 bytes.
     consumer_name_too_long(limit) = 400 / 10102 "consumer name is too long, maximum allowed is {}";
+    /// A deliver subject with wildcards.
+    deliver_to_wildcards = 400 / 10079 "consumer deliver subject has wildcards";
+    /// A push consumer has no pulls that could wait.
+    push_max_waiting = 400 / 10080 "consumer in push mode can not set max waiting";
+    /// The stream captures what the consumer delivers.
+    deliver_cycle = 400 / 10081 "consumer deliver subject forms a cycle";
+    /// Heartbeats closer than 100 ms.
+    small_heartbeat = 400 / 10083 "consumer idle heartbeat needs to be >= 100ms";
+    /// Pulls have a rate of their own.
+    pull_with_rate_limit = 400 / 10086 "consumer in pull mode can not have rate limit set";
+    /// Heartbeats of a pull consumer are asked for with each pull.
+    heartbeat_requires_push = 400 / 10088 "consumer idle heartbeat requires a push based consumer";
+    /// Pulls are a control of their own.
+    flow_control_requires_push = 400 / 10089 "consumer flow control requires a push based consumer";
+    /// The share of acknowledgements to be sampled is no number.
+    consumer_invalid_sampling(why) = 400 / 10095 "failed to parse consumer sampling configuration: {}";
+    /// The deliver subject cannot be published to.
+    invalid_deliver_subject = 400 / 10112 "invalid push consumer deliver subject";
+    /// Pulls may wait less than a millisecond.
+    max_expires_too_small = 400 / 10115 "consumer max request expires needs to be >= 1ms";
+    /// An inactive threshold above the stream's limit.
+    inactive_threshold_excess(limit) = 400 / 10153 "consumer inactive threshold exceeds system limit of {}";
+    /// No consumer here has priority groups.
+    no_priority_group = 400 / 10160 "Provided priority group does not exist for this consumer";
+    /// A negative time to acknowledge.
+    negative_ack_wait = 400 / 10183 "consumer ack wait needs to be positive";
+    /// A negative step of a backoff.
+    negative_backoff = 400 / 10184 "consumer backoff needs to be positive";
     /// Flow control wants heartbeats.
     flow_control_requires_heartbeat = 400 / 10108 "consumer with flow control also needs heartbeats";
     /// A backoff list longer than max_deliver.

@@ -78,6 +78,18 @@ pub enum Event {
         /// The answer.
         result: Result<ApiResponse, ApiError>,
     },
+    /// A request of [`Request::ApiTo`](super::request::Request::ApiTo) was answered.
+    Answered,
+    /// All before [`Request::Barrier`](super::request::Request::Barrier) was handled.
+    Barrier {
+        /// What it was given.
+        token: Token,
+    },
+    /// A subscription ended as the session has asked: no message for it comes behind this.
+    Unsubscribed {
+        /// The subscription.
+        token: Token,
+    },
     /// The session must end: it is too slow, or the server stops.
     Close {
         /// Why, for the client.
@@ -192,4 +204,6 @@ pub struct PullStatus {
     pub last: (u64, u64),
     /// Whether the pull is over.
     pub ended: bool,
+    /// The subject it is sent to, if the pull named one (NATS).
+    pub reply: Option<Arc<str>>,
 }

@@ -40,10 +40,28 @@ pub mod names {
     pub const SCHEDULER: &str = "Nats-Scheduler";
     /// Published by a schedule: when it is due again, or `purge` if it is done.
     pub const SCHEDULE_NEXT: &str = "Nats-Schedule-Next";
+    /// The atomic batch that a message belongs to (ADR-50). Not supported.
+    pub const BATCH_ID: &str = "Nats-Batch-Id";
+    /// What a counter grows by (ADR-49). Not supported.
+    pub const INCREMENT: &str = "Nats-Incr";
     /// Size of a payload that was left out.
     pub const MESSAGE_SIZE: &str = "Nats-Msg-Size";
     /// Why the server stored a marker.
     pub const MARKER_REASON: &str = "Nats-Marker-Reason";
+    /// Direct get: the stream of the message.
+    pub const STREAM: &str = "Nats-Stream";
+    /// Direct get: where the message was published. No responders: where the request was published.
+    pub const SUBJECT: &str = "Nats-Subject";
+    /// Direct get: the message's sequence.
+    pub const SEQUENCE: &str = "Nats-Sequence";
+    /// Direct get: when the message was stored (RFC 3339).
+    pub const TIME_STAMP: &str = "Nats-Time-Stamp";
+    /// Republished: the sequence of the message before it on its subject.
+    pub const LAST_SEQUENCE: &str = "Nats-Last-Sequence";
+    /// Copied from another stream: from which, and where it was there.
+    pub const STREAM_SOURCE: &str = "Nats-Stream-Source";
+    /// What the names of headers begin with that say what a publisher expects.
+    pub const EXPECTED: &str = "Nats-Expected-";
     /// How urgent a message is, from 0 to 9.
     pub const PRIORITY: &str = "Claudebus-Priority";
     /// Dead letter: why.
@@ -173,6 +191,20 @@ impl Block {
         self
     }
 
+    /// Keeps the lines whose key `wanted` says yes to. Lines that are not text, or have no key, stay.
+    pub fn retain(&mut self, wanted: impl Fn(&str) -> bool) -> &mut Self {
+        let mut kept = VERSION_LINE.to_vec();
+        let lines = self.bytes.get(VERSION_LINE.len()..).unwrap_or_default();
+        for line in lines.split_inclusive(|b| *b == b'\n') {
+            let key = std::str::from_utf8(line).ok().and_then(|text| text.split_once(':'));
+            if key.is_none_or(|(key, _)| wanted(key)) {
+                kept.extend_from_slice(line);
+            }
+        }
+        self.bytes = kept;
+        self
+    }
+
     /// The finished block.
     #[must_use]
     pub fn finish(mut self) -> Vec<u8> {
@@ -197,6 +229,13 @@ mod tests {
         let mut again = Block::from_existing(&bytes);
         again.remove("A").add("C", "x");
         assert_eq!(again.finish(), b"NATS/1.0\r\nB: two words\r\nC: x\r\n\r\n");
+    }
+
+    #[test]
+    fn lines_go_by_their_keys() {
+        let mut block = Block::from_existing(b"NATS/1.0\r\nA-1: x\r\nB: \xff\r\nA-2: y\r\n\r\n");
+        block.retain(|key| !key.starts_with("A-") && key != "B");
+        assert_eq!(block.finish(), b"NATS/1.0\r\nB: \xff\r\n\r\n");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! QUIC client sends becomes a [`Request`](request::Request), and what the broker answers is an
 //! [`Event`](event::Event), the same for both.
 
+pub mod answer;
 pub mod api;
 pub mod batch;
 pub mod consumer;
@@ -19,3 +20,4 @@ pub mod schedule;
 pub mod stream;
 pub mod subject;
 pub mod time;
+pub mod transform;

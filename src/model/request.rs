@@ -2,8 +2,12 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+
+use super::answer::AnswerKind;
 use super::api::ApiRequest;
 use super::batch::MessageBatch;
+use super::error::ApiError;
 
 /// One session of the server: the protocol state of one QUIC stream or one NATS connection. The
 /// broker addresses its events to sessions; numbers are never reused while the server runs.
@@ -104,6 +108,54 @@ pub enum Request {
         /// What is asked.
         request: ApiRequest,
     },
+    /// A request whose answer goes to whoever is subscribed to a subject (NATS), as JetStream's JSON
+    /// or as the message itself. The session learns that it is done by
+    /// [`Event::Answered`](super::event::Event::Answered).
+    ApiTo {
+        /// Where the answer goes; empty if none is wanted.
+        reply: String,
+        /// The subject of the request, of those that nobody may be behind; empty otherwise.
+        subject: String,
+        /// Which kind of answer it is.
+        kind: AnswerKind,
+        /// What is asked, or what is wrong with how it was asked.
+        request: Result<ApiRequest, ApiError>,
+    },
+    /// A message from the session itself to whoever is subscribed to a subject (NATS): an answer that
+    /// needs no broker, in order with those that do.
+    Tell {
+        /// The subject.
+        subject: String,
+        /// The header block, or empty.
+        headers: Bytes,
+        /// The message body.
+        payload: Bytes,
+    },
+    /// A client of a push consumer has received what was sent before it was asked to publish to this
+    /// subject (NATS).
+    FlowAnswer {
+        /// The subject.
+        subject: String,
+    },
+    /// A request to a subject that nobody is behind.
+    Unheard {
+        /// The subject.
+        subject: String,
+        /// Where the answer was expected.
+        reply: String,
+    },
+    /// Whether the session wants to be told when nobody got a request of it, which it is unless it
+    /// says otherwise.
+    NoResponders {
+        /// Whether it wants to.
+        tell: bool,
+    },
+    /// Answered by [`Event::Barrier`](super::event::Event::Barrier) with the same token once all before it
+    /// was handled. Does not wait for the disk.
+    Barrier {
+        /// Names it.
+        token: Token,
+    },
 }
 
 /// A pull request.
@@ -140,8 +192,12 @@ pub struct Ack {
     pub sequences: Vec<(u64, u64)>,
     /// What they say.
     pub kind: AckKind,
-    /// If given, answered by [`Event::AckConfirmed`](super::event::Event::AckConfirmed) once durable.
+    /// If given, answered by [`Event::AckConfirmed`](super::event::Event::AckConfirmed) once durable; a
+    /// subject gets an empty message.
     pub confirm: Option<ReplyTo>,
+    /// The subject it was published to (NATS), to say that no consumer is behind it. Empty if nobody
+    /// waits for that.
+    pub subject: String,
 }
 
 /// What an acknowledgement says.

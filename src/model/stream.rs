@@ -101,6 +101,87 @@ impl Default for DeadLetters {
     }
 }
 
+/// What the subjects of messages become: of those that a stream stores, or copies from another.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SubjectTransform {
+    /// The pattern of the subjects concerned; empty for all.
+    #[serde(deserialize_with = "null_is_default")]
+    pub src: String,
+    /// What they become, as [`Transform`](super::transform::Transform) has it; empty for what they are.
+    #[serde(deserialize_with = "null_is_default")]
+    pub dest: String,
+}
+
+/// Where a stream publishes what it has stored.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Republish {
+    /// The pattern of the stored subjects concerned; empty for all.
+    #[serde(deserialize_with = "null_is_default", skip_serializing_if = "String::is_empty")]
+    pub src: String,
+    /// The subjects that they are published to.
+    #[serde(deserialize_with = "null_is_default")]
+    pub dest: String,
+    /// Whether bodies are left out.
+    #[serde(skip_serializing_if = "is_false")]
+    pub headers_only: bool,
+}
+
+/// A stream of another server or account. There is none for this server; it is read to be refused.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ExternalStream {
+    /// What the subjects of its API begin with.
+    #[serde(deserialize_with = "null_is_default")]
+    pub api: String,
+    /// What the subjects that it delivers to begin with.
+    #[serde(deserialize_with = "null_is_default")]
+    pub deliver: String,
+}
+
+/// A stream that messages are copied from.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StreamSource {
+    /// Its name. It need not be there yet.
+    #[serde(deserialize_with = "null_is_default")]
+    pub name: String,
+    /// The first sequence that is copied; zero for all.
+    #[serde(skip_serializing_if = "is_zero_u64")]
+    pub opt_start_seq: u64,
+    /// Messages from then on are copied.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub opt_start_time: Option<Timestamp>,
+    /// Which subjects are copied; empty for all.
+    #[serde(deserialize_with = "null_is_default", skip_serializing_if = "String::is_empty")]
+    pub filter_subject: String,
+    /// Which subjects are copied, and what they become.
+    #[serde(deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
+    pub subject_transforms: Vec<SubjectTransform>,
+    /// Where it is, if not here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub external: Option<ExternalStream>,
+}
+
+/// How far a stream has come with copying from another.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the fields of JetStream's StreamSourceInfo, documented there")]
+pub struct StreamSourceInfo {
+    pub name: String,
+    /// Messages that are still to be copied.
+    pub lag: u64,
+    /// Of a source: the sequence of the last message that was copied.
+    #[serde(default, skip_serializing_if = "is_zero_u64")]
+    pub seq: u64,
+    /// Nanoseconds since it was heard of; -1 if it never was, or is not there.
+    pub active: i64,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub filter_subject: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub subject_transforms: Vec<SubjectTransform>,
+}
+
 /// A stream's configuration. Fields that clients leave out have JetStream's defaults; -1 means no
 /// limit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -127,7 +208,7 @@ pub struct StreamConfig {
     pub num_replicas: u32,
     #[serde(skip_serializing_if = "is_false")]
     pub no_ack: bool,
-    #[serde(with = "duration")]
+    #[serde(with = "duration", skip_serializing_if = "duration::is_zero")]
     pub duplicate_window: Duration,
     pub compression: StoreCompression,
     pub allow_direct: bool,
@@ -136,6 +217,7 @@ pub struct StreamConfig {
     pub deny_delete: bool,
     pub deny_purge: bool,
     pub allow_rollup_hdrs: bool,
+    #[serde(deserialize_with = "null_is_default")]
     pub consumer_limits: ConsumerLimits,
     pub allow_msg_ttl: bool,
     #[serde(with = "duration", skip_serializing_if = "duration::is_zero")]
@@ -144,6 +226,14 @@ pub struct StreamConfig {
     pub allow_msg_schedules: bool,
     #[serde(skip_serializing_if = "is_zero_u64")]
     pub first_seq: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subject_transform: Option<SubjectTransform>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub republish: Option<Republish>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mirror: Option<StreamSource>,
+    #[serde(deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<StreamSource>,
     #[serde(deserialize_with = "null_is_default")]
     pub metadata: BTreeMap<String, String>,
     /// Ours: how segment blocks are compressed.
@@ -185,6 +275,10 @@ impl Default for StreamConfig {
             subject_delete_marker_ttl: Duration::ZERO,
             allow_msg_schedules: false,
             first_seq: 0,
+            subject_transform: None,
+            republish: None,
+            mirror: None,
+            sources: Vec::new(),
             metadata: BTreeMap::new(),
             block_compression: BlockCompression::default(),
             dead_letters: DeadLetters::default(),
@@ -220,6 +314,10 @@ pub struct StreamInfo {
     pub config: StreamConfig,
     pub created: Timestamp,
     pub state: StreamState,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mirror: Option<StreamSourceInfo>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<StreamSourceInfo>,
     pub ts: Timestamp,
 }
 

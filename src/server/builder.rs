@@ -40,6 +40,8 @@ pub struct ServerBuilder {
     pub(super) name: String,
     pub(super) data: Option<PathBuf>,
     pub(super) quic: Option<SocketAddr>,
+    pub(super) nats: Option<SocketAddr>,
+    pub(super) websocket: Option<SocketAddr>,
     pub(super) http: Option<SocketAddr>,
     pub(super) http_hosts: Vec<String>,
     pub(super) durability: Durability,
@@ -61,6 +63,8 @@ impl Default for ServerBuilder {
             name: "claudebus".to_owned(),
             data: None,
             quic: None,
+            nats: None,
+            websocket: None,
             http: None,
             http_hosts: Vec::new(),
             durability: Durability::default(),
@@ -84,7 +88,7 @@ impl ServerBuilder {
     /// # Errors
     /// [`StartError::Unprotected`] if others than this machine could reach it without a token.
     pub fn check(&self) -> Result<(), StartError> {
-        let open = [self.quic, self.http].into_iter().flatten();
+        let open = [self.quic, self.nats, self.websocket, self.http].into_iter().flatten();
         match open.into_iter().find(|address| !address.ip().is_loopback()) {
             Some(address) if self.tokens.is_empty() => Err(StartError::Unprotected(address)),
             _ => Ok(()),
@@ -125,6 +129,21 @@ impl ServerBuilder {
         self.quic((Ipv4Addr::LOCALHOST, 0).into())
     }
 
+    /// Listens for NATS clients on this TCP address; port 0 takes any free one.
+    #[must_use]
+    pub fn nats(mut self, address: SocketAddr) -> Self {
+        self.nats = Some(address);
+        self
+    }
+
+    /// Listens for NATS clients over WebSocket on this TCP address, at every path; port 0 takes any free
+    /// one. The HTTP listener takes them too, at `/nats`, if there is one for NATS clients.
+    #[must_use]
+    pub fn websocket(mut self, address: SocketAddr) -> Self {
+        self.websocket = Some(address);
+        self
+    }
+
     /// Listens for HTTP on this TCP address; port 0 takes any free one.
     #[must_use]
     pub fn http(mut self, address: SocketAddr) -> Self {
@@ -132,9 +151,9 @@ impl ServerBuilder {
         self
     }
 
-    /// Answers HTTP requests for this host name too. Others than loopback names and the
-    /// listener's own address are refused otherwise, so that a web page cannot reach the
-    /// listener under a name of its own.
+    /// Answers HTTP requests for this host name too, and lets web pages from there connect as NATS
+    /// clients. Others than loopback names and the listener's own address are refused otherwise, so
+    /// that a web page cannot reach the listener under a name of its own.
     #[must_use]
     pub fn http_host(mut self, host: impl Into<String>) -> Self {
         self.http_hosts.push(host.into());
@@ -146,6 +165,8 @@ impl ServerBuilder {
     #[must_use]
     pub fn without_listeners(mut self) -> Self {
         self.quic = None;
+        self.nats = None;
+        self.websocket = None;
         self.http = None;
         self
     }

@@ -8,8 +8,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use super::broker_thread::BrokerHandle;
+use super::clock::Clock;
 use super::counters::{Counters, Gauge};
 use super::limits::ServerLimits;
+use super::nats::Clients;
 use super::stream::{Over, Stream};
 use super::token::Tokens;
 use crate::client::transport::{Reader, Writer, split};
@@ -24,6 +26,9 @@ pub(super) struct Shared {
     pub(super) limits: Arc<Limits>,
     pub(super) server_limits: ServerLimits,
     pub(super) counters: Arc<Counters>,
+    pub(super) clock: Clock,
+    /// Connections of NATS clients.
+    pub(super) nats_clients: Arc<Clients>,
     pub(super) tokens: Tokens,
     /// What every client is told.
     pub(super) welcome: Welcome,

@@ -9,6 +9,8 @@ use serde_json::{Value, json};
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     pub(super) connections: AtomicU64,
+    /// Connections of NATS clients that are open.
+    pub(super) nats_connections: AtomicU64,
     pub(super) connections_total: AtomicU64,
     pub(super) connections_refused: AtomicU64,
     pub(super) streams: AtomicU64,
@@ -63,6 +65,7 @@ impl Counters {
         };
         json!({
             "connections": get(&self.connections),
+            "nats_connections": get(&self.nats_connections),
             "connections_total": get(&self.connections_total),
             "connections_refused": get(&self.connections_refused),
             "streams": get(&self.streams),

@@ -22,7 +22,7 @@ pub enum StartError {
     /// A listener's address cannot be used.
     #[error("cannot listen on {address} for {what}: {source}; is another server running there?")]
     Bind {
-        /// `QUIC` or `HTTP`.
+        /// `QUIC`, `NATS`, `WebSocket` or `HTTP`.
         what: &'static str,
         /// The address.
         address: SocketAddr,

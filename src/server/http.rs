@@ -1,11 +1,10 @@
-//! The HTTP listener: health and counters.
+//! The HTTP listener: health, counters, what NATS's monitoring tools read, and NATS over WebSocket.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Request, State};
-use axum::http::{StatusCode, header};
+use axum::extract::{Query, Request, State};
+use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -16,62 +15,41 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
 use super::broker_thread::Input;
-use super::clock::Clock;
 use super::connection::Shared;
-use super::error::StartError;
-use super::http_listener::Bounded;
+use super::hosts::Hosts;
+use super::http_listener::{Bounded, Visitor};
+use super::monitor::{self, Given, Site};
+use super::nats;
 
 /// How long the broker may take to answer before the server counts as ill.
 const PROBE: Duration = Duration::from_secs(2);
 
-#[derive(Clone)]
-struct Monitor {
-    shared: Arc<Shared>,
-    clock: Clock,
-    /// Host names that are answered, in lower case and without port.
-    hosts: Arc<[String]>,
-}
+/// Where NATS clients connect.
+const NATS_PATH: &str = "/nats";
 
-/// Binds the listener.
-pub(super) async fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address).await.map_err(|source| StartError::Bind {
-        what: "HTTP",
-        address,
-        source,
-    })
-}
-
-/// Serves until the server stops.
-pub(super) async fn serve(
-    listener: TcpListener,
-    shared: Arc<Shared>,
-    clock: Clock,
-    extra_hosts: Vec<String>,
-) {
-    let mut hosts = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "[::1]".to_owned()];
-    if let Ok(address) = listener.local_addr() {
-        hosts.push(match address {
-            SocketAddr::V4(address) => address.ip().to_string(),
-            SocketAddr::V6(address) => format!("[{}]", address.ip()),
-        });
-    }
-    hosts.extend(extra_hosts.into_iter().map(|host| host.to_ascii_lowercase()));
+/// Serves until the server stops. NATS clients are served if there is a listener for them elsewhere.
+pub(super) async fn serve(listener: TcpListener, site: Site, hosts: Arc<Hosts>) {
+    let shared = Arc::clone(&site.shared);
     let mut stopping = shared.stopping.clone();
-    let monitor = Monitor { shared, clock, hosts: hosts.into() };
-    // Most open files are for data.
-    let files = claudebus_storage::disk::file_limit();
-    let limit = monitor.shared.server_limits.max_http_connections.min(files / 4).max(1);
-    let listener = Bounded::new(listener, limit);
-    let app = Router::new()
+    let listener = Bounded::new(listener, &shared.server_limits);
+    let mut app = Router::new()
         .route("/", get(index))
         .route("/healthz", get(health))
         .route("/stats", get(stats))
-        .layer(middleware::from_fn_with_state(monitor.clone(), check_host))
-        .with_state(monitor);
+        .merge(monitor::routes())
+        .with_state(site.clone());
+    if let Some(address) = site.addresses.nats {
+        let gate = nats::Gate::new(shared, address, Arc::clone(&hosts));
+        app = app.route(NATS_PATH, get(nats::upgrade).with_state(gate));
+    }
+    let app = app.layer(middleware::from_fn_with_state(hosts, check_host));
+    let app = app.into_make_service_with_connect_info::<Visitor>();
     let stop = async move {
         // Ends when told, and when the server is gone.
         let _ = stopping.changed().await;
     };
+    // What it holds is held by the listener's own parts, which end with it.
+    drop(site);
     if let Err(error) = axum::serve(listener, app).with_graceful_shutdown(stop).await {
         tracing::error!(%error, "the HTTP listener failed");
     }
@@ -79,29 +57,39 @@ pub(super) async fn serve(
 
 /// Refuses requests under host names that are not ours: a web page could otherwise reach a server
 /// on its visitor's machine by having its own name resolve to 127.0.0.1.
-async fn check_host(State(monitor): State<Monitor>, request: Request, next: Next) -> Response {
-    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
-    if host.is_some_and(|host| monitor.hosts.iter().any(|known| *known == without_port(host))) {
+async fn check_host(State(hosts): State<Arc<Hosts>>, request: Request, next: Next) -> Response {
+    if hosts.is_for_us(request.headers()) {
         return next.run(request).await;
     }
     let text = "this host name is not configured; use localhost, or start the server with it\n";
     (StatusCode::FORBIDDEN, text).into_response()
 }
 
-fn without_port(host: &str) -> String {
-    let end = match host.rfind(':') {
-        Some(colon) if !host.ends_with(']') => colon,
-        _ => host.len(),
-    };
-    host.get(..end).unwrap_or(host).to_ascii_lowercase()
-}
-
 async fn index() -> &'static str {
-    "claudebus\n\n/healthz  ok, or 503 with the reason\n/stats    counters, as JSON\n"
+    "claudebus\n\n\
+     /healthz  ok, or 503 with the reason; as JSON with Accept: application/json\n\
+     /stats    counters, as JSON\n\
+     /nats     NATS over WebSocket, if there is a listener for NATS clients\n\n\
+     As nats-server has them, as JSON:\n\
+     /varz     the server\n\
+     /connz    connections of NATS clients\n\
+     /subsz    their subscriptions\n\
+     /jsz      streams and consumers\n"
 }
 
-async fn health(State(monitor): State<Monitor>) -> Response {
-    match illness(&monitor.shared).await {
+/// Whether the server is well. Answers `ok`, or the reason why it is not with 503. Who asks as NATS's tools
+/// do, with one of their options or by `Accept: application/json`, is answered as nats-server does:
+/// `{"status":"ok"}`.
+async fn health(
+    State(site): State<Site>,
+    headers: HeaderMap,
+    Query(given): Query<Given>,
+) -> Response {
+    let illness = illness(&site.shared).await;
+    if monitor::wants_json(&headers, &given) {
+        return monitor::health(&site, &given, illness).await;
+    }
+    match illness {
         None => "ok\n".into_response(),
         Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response(),
     }
@@ -132,33 +120,15 @@ async fn illness(shared: &Shared) -> Option<&'static str> {
     }
 }
 
-async fn stats(State(monitor): State<Monitor>) -> Json<Value> {
-    let mut stats = monitor.shared.counters.to_json();
+async fn stats(State(site): State<Site>) -> Json<Value> {
+    let mut stats = site.shared.counters.to_json();
     if let Value::Object(stats) = &mut stats {
-        let welcome = &monitor.shared.welcome;
+        let welcome = &site.shared.welcome;
         stats.insert("server_id".to_owned(), json!(welcome.server_id));
         stats.insert("name".to_owned(), json!(welcome.name));
         stats.insert("version".to_owned(), json!(welcome.version));
         stats.insert("durability".to_owned(), json!(welcome.durability));
-        stats.insert("uptime_seconds".to_owned(), json!(monitor.clock.uptime().as_secs()));
+        stats.insert("uptime_seconds".to_owned(), json!(site.shared.clock.uptime().as_secs()));
     }
     Json(stats)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ports_are_no_part_of_a_name() {
-        for (host, name) in [
-            ("localhost:8222", "localhost"),
-            ("LOCALHOST", "localhost"),
-            ("[::1]:8222", "[::1]"),
-            ("[::1]", "[::1]"),
-            ("127.0.0.1:1", "127.0.0.1"),
-        ] {
-            assert_eq!(without_port(host), name);
-        }
-    }
 }

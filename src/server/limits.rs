@@ -7,6 +7,17 @@ use std::time::Duration;
 pub struct ServerLimits {
     /// Connections at once. 4,096: with the windows below, the bound on memory for the network.
     pub max_connections: usize,
+    /// Connections of NATS clients at once. 65,536, as nats-server, and no more than half the files the
+    /// process may open: each costs some kilobytes while it is idle.
+    pub max_nats_connections: usize,
+    /// How often a NATS client that is silent is asked for a sign of life. 2 min, as nats-server; the
+    /// third question in a row without an answer ends the connection.
+    pub ping_interval: Duration,
+    /// Time for a NATS client to say who it is, where it must. 2 s, as nats-server.
+    pub login_timeout: Duration,
+    /// How long a NATS client may take nothing of what is sent to it. 10 s, as nats-server: it is
+    /// closed as a slow consumer then.
+    pub write_timeout: Duration,
     /// Streams that a client may have open on one connection. 256: one for each publisher and
     /// consumer of a program, of which some have a hundred.
     pub max_streams: u32,
@@ -30,6 +41,9 @@ pub struct ServerLimits {
     pub retry_above: usize,
     /// HTTP connections at once. 256: some dashboards and probes; more wait.
     pub max_http_connections: usize,
+    /// An HTTP connection ends when it is not answered for so long: it asks for nothing, or too slowly.
+    /// 15 s: longer than anyone takes to send a request, shorter than a supervisor waits for a restart.
+    pub http_patience: Duration,
     /// Batches of requests that wait for the broker. 256: enough to fill a group of the journal.
     pub input_queue: usize,
     /// Bytes of answers and deliveries of one stream that wait for the client before its frames
@@ -43,6 +57,10 @@ impl Default for ServerLimits {
     fn default() -> Self {
         Self {
             max_connections: 4096,
+            max_nats_connections: 65_536,
+            ping_interval: Duration::from_secs(120),
+            login_timeout: Duration::from_secs(2),
+            write_timeout: Duration::from_secs(10),
             max_streams: 256,
             stream_window: 1 << 20,
             connection_window: 8 << 20,
@@ -52,6 +70,7 @@ impl Default for ServerLimits {
             max_handshakes: 1024,
             retry_above: 64,
             max_http_connections: 256,
+            http_patience: Duration::from_secs(15),
             input_queue: 256,
             max_unsent: 3 << 20,
             stop_timeout: Duration::from_secs(10),

@@ -16,6 +16,10 @@ use crate::client::{CONTEXT_VARIABLE, LocalServer};
 pub struct Ready {
     /// Address of the QUIC listener, with the port it really has.
     pub quic: Option<SocketAddr>,
+    /// Address of the listener for NATS clients.
+    pub nats: Option<SocketAddr>,
+    /// Address of the listener for NATS clients over WebSocket alone.
+    pub websocket: Option<SocketAddr>,
     /// Address of the HTTP listener.
     pub http: Option<SocketAddr>,
     /// Process id.
@@ -156,6 +160,8 @@ mod tests {
     fn ready() -> Ready {
         Ready {
             quic: Some(([0, 0, 0, 0], 4222).into()),
+            nats: None,
+            websocket: None,
             http: None,
             pid: 7,
             data: Some("/d".into()),

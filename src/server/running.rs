@@ -32,6 +32,8 @@ pub enum Stopped {
 pub(super) struct Parts {
     pub(super) shared: Arc<Shared>,
     pub(super) quic: Option<SocketAddr>,
+    pub(super) nats: Option<SocketAddr>,
+    pub(super) websocket: Option<SocketAddr>,
     pub(super) http: Option<SocketAddr>,
     pub(super) endpoint: Option<quinn::Endpoint>,
     pub(super) fingerprint: Option<Fingerprint>,
@@ -60,6 +62,8 @@ impl Parts {
         Self {
             shared,
             quic: None,
+            nats: None,
+            websocket: None,
             http: None,
             endpoint: None,
             fingerprint: None,
@@ -128,10 +132,34 @@ impl RunningServer {
         self.parts.quic
     }
 
+    /// Address of the listener for NATS clients, with the port it really has.
+    #[must_use]
+    pub fn nats_address(&self) -> Option<SocketAddr> {
+        self.parts.nats
+    }
+
+    /// Address of the listener for NATS clients over WebSocket alone, with the port it really has.
+    #[must_use]
+    pub fn websocket_address(&self) -> Option<SocketAddr> {
+        self.parts.websocket
+    }
+
     /// Address of the HTTP listener.
     #[must_use]
     pub fn http_address(&self) -> Option<SocketAddr> {
         self.parts.http
+    }
+
+    /// The server's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.parts.shared.welcome.name
+    }
+
+    /// Names this run of the server, as NATS clients are told.
+    #[must_use]
+    pub fn id(&self) -> String {
+        super::nats::server_id(&self.parts.shared.welcome.server_id)
     }
 
     /// The certificate that clients are to trust, in PEM.

@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use claudebus_storage::{Durability, Engine, EngineOptions, MemoryLog};
+use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 
 use super::accept::accept;
@@ -16,11 +17,13 @@ use super::clock::Clock;
 use super::connection::Shared;
 use super::counters::Counters;
 use super::error::StartError;
+use super::hosts::Hosts;
 use super::limits::ServerLimits;
+use super::monitor::{Addresses, Site};
 use super::ready::{ContextFile, Ready, ReadyFile};
 use super::running::{Parts, RunningServer};
 use super::tls::Identity;
-use super::{disk, http, quic};
+use super::{disk, http, nats, quic};
 use crate::broker::BrokerOptions;
 use crate::wire::native::{MINOR, Welcome, WireLimits};
 
@@ -42,6 +45,8 @@ pub(super) async fn start(builder: ServerBuilder) -> Result<RunningServer, Start
         limits: Arc::new(builder.limits.clone()),
         server_limits: builder.server_limits.clone(),
         counters,
+        clock,
+        nats_clients: Arc::default(),
         tokens: builder.tokens.clone(),
         welcome: welcome(&builder),
         stopping,
@@ -147,14 +152,16 @@ async fn listen(
         }
         parts.endpoint = Some(endpoint);
     }
-    if let Some(address) = builder.http {
-        let listener = http::bind(address).await?;
-        parts.http = listener.local_addr().ok();
-        let hosts = builder.http_hosts.clone();
-        parts.tasks.spawn(http::serve(listener, Arc::clone(&parts.shared), clock, hosts));
+    if let Some(address) = builder.nats {
+        let listener = bind("NATS", address).await?;
+        parts.nats = listener.local_addr().ok();
+        parts.tasks.spawn(nats::serve(listener, Arc::clone(&parts.shared)));
     }
+    listen_to_http(builder, parts).await?;
     let ready = Ready {
         quic: parts.quic,
+        nats: parts.nats,
+        websocket: parts.websocket,
         http: parts.http,
         pid: std::process::id(),
         // Clients in other folders look for these, and two servers are told apart by them. Both
@@ -173,6 +180,35 @@ async fn listen(
         parts.ready_file = Some(ReadyFile::write(path, &ready)?);
     }
     parts.ready = ready;
+    Ok(())
+}
+
+async fn bind(what: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|source| StartError::Bind { what, address, source })
+}
+
+/// The listeners that speak HTTP, if only to begin with.
+async fn listen_to_http(builder: &ServerBuilder, parts: &mut Parts) -> Result<(), StartError> {
+    if let Some(address) = builder.websocket {
+        let listener = bind("WebSocket", address).await?;
+        parts.websocket = listener.local_addr().ok();
+        let hosts = Arc::new(Hosts::new(parts.websocket, &builder.http_hosts));
+        let told = parts.nats.or(parts.websocket).unwrap_or(address);
+        let gate = nats::Gate::new(Arc::clone(&parts.shared), told, hosts);
+        parts.tasks.spawn(nats::serve_websocket(listener, gate));
+    }
+    if let Some(address) = builder.http {
+        let listener = bind("HTTP", address).await?;
+        parts.http = listener.local_addr().ok();
+        let hosts = Arc::new(Hosts::new(parts.http, &builder.http_hosts));
+        let addresses = Addresses {
+            nats: parts.nats,
+            websocket: parts.websocket,
+            http: parts.http.unwrap_or(address),
+        };
+        let site = Site::new(Arc::clone(&parts.shared), addresses);
+        parts.tasks.spawn(http::serve(listener, site, hosts));
+    }
     Ok(())
 }
 

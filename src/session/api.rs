@@ -8,7 +8,9 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 pub use super::fields::Strictness;
-use super::fields::{check, fields_of, from_object, nearest, object, parse as body_as};
+use super::fields::{
+    check, fields_of, from_object, nearest, object, parse as body_as, parse_options,
+};
 use crate::model::api::{
     ApiRequest, BatchMessage, ConsumerAction, MessageGetOptions, PurgeOptions,
 };
@@ -191,11 +193,11 @@ fn stream(
             Ok(ApiRequest::StreamUpdate(Box::new(stream_config(name, body, strictness)?)))
         }
         ["INFO", name] => {
-            let options = body_as(body, &[], strictness)?;
+            let options = parse_options(body, strictness)?;
             Ok(ApiRequest::StreamInfo { stream: stream_name(name)?, options })
         }
-        ["NAMES"] => Ok(ApiRequest::StreamNames(body_as(body, &[], strictness)?)),
-        ["LIST"] => Ok(ApiRequest::StreamList(body_as(body, &[], strictness)?)),
+        ["NAMES"] => Ok(ApiRequest::StreamNames(parse_options(body, strictness)?)),
+        ["LIST"] => Ok(ApiRequest::StreamList(parse_options(body, strictness)?)),
         ["DELETE", name] => {
             if !object(body).is_ok_and(|object| object.is_empty()) {
                 return Err(ApiError::not_empty_request());
@@ -203,7 +205,7 @@ fn stream(
             Ok(ApiRequest::StreamDelete { stream: stream_name(name)? })
         }
         ["PURGE", name] => {
-            let options: PurgeOptions = body_as(body, &[], strictness)?;
+            let options: PurgeOptions = parse_options(body, strictness)?;
             if options.seq > 0 && options.keep > 0 {
                 return Err(ApiError::bad_request());
             }
@@ -217,7 +219,13 @@ fn stream(
         ["MSG", "DELETE", name] => {
             let MessageDelete { seq, no_erase } = body_as(body, &[], strictness)?;
             if seq == 0 {
-                return Err(ApiError::bad_request_because("\"seq\" says which message"));
+                return Err(match strictness {
+                    Strictness::Strict => {
+                        ApiError::bad_request_because("\"seq\" says which message")
+                    }
+                    Strictness::Lenient if body.is_empty() => ApiError::bad_request(),
+                    Strictness::Lenient => ApiError::message_delete_failed("no message found"),
+                });
             }
             Ok(ApiRequest::MessageDelete { stream: stream_name(name)?, seq, no_erase })
         }
@@ -230,18 +238,26 @@ fn stream_config(
     body: &[u8],
     strictness: Strictness,
 ) -> Result<StreamConfig, ApiError> {
-    let value = object(body)?;
+    let value = match strictness {
+        Strictness::Lenient if body.trim_ascii() == b"null" => Map::new(),
+        _ => object(body)?,
+    };
     if strictness == Strictness::Strict
         && let Some(Value::Object(limits)) = value.get("consumer_limits")
     {
         check(limits, fields_of::<ConsumerLimits>(), &[])?;
     }
     let mut config: StreamConfig = from_object(value, &[PEDANTIC], strictness)?;
-    if config.name.is_empty() {
+    if config.name.is_empty() && strictness == Strictness::Strict {
         name.clone_into(&mut config.name);
     }
     if config.name != name {
         return Err(ApiError::stream_mismatch());
+    }
+    if name.contains(['*', '>']) {
+        return Err(ApiError::stream_invalid_config(
+            "stream name is required and can not contain '.', '*', '>', '\\', '/'",
+        ));
     }
     stream_name(name)?;
     if config.first_seq > VARINT_MAX / 2 {
@@ -286,11 +302,30 @@ fn consumer_body(
     strictness: Strictness,
 ) -> Result<(ConsumerConfig, ConsumerAction), ApiError> {
     let create: ConsumerCreate = body_as(body, &[PEDANTIC], strictness)?;
-    let config = from_object(create.config, &[], strictness)?;
-    if create.stream_name.is_some_and(|name| name != stream) {
-        return Err(ApiError::stream_mismatch());
+    if strictness == Strictness::Lenient {
+        check_signs(&create.config)?;
     }
-    Ok((config, create.action))
+    let config = from_object(create.config, &[], strictness)?;
+    let is_of_stream = match (create.stream_name, strictness) {
+        (Some(name), _) => name == stream,
+        // NATS clients name the stream in the body too.
+        (None, strictness) => strictness == Strictness::Strict,
+    };
+    if is_of_stream { Ok((config, create.action)) } else { Err(ApiError::stream_mismatch()) }
+}
+
+/// Refuses negative times to acknowledge, which are nothing once they are durations.
+fn check_signs(config: &Map<String, Value>) -> Result<(), ApiError> {
+    let is_negative = |value: &Value| value.as_i64().is_some_and(|nanos| nanos < 0);
+    if config.get("ack_wait").is_some_and(is_negative) {
+        return Err(ApiError::negative_ack_wait());
+    }
+    match config.get("backoff") {
+        Some(Value::Array(steps)) if steps.iter().any(is_negative) => {
+            Err(ApiError::negative_backoff())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// `CONSUMER.CREATE.<stream>[.<consumer>[.<filter>]]`.
@@ -364,19 +399,25 @@ fn consumer(
             consumer: consumer_name(consumer)?,
         }),
         ["NAMES", stream] => {
-            let options = body_as(body, &[], strictness)?;
+            let options = parse_options(body, strictness)?;
             Ok(ApiRequest::ConsumerNames { stream: stream_name(stream)?, options })
         }
         ["LIST", stream] => {
-            let options = body_as(body, &[], strictness)?;
+            let options = parse_options(body, strictness)?;
             Ok(ApiRequest::ConsumerList { stream: stream_name(stream)?, options })
         }
-        ["DELETE", stream, consumer] => Ok(ApiRequest::ConsumerDelete {
-            stream: stream_name(stream)?,
-            consumer: consumer_name(consumer)?,
-        }),
+        ["DELETE", stream, consumer] => {
+            let is_empty = || object(body).is_ok_and(|object| object.is_empty());
+            if strictness == Strictness::Lenient && !is_empty() {
+                return Err(ApiError::not_empty_request());
+            }
+            Ok(ApiRequest::ConsumerDelete {
+                stream: stream_name(stream)?,
+                consumer: consumer_name(consumer)?,
+            })
+        }
         ["PAUSE", stream, consumer] => {
-            let Pause { pause_until } = body_as(body, &[], strictness)?;
+            let Pause { pause_until } = parse_options(body, strictness)?;
             Ok(ApiRequest::ConsumerPause {
                 stream: stream_name(stream)?,
                 consumer: consumer_name(consumer)?,
@@ -447,6 +488,28 @@ mod tests {
     }
 
     #[test]
+    fn nats_clients_are_refused_what_a_nats_server_refuses() {
+        let lenient = |operation: &str, body: &str| {
+            parse(operation, body.as_bytes(), Strictness::Lenient).map_err(|error| error.err_code)
+        };
+        let create = |config: &str| {
+            let body = format!(r#"{{"stream_name":"S","config":{config}}}"#);
+            lenient("CONSUMER.CREATE.S.c", &body)
+        };
+        assert_eq!(lenient("CONSUMER.CREATE.S.c", "").err(), Some(10056));
+        assert_eq!(create(r#"{"ack_wait":-1}"#).err(), Some(10183));
+        assert_eq!(create(r#"{"backoff":[1,-1]}"#).err(), Some(10184));
+        assert!(create(r#"{"ack_wait":1,"backoff":[1]}"#).is_ok());
+        assert_eq!(lenient("CONSUMER.DELETE.S.c", r#"{"a":1}"#).err(), Some(10038));
+        assert!(lenient("CONSUMER.DELETE.S.c", "{}").is_ok());
+        for operation in ["CONSUMER.NAMES.S", "CONSUMER.LIST.S", "CONSUMER.PAUSE.S.c"] {
+            assert!(lenient(operation, "nonsense").is_ok(), "{operation}");
+            assert_eq!(lenient(operation, "{nonsense").err(), Some(10025), "{operation}");
+            assert_eq!(code(operation, "nonsense"), 10025);
+        }
+    }
+
+    #[test]
     fn unknown_words_are_errors_that_name_the_nearest() {
         let error = strict("STREAM.CREAT.S", "{}").unwrap_err();
         assert!(error.description.contains("STREAM.CREATE"), "{error}");
@@ -455,6 +518,9 @@ mod tests {
         let error =
             strict("CONSUMER.CREATE.S.c", r#"{"config":{"ack_polcy":"none"}}"#).unwrap_err();
         assert!(error.description.contains("did you mean \"ack_policy\""), "{error}");
-        assert!(parse("STREAM.CREATE.S", br#"{"placement":{}}"#, Strictness::Lenient).is_ok());
+        assert!(
+            parse("STREAM.CREATE.S", br#"{"name":"S","placement":{}}"#, Strictness::Lenient)
+                .is_ok()
+        );
     }
 }

@@ -15,6 +15,17 @@ pub enum Strictness {
     Lenient,
 }
 
+/// Reads the body of a request that needs none. A lenient reader takes what is neither an object nor an array
+/// for none, as nats-server does.
+pub(super) fn parse_options<T>(body: &[u8], strictness: Strictness) -> Result<T, ApiError>
+where
+    T: DeserializeOwned,
+{
+    let is_json = matches!(body.trim_ascii_start().first(), Some(b'{' | b'['));
+    let body = if is_json || strictness == Strictness::Strict { body } else { b"" };
+    parse(body, &[], strictness)
+}
+
 /// Reads a body. An empty one is an empty object. `extra` are fields that are allowed and ignored.
 pub(super) fn parse<T>(body: &[u8], extra: &[&str], strictness: Strictness) -> Result<T, ApiError>
 where
@@ -34,14 +45,25 @@ pub(super) fn object(body: &[u8]) -> Result<Map<String, Value>, ApiError> {
 
 /// Reads a type from an object.
 pub(super) fn from_object<T: DeserializeOwned>(
-    value: Map<String, Value>,
+    mut value: Map<String, Value>,
     extra: &[&str],
     strictness: Strictness,
 ) -> Result<T, ApiError> {
-    if strictness == Strictness::Strict {
-        check(&value, fields_of::<T>(), extra)?;
+    match strictness {
+        Strictness::Strict => check(&value, fields_of::<T>(), extra)?,
+        Strictness::Lenient => drop_nulls(&mut value),
     }
     serde_json::from_value(Value::Object(value)).map_err(ApiError::invalid_json)
+}
+
+/// Clients write `null` for what they leave out, at any depth.
+fn drop_nulls(fields: &mut Map<String, Value>) {
+    fields.retain(|_, value| !value.is_null());
+    for value in fields.values_mut() {
+        if let Value::Object(inner) = value {
+            drop_nulls(inner);
+        }
+    }
 }
 
 /// Checks that an object has only known fields.

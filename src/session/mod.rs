@@ -7,3 +7,4 @@
 pub mod api;
 mod fields;
 pub mod native;
+pub mod nats;

@@ -211,6 +211,7 @@ impl Bench {
             sequences: vec![(1, through)],
             kind: AckKind::Ack,
             confirm: None,
+            subject: String::new(),
         };
         self.broker.handle(NOW, SESSION, Request::Ack(ack));
         self.settle();

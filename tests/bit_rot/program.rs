@@ -37,7 +37,7 @@ impl Server {
         let _ = std::fs::remove_file(&ready);
         let child = claudebus(home)
             .arg("serve")
-            .args(["--quic", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data"])
+            .args(["--quic", "127.0.0.1:0", "--nats", "off", "--http", "127.0.0.1:0", "--data"])
             .arg(data)
             .arg("--ready-file")
             .arg(&ready)

@@ -8,11 +8,15 @@
     reason = "tests stop at the first surprise"
 )]
 
+mod async_nats;
 mod cli;
 mod cli_server;
 mod idle;
 mod later;
+mod monitoring;
 mod native;
+mod nats;
+mod nats_server;
 mod order;
 mod python;
 mod raw;
@@ -22,3 +26,5 @@ mod sdk_reconnect;
 mod serving;
 mod stopping;
 mod verify;
+mod web_socket;
+mod websocket;

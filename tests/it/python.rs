@@ -17,7 +17,7 @@ fn folder() -> PathBuf {
 }
 
 /// The interpreter that has aioquic: named by the environment, or in the project's own folder.
-fn interpreter() -> Option<PathBuf> {
+pub(crate) fn interpreter() -> Option<PathBuf> {
     if let Some(named) = std::env::var_os("CLAUDEBUS_TEST_PYTHON") {
         return Some(PathBuf::from(named));
     }

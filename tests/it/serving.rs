@@ -40,7 +40,8 @@ impl Serving {
         let talk = std::fs::File::create(self.path("stderr")).unwrap();
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_claudebus"));
         command
-            .args(["serve", "--quic", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data"])
+            .args(["serve", "--quic", "127.0.0.1:0", "--http", "127.0.0.1:0"])
+            .args(["--nats", "127.0.0.1:0", "--data"])
             .arg(self.path("data"))
             .arg("--ready-file")
             .arg(self.path("ready.json"))

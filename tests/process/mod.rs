@@ -93,6 +93,7 @@ impl Launch {
             .arg(&self.data)
             .args(["--quic", &format!("127.0.0.1:{}", self.port)])
             .args(["--http", &format!("127.0.0.1:{}", self.http)])
+            .args(["--nats", "off"])
             .arg("--ready-file")
             .arg(&ready)
             .args(&self.arguments)

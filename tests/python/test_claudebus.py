@@ -49,7 +49,7 @@ class Server:
         with open(self.folder / "server.log", "ab") as log:
             self.process = await asyncio.create_subprocess_exec(
                 BINARY, "serve", "--data", str(self.folder / "data"), "--quic", "127.0.0.1:0",
-                "--http", "off", "--ready-file", str(ready), stdout=log, stderr=log,
+                "--nats", "off", "--http", "off", "--ready-file", str(ready), stdout=log, stderr=log,
                 env=environment)
         limit = time.monotonic() + WAIT
         while not ready.exists():

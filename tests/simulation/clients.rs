@@ -146,6 +146,8 @@ impl Simulation {
                 Ok(())
             }
             Event::Answer { token, result } => self.hear_answer(token, result),
+            Event::Unsubscribed { .. } => Ok(()),
+            Event::Answered | Event::Barrier { .. } => Err("nobody asked for that".to_owned()),
             Event::Close { reason } => Err(format!("a session was closed: {reason:?}")),
         }
     }

@@ -36,7 +36,8 @@ fn may_await_burial(of: &ConsumerBook, seq: u64, info: Option<&ConsumerInfo>) ->
 }
 
 impl Simulation {
-    fn next_message(&mut self, name: &str, from: u64) -> Result<Option<StoredMessage>, Halt> {
+    /// The first message of a stream from a sequence on.
+    pub fn next_message(&mut self, name: &str, from: u64) -> Result<Option<StoredMessage>, Halt> {
         let options = MessageGetOptions {
             seq: from,
             next_by_subj: Some(">".to_owned()),
@@ -222,6 +223,7 @@ impl Simulation {
                 self.judge_quiet_stream(stream)?;
             }
         }
+        self.judge_copies()?;
         self.world.is_calm = false;
         Ok(())
     }

@@ -19,6 +19,7 @@ mod batches;
 mod book;
 mod chance;
 mod clients;
+mod copies;
 mod disks;
 mod judge;
 mod order;
@@ -108,6 +109,7 @@ fn begin(simulation: &mut Simulation) -> Result<(), Halt> {
             simulation.create_stream(stream)?;
         }
     }
+    simulation.create_copies()?;
     simulation.resend()
 }
 

@@ -96,6 +96,7 @@ pub struct Seen {
     pub cancelled: u64,
     pub pauses: u64,
     pub rotten: u64,
+    pub copied: u64,
 }
 
 impl Seen {
@@ -121,6 +122,7 @@ impl Seen {
         self.cancelled += other.cancelled;
         self.pauses += other.pauses;
         self.rotten += other.rotten;
+        self.copied += other.copied;
     }
 
     /// Stops if the runs did not go through all that can go wrong.
@@ -146,6 +148,7 @@ impl Seen {
             self.cancelled,
             self.pauses,
             self.rotten,
+            self.copied,
         ];
         assert!(all.iter().all(|count| *count > 0), "{self:?}");
     }

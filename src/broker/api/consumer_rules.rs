@@ -1,9 +1,11 @@
 //! Rules of consumer configurations: defaults, what contradicts itself or its stream, what may
 //! change.
 
+use std::num::IntErrorKind;
 use std::time::Duration;
 
 use crate::model::consumer::{AckPolicy, ConsumerConfig, DeliverPolicy, ReplayPolicy};
+use crate::model::duration;
 use crate::model::error::ApiError;
 use crate::model::headers::is_key;
 use crate::model::stream::{Retention, StreamConfig};
@@ -19,6 +21,8 @@ const DEFAULT_MAX_WAITING: i64 = 512;
 const DEFAULT_INACTIVE: Duration = Duration::from_secs(5);
 /// Shortest idle heartbeat.
 const MIN_HEARTBEAT: Duration = Duration::from_millis(100);
+/// Shortest limit for how long a pull may wait.
+const MIN_EXPIRES: Duration = Duration::from_millis(1);
 /// Fastest replay, in percent: ten thousand times as fast. Beyond that it is instant.
 const MAX_REPLAY_PERCENT: u64 = 1_000_000;
 /// Longest name, in bytes.
@@ -28,9 +32,8 @@ fn policy<T>(why: impl std::fmt::Display) -> Result<T, ApiError> {
     Err(ApiError::consumer_invalid_policy(why))
 }
 
-/// Checks the name and the durable name.
-pub(super) fn check_name(config: &ConsumerConfig) -> Result<(), ApiError> {
-    let name = config.name.as_deref().unwrap_or_default();
+/// Checks the name, which the configuration need not hold, and the durable name.
+pub(super) fn check_name(name: &str, config: &ConsumerConfig) -> Result<(), ApiError> {
     if config.durable_name.as_deref().is_some_and(|durable| durable != name) {
         return Err(ApiError::consumer_durable_mismatch());
     }
@@ -67,6 +70,7 @@ pub(super) fn complete(
     if config.replay_percent > MAX_REPLAY_PERCENT {
         return policy(format_args!("consumer replay_percent is {MAX_REPLAY_PERCENT} at most"));
     }
+    check_sampling(&config)?;
     complete_acks(&mut config, stream)?;
     if config.deliver_subject.is_some() {
         complete_push(&config, stream)?;
@@ -82,7 +86,7 @@ pub(super) fn complete(
             config.inactive_threshold = longest;
         }
         if config.inactive_threshold > longest {
-            return policy("consumer inactive threshold exceeds limit");
+            return Err(ApiError::inactive_threshold_excess(duration::as_go(longest)));
         }
     }
     Ok(config)
@@ -126,44 +130,61 @@ fn check_order(config: &ConsumerConfig) -> Result<(), ApiError> {
 
 fn complete_push(config: &ConsumerConfig, stream: &StreamConfig) -> Result<(), ApiError> {
     let subject = config.deliver_subject.as_deref().unwrap_or_default();
+    if !is_pattern(subject) {
+        return Err(ApiError::invalid_deliver_subject());
+    }
     if !is_publishable(subject) {
-        return policy("consumer deliver subject has wildcards");
+        return Err(ApiError::deliver_to_wildcards());
     }
     if stream.subjects.iter().any(|captured| matches(captured, subject)) {
-        return policy("consumer deliver subject forms a cycle");
+        return Err(ApiError::deliver_cycle());
     }
     if config.max_waiting != 0 {
-        return policy("consumer in push mode can not set max waiting");
+        return Err(ApiError::push_max_waiting());
     }
     if config.flow_control && config.idle_heartbeat.is_zero() {
         return Err(ApiError::flow_control_requires_heartbeat());
     }
     if !config.idle_heartbeat.is_zero() && config.idle_heartbeat < MIN_HEARTBEAT {
-        return policy("consumer idle heartbeat needs to be >= 100ms");
-    }
-    if config.max_batch > 0 || config.max_bytes > 0 || !config.max_expires.is_zero() {
-        return policy("consumer in push mode can not limit pull requests");
+        return Err(ApiError::small_heartbeat());
     }
     Ok(())
 }
 
 fn complete_pull(config: &mut ConsumerConfig) -> Result<(), ApiError> {
-    if config.max_waiting < 0 {
-        return policy("consumer max waiting needs to be positive");
-    }
-    if config.max_waiting == 0 {
+    if config.max_waiting <= 0 {
         config.max_waiting = DEFAULT_MAX_WAITING;
     }
+    config.max_batch = config.max_batch.max(0);
+    if !config.max_expires.is_zero() && config.max_expires < MIN_EXPIRES {
+        return Err(ApiError::max_expires_too_small());
+    }
     if !config.idle_heartbeat.is_zero() {
-        return policy("consumer idle heartbeat requires a push based consumer");
+        return Err(ApiError::heartbeat_requires_push());
     }
     if config.flow_control {
-        return policy("consumer flow control requires a push based consumer");
+        return Err(ApiError::flow_control_requires_push());
     }
-    if config.deliver_group.is_some() {
-        return policy("consumer deliver group requires a push based consumer");
+    if config.rate_limit_bps > 0 {
+        return Err(ApiError::pull_with_rate_limit());
     }
     Ok(())
+}
+
+/// The share of acknowledgements that are sampled is a whole number, with `%` behind it or not.
+fn check_sampling(config: &ConsumerConfig) -> Result<(), ApiError> {
+    let Some(share) = config.sample_freq.as_deref() else { return Ok(()) };
+    let number = share.strip_suffix('%').unwrap_or(share);
+    // The words are those of the real server's language.
+    let why = match number.parse::<i64>() {
+        Ok(_) => return Ok(()),
+        Err(error) => match error.kind() {
+            IntErrorKind::PosOverflow | IntErrorKind::NegOverflow => "value out of range",
+            _ => "invalid syntax",
+        },
+    };
+    let why = format!("strconv.Atoi: parsing {number:?}: {why}");
+    Err(ApiError::consumer_invalid_sampling(why))
 }
 
 fn check_filters(config: &ConsumerConfig) -> Result<(), ApiError> {
@@ -180,7 +201,7 @@ fn check_filters(config: &ConsumerConfig) -> Result<(), ApiError> {
         }
     }
     match config.filters().find(|filter| !is_pattern(filter)) {
-        Some(filter) => policy(format_args!("consumer filter subject \"{filter}\" is not valid")),
+        Some(_) => Err(ApiError::stream_invalid_config("invalid subject")),
         None => Ok(()),
     }
 }
@@ -201,14 +222,21 @@ fn check_start(config: &ConsumerConfig) -> Result<(), ApiError> {
             "consumer delivery policy is deliver by start sequence, but optional start time is also set",
         ),
         DeliverPolicy::ByStartTime if seq => policy(
-            "consumer delivery policy is deliver by start time, but optional start sequence is also set",
+            // Twice "start": so the real server says it.
+            "consumer delivery policy is deliver by start time, but optional start start sequence is also set",
         ),
         DeliverPolicy::ByStartSequence | DeliverPolicy::ByStartTime => Ok(()),
-        _ if seq => {
-            policy("consumer delivery policy has no start, but optional start sequence is also set")
-        }
-        _ if time => {
-            policy("consumer delivery policy has no start, but optional start time is also set")
+        other if seq || time => {
+            let way = match other {
+                DeliverPolicy::Last => "last",
+                DeliverPolicy::New => "new",
+                DeliverPolicy::LastPerSubject => "last per subject",
+                _ => "all",
+            };
+            let start = if seq { "sequence" } else { "time" };
+            policy(format_args!(
+                "consumer delivery policy is deliver {way}, but optional start {start} is also set"
+            ))
         }
         _ => Ok(()),
     }
@@ -292,6 +320,8 @@ pub(super) fn is_same(left: &ConsumerConfig, right: &ConsumerConfig) -> bool {
             config.filter_subject = None;
         }
         config.num_replicas = 0;
+        // It was looked up by its name; one that the server made up is not part of the configuration.
+        config.name = None;
         config
     };
     plain(left) == plain(right)
@@ -363,7 +393,42 @@ mod tests {
             }),
             10108
         );
-        assert!(completed(|c| c.deliver_subject = Some("s.x".into())).is_err(), "a cycle");
+        for (subject, code) in [("s.x", 10081), ("d.*", 10079), ("d..x", 10112)] {
+            let error = completed(|c| c.deliver_subject = Some(subject.into())).unwrap_err();
+            assert_eq!(error.err_code, code, "{subject}");
+        }
+        assert_eq!(refused(|c| c.idle_heartbeat = Duration::from_secs(1)), 10088);
+        assert_eq!(refused(|c| c.flow_control = true), 10089);
+        assert_eq!(refused(|c| c.rate_limit_bps = 1), 10086);
+        assert_eq!(refused(|c| c.max_expires = Duration::from_micros(999)), 10115);
+        assert!(completed(|c| c.max_expires = Duration::from_millis(1)).is_ok());
+        assert_eq!(refused(|c| c.filter_subject = Some("s..a".into())), 10052);
+    }
+
+    #[test]
+    fn a_start_that_the_policy_does_not_have_is_refused_by_name() {
+        let text = |change: fn(&mut ConsumerConfig)| completed(change).unwrap_err().description;
+        assert_eq!(
+            text(|c| (c.deliver_policy, c.opt_start_seq) = (DeliverPolicy::New, 2)),
+            "consumer delivery policy is deliver new, but optional start sequence is also set"
+        );
+        assert_eq!(
+            text(|c| c.opt_start_time = Some(crate::model::time::Timestamp(1))),
+            "consumer delivery policy is deliver all, but optional start time is also set"
+        );
+    }
+
+    #[test]
+    fn a_sample_is_a_number() {
+        let with = |share: &str| completed(|c| c.sample_freq = Some(share.into()));
+        for (share, percent) in [("100%", 100), ("30", 30), ("200", 100), ("-5", 0)] {
+            assert_eq!(with(share).unwrap().sampled_percent(), percent, "{share}");
+        }
+        for share in ["much", "%", "1.5"] {
+            let error = with(share).unwrap_err();
+            assert_eq!(error.err_code, 10095, "{share}");
+            assert!(error.description.ends_with(": invalid syntax"), "{error}");
+        }
     }
 
     #[test]

@@ -28,9 +28,9 @@ impl<L: Log> Broker<L> {
         if config.name.is_none() {
             config.name.clone_from(&config.durable_name);
         }
+        // A name that is made up here does not become part of the configuration.
         let name = config.name.clone().unwrap_or_else(|| self.draw_name(NAME_LENGTH));
-        config.name = Some(name.clone());
-        rules::check_name(&config)?;
+        rules::check_name(&name, &config)?;
         let id = self.use_stream(stream)?;
         let Some(stream) = self.catalog.get(id) else { return Err(ApiError::stream_not_found()) };
         let config = rules::complete(config, &stream.config)?;
@@ -131,6 +131,9 @@ impl<L: Log> Broker<L> {
         let config = ConsumerConfig { pause_until: until, ..member.consumer.config().clone() };
         member.consumer.reconfigure(config, now);
         self.keep_consumer(id, &name);
+        if let Ok(info) = self.consumer_info(id, &name) {
+            self.advise_pause(&info);
+        }
         self.stirred.insert((id, name));
         let until = until.unwrap_or_default();
         let remaining = until.0.saturating_sub(now.wall);

@@ -66,7 +66,7 @@ impl<L: Log> Broker<L> {
         options: &ListOptions,
     ) -> Result<Reply, ApiError> {
         let stream = self.catalog.find(stream).ok_or_else(ApiError::stream_not_found)?;
-        let offset = offset(options);
+        let offset = offset(options).min(stream.consumers.len());
         let page = stream.consumers.names().skip(offset).take(NAMES_PAGE);
         Ok(Reply::Now(ApiResponse::ConsumerNames {
             total: stream.consumers.len(),
@@ -82,7 +82,7 @@ impl<L: Log> Broker<L> {
         options: &ListOptions,
     ) -> Result<Reply, ApiError> {
         let stream = self.catalog.find(stream).ok_or_else(ApiError::stream_not_found)?;
-        let offset = offset(options);
+        let offset = offset(options).min(stream.consumers.len());
         let page = stream.consumers.names().skip(offset).take(LIST_PAGE);
         let infos = page.map(|name| self.consumer_info(stream.id, name));
         Ok(Reply::Now(ApiResponse::ConsumerList {

@@ -13,6 +13,7 @@ use crate::model::time::Timestamp;
 
 use super::super::jobs::Task;
 use super::super::reading::one;
+use super::super::stream::Stream;
 use super::super::{Awaiting, Broker};
 use super::{Parked, ParkedId, Reply};
 
@@ -39,20 +40,41 @@ impl<L: Log> Broker<L> {
         options: &MessageGetOptions,
         direct: bool,
     ) -> Result<Reply, ApiError> {
-        let stream = self.catalog.find(name).ok_or_else(ApiError::stream_not_found)?;
-        if direct && !stream.config.allow_direct {
-            return Err(ApiError::no_responders());
-        }
+        let stream = if direct { self.find_direct(name)? } else { self.find_stream(name)? };
         let id = stream.id;
         let (read, filter) = self.read_of(id, options)?;
         let parked = ParkedId(self.next_parked);
         self.next_parked += 1;
-        let request = request.clone();
+        let mut request = request.clone();
+        if let (ApiRequest::MessageGet { stream, .. }, Some(found)) =
+            (&mut request, self.catalog.get(id))
+        {
+            stream.clone_from(&found.config.name);
+        }
         let waiting =
             Parked { answer, request, reads: 1, rounds: 0, did_create: false, read: None };
         self.parked.insert(parked, waiting);
         self.search(parked, read, filter, None);
         Ok(Reply::Later)
+    }
+
+    fn find_stream(&self, name: &str) -> Result<&Stream, ApiError> {
+        self.catalog.find(name).ok_or_else(ApiError::stream_not_found)
+    }
+
+    /// The stream that answers direct gets from the one of this name: itself, or a mirror of it if it is
+    /// not there.
+    pub(in crate::broker) fn find_direct(&self, name: &str) -> Result<&Stream, ApiError> {
+        if let Some(stream) = self.catalog.find(name) {
+            return Some(stream)
+                .filter(|s| s.config.allow_direct)
+                .ok_or_else(ApiError::no_responders);
+        }
+        let mirrors = |stream: &&Stream| {
+            stream.config.mirror_direct
+                && stream.config.mirror.as_ref().is_some_and(|mirror| mirror.name == name)
+        };
+        self.catalog.iter().find(mirrors).ok_or_else(ApiError::stream_not_found)
     }
 
     /// What a get reads.

@@ -16,7 +16,9 @@ use crate::model::request::{SessionId, Token};
 
 pub(super) use messages::stored_message;
 
+use super::advisories::Change;
 use super::reading::one;
+use super::sessions::SERVER;
 use super::{Awaiting, Broker};
 
 /// How often a request is looked at again because what it reads changed meanwhile.
@@ -93,6 +95,10 @@ impl<L: Log> Broker<L> {
         result: Result<ApiResponse, ApiError>,
     ) {
         self.api_errors += u64::from(result.is_err());
+        if session == SERVER {
+            self.answered(token, &result);
+            return;
+        }
         self.outbox.send_when_durable(session, Event::Answer { token, result });
     }
 
@@ -108,12 +114,17 @@ impl<L: Log> Broker<L> {
             ApiRequest::AccountInfo => Ok(Reply::Now(self.account_info())),
             ApiRequest::ServerInfo => Ok(Reply::Now(self.server_info())),
             ApiRequest::StreamCreate(config) => {
+                let existed = self.catalog.find(&config.name).is_some_and(|s| !s.provisional);
                 let id = self.create_stream((**config).clone())?;
+                if !existed {
+                    self.advise_stream(Change::Created, &config.name);
+                }
                 Ok(Reply::Done { id, did_create: true })
             }
             ApiRequest::StreamUpdate(config) => {
                 let id = self.update_stream((**config).clone())?;
                 self.drop_unwanted(id);
+                self.advise_stream(Change::Updated, &config.name);
                 Ok(Reply::Done { id, did_create: false })
             }
             ApiRequest::StreamInfo { stream, options } => {
@@ -138,6 +149,10 @@ impl<L: Log> Broker<L> {
             ApiRequest::MessageGet { stream, options, direct } => {
                 self.message_get(answer, request, stream, options, *direct)
             }
+            ApiRequest::MessagesGet { stream, options } => {
+                self.get_messages(answer.1, stream, options)?;
+                Ok(Reply::Later)
+            }
             ApiRequest::MessageDelete { stream, seq, no_erase } => {
                 self.message_delete(answer, stream, *seq, !no_erase)
             }
@@ -152,6 +167,14 @@ impl<L: Log> Broker<L> {
             }
             ApiRequest::ConsumerPause { stream, consumer, until } => {
                 self.consumer_pause(stream, consumer, *until)
+            }
+            ApiRequest::Refused { stream, consumer, error } => {
+                let stream = self.catalog.find(stream).ok_or_else(ApiError::stream_not_found)?;
+                let is_there = |name: &String| stream.consumers.get(name).is_some();
+                if !consumer.as_ref().is_none_or(is_there) {
+                    return Err(ApiError::consumer_not_found());
+                }
+                Err(error.clone())
             }
             ApiRequest::PublishBatch { messages } => {
                 self.publish_atomically(answer.0, messages).map(Reply::Now)

@@ -9,6 +9,7 @@ use crate::model::request::{SessionId, Token};
 use crate::model::stream::Storage;
 
 use super::super::Broker;
+use super::super::advisories::Change;
 use super::super::jobs::Task;
 use super::Reply;
 
@@ -76,6 +77,7 @@ impl<L: Log> Broker<L> {
     pub(super) fn stream_delete(&mut self, name: &str) -> Result<Reply, ApiError> {
         let id = self.catalog.id_of(name).ok_or_else(ApiError::stream_not_found)?;
         self.delete_stream(id);
+        self.advise_stream(Change::Deleted, name);
         Ok(Reply::Now(ApiResponse::Deleted { success: true }))
     }
 
@@ -124,10 +126,11 @@ impl<L: Log> Broker<L> {
         let purged = self.log.clear(id);
         self.forget_schedules(id);
         let last = self.log.stream(id).map_or(0, |held| held.last_seq);
+        let now = self.now;
         if let Some(stream) = self.catalog.get_mut(id) {
             stream.overflowing.clear();
             for (name, member) in stream.consumers.iter_mut() {
-                member.consumer.cleared(last);
+                member.consumer.cleared(now, last);
                 self.stirred.insert((id, name.clone()));
             }
         }

@@ -6,8 +6,8 @@ use crate::model::consumer::{AckPolicy, SequencePair};
 use crate::model::request::AckKind;
 use crate::model::time::{Now, Timestamp};
 
-use super::pending::State;
-use super::{Consumer, DeadReason, Dying, Settled};
+use super::pending::{Entry, State};
+use super::{Consumer, DeadReason, Delivered, Dying, Settled};
 
 impl Consumer {
     /// Applies acknowledgements of inclusive ranges of stream sequences. Those that are not
@@ -20,6 +20,20 @@ impl Consumer {
         settled: &mut Vec<Settled>,
     ) {
         self.last_activity = now.monotonic;
+        let before = settled.len();
+        self.ack_ranges(now, ranges, kind, settled);
+        if settled.len() > before || matches!(kind, AckKind::Terminate { .. }) {
+            self.last_ack = Some(Timestamp(now.wall));
+        }
+    }
+
+    fn ack_ranges(
+        &mut self,
+        now: Now,
+        ranges: &[(u64, u64)],
+        kind: &AckKind,
+        settled: &mut Vec<Settled>,
+    ) {
         if self.config.ack_policy == AckPolicy::All && *kind == AckKind::Ack {
             if let Some(last) = ranges.iter().map(|(_, last)| *last).max() {
                 self.ack_through(last, settled);
@@ -45,6 +59,27 @@ impl Consumer {
                 }
             }
         }
+    }
+
+    /// The pending deliveries within ranges of stream sequences.
+    pub(crate) fn deliveries_of(&self, ranges: &[(u64, u64)]) -> Vec<Delivered> {
+        let mut found = Vec::new();
+        for (first, last) in ranges {
+            let numbers = |entry: &Entry| Delivered {
+                seq: entry.seq,
+                consumer_seq: entry.consumer_seq,
+                attempts: entry.attempts,
+                last: Timestamp(entry.last),
+            };
+            if first == last {
+                // Nearly all ranges are of one message, which need not be searched for.
+                found.extend(self.pending.get(*first).map(numbers));
+            } else {
+                let within = |entry: &&Entry| (*first..=*last).contains(&entry.seq);
+                found.extend(self.pending.iter().filter(within).map(numbers));
+            }
+        }
+        found
     }
 
     fn ack_one(&mut self, now: Now, seq: u64, kind: &AckKind, settled: &mut Vec<Settled>) {
@@ -216,7 +251,8 @@ impl Consumer {
             .map(|until| now.monotonic + Duration::from_nanos(until.0 - now.wall));
         let replay =
             self.fetched.front().and_then(|record| self.replay_wait(now, record.seq, record.time));
-        [acks, self.pulls.next_timeout(), inactive, resumed, replay].into_iter().flatten().min()
+        let deadlines = [acks, self.pulls.next_timeout(), inactive, resumed, replay];
+        deadlines.into_iter().chain([self.pace_wait(now)]).flatten().min()
     }
 
     fn inactive_at(&self) -> Option<Duration> {

@@ -11,8 +11,12 @@ use crate::model::time::{Now, Timestamp};
 
 use super::holding::Traits;
 use super::pending::{Entry, State};
-use super::pulls::PullLimits;
+use super::pulls::{PullLimits, Size};
 use super::{Consumer, Meta};
+
+/// Bytes that a consumer with a limited rate may deliver at once after a rest: the largest message that
+/// the real server takes by default, as it allows.
+const BURST: u64 = 1 << 20;
 
 /// Where deliveries go.
 #[derive(Clone, Debug)]
@@ -24,6 +28,35 @@ pub(crate) struct Way {
     /// Whether they must not leave before the journal holds that it did: attempts after the first,
     /// and the only attempt allowed.
     pub(crate) wait_durable: bool,
+}
+
+/// What the length of the subjects depends on that NATS clients acknowledge with:
+/// `$JS.ACK.<stream>.<consumer>.<attempts>.<stream seq>.<consumer seq>.<time>.<pending>`.
+#[derive(Clone, Copy, Debug)]
+struct Replies {
+    names: usize,
+    last_consumer_seq: u64,
+    pending: u64,
+}
+
+impl Replies {
+    /// Of the `nth` message that is delivered for the first time from now on.
+    fn first(self, record: &Record, nth: u64) -> u64 {
+        self.length(record, 1, nth, self.pending.saturating_sub(nth + 1))
+    }
+
+    /// Of a message that is delivered again.
+    fn again(self, record: &Record, attempts: u64) -> u64 {
+        self.length(record, attempts, 0, self.pending)
+    }
+
+    fn length(self, record: &Record, attempts: u64, nth: u64, pending: u64) -> u64 {
+        let digits = |number: u64| u64::from(number.checked_ilog10().unwrap_or(0)) + 1;
+        let consumer_seq = self.last_consumer_seq + nth + 1;
+        let numbers = [attempts, record.seq, consumer_seq, record.time, pending];
+        let fixed = "$JS.ACK.".len() + self.names + ".".len() * 6;
+        fixed as u64 + numbers.into_iter().map(digits).sum::<u64>()
+    }
 }
 
 impl Consumer {
@@ -66,6 +99,11 @@ impl Consumer {
 
     /// Ends all waiting pulls with a status, because the consumer or the server goes away.
     pub(crate) fn end_pulls(&mut self, code: u16, text: &'static str) {
+        if self.config.deliver_subject.is_some() {
+            // The server's own pull. Who listens did not ask for it.
+            self.pulls.retain_listening(|_| false);
+            return;
+        }
         self.pulls.end_all(code, text, &mut self.statuses);
     }
 
@@ -78,6 +116,7 @@ impl Consumer {
             pending_bytes: pull.max_bytes,
             last: (0, 0),
             ended: true,
+            reply: None,
         }
     }
 
@@ -187,13 +226,18 @@ impl Consumer {
         row: &mut Vec<Delivery>,
     ) -> Option<Way> {
         // A message that keeps an order or a distance is looked at by itself.
-        let is_single = self.holding.is_some() || self.replay.is_some();
+        let is_single =
+            self.holding.is_some() || self.replay.is_some() || self.config.rate_limit_bps > 0;
         let most = if is_single { 1 } else { self.allowed() };
+        let replies = self.replies();
         let mut bytes = 0;
-        let sizes = self.fetched.iter().zip(0..most).map_while(|(record, _)| {
+        let sizes = self.fetched.iter().zip(0..most).map_while(|(record, nth)| {
             let has_room = bytes < most_bytes || bytes == 0;
             bytes += Delivery::charge_of(record);
-            has_room.then(|| Delivery::pull_bytes(record))
+            has_room.then(|| Size {
+                stored: Delivery::pull_bytes(record),
+                reply: replies.map_or(0, |replies| replies.first(record, nth)),
+            })
         });
         let (session, reply, count) =
             self.pulls.take(now.monotonic, open, sizes, &mut self.statuses)?;
@@ -210,10 +254,20 @@ impl Consumer {
         Some(Way { session, reply, wait_durable: self.config.max_deliver == 1 })
     }
 
+    /// How long the subjects are that NATS clients acknowledge with, if a pull counts them.
+    fn replies(&self) -> Option<Replies> {
+        self.pulls.counts_replies().then(|| Replies {
+            names: self.path.stream.len() + self.path.consumer.len(),
+            last_consumer_seq: self.last_consumer_seq,
+            pending: self.num_pending,
+        })
+    }
+
     /// Delivers a record for the first time.
     fn deliver_first(&mut self, now: Now, record: Record, meta: Option<Meta>) -> Delivery {
         self.num_pending = self.num_pending.saturating_sub(1);
         let consumer_seq = self.last_consumer_seq + 1;
+        self.pace(now, &record);
         if let Some(replay) = &mut self.replay {
             replay.last = Some((record.time, now.monotonic));
         }
@@ -233,9 +287,16 @@ impl Consumer {
         meta: Option<Meta>,
         row: &mut Vec<Delivery>,
     ) -> Option<Way> {
-        let size = std::iter::once(Delivery::pull_bytes(&record));
-        let (session, reply, _) = self.pulls.take(now.monotonic, open, size, &mut self.statuses)?;
         let seq = record.seq;
+        let before = self.pending.get(seq).map(|entry| entry.attempts);
+        let reply = self.replies().map_or(0, |replies| match before {
+            Some(attempts) => replies.again(&record, attempts + 1),
+            None => replies.first(&record, 0),
+        });
+        let size = Size { stored: Delivery::pull_bytes(&record), reply };
+        let sizes = std::iter::once(size);
+        let (session, reply, _) =
+            self.pulls.take(now.monotonic, open, sizes, &mut self.statuses)?;
         if self.is_held(seq) {
             row.push(self.deliver_first(now, record, meta));
             return Some(Way { session, reply, wait_durable: self.config.max_deliver == 1 });
@@ -243,6 +304,7 @@ impl Consumer {
         if self.redeliver.front() == Some(&seq) {
             self.redeliver.pop_front();
         }
+        self.pace(now, &record);
         let consumer_seq = self.last_consumer_seq + 1;
         self.note_redelivery(now.wall, seq, consumer_seq);
         self.notes.delivered_again(now.wall, seq, consumer_seq);
@@ -344,6 +406,30 @@ impl Consumer {
         let gap = u128::from(time.saturating_sub(last_time));
         let gap = (gap * 100).checked_div(self.config.replay_percent.into()).unwrap_or(gap);
         let due = last_moment + Duration::from_nanos(u64::try_from(gap).unwrap_or(u64::MAX));
+        (due > now.monotonic).then_some(due)
+    }
+
+    /// How long it takes to send so many bytes at the limited rate.
+    fn at_rate(&self, bytes: u64) -> Duration {
+        let nanos = u128::from(bytes) * 8 * 1_000_000_000;
+        let nanos = nanos.checked_div(self.config.rate_limit_bps.into()).unwrap_or(0);
+        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+    }
+
+    /// Counts a delivery towards the limited rate.
+    fn pace(&mut self, now: Now, record: &Record) {
+        if self.config.rate_limit_bps > 0 {
+            let begin = self.paced_until.max(now.monotonic);
+            self.paced_until = begin.saturating_add(self.at_rate(Delivery::pull_bytes(record)));
+        }
+    }
+
+    /// When the limited rate allows the next delivery, if that is not yet.
+    pub(super) fn pace_wait(&self, now: Now) -> Option<Duration> {
+        if self.config.rate_limit_bps == 0 {
+            return None;
+        }
+        let due = self.paced_until.saturating_sub(self.at_rate(BURST));
         (due > now.monotonic).then_some(due)
     }
 

@@ -32,6 +32,9 @@ impl Consumer {
         if let Some(until) = self.replays_at(now).filter(|_| !redelivers) {
             return Idle::Replaying { until: on_the_wall(now, until) };
         }
+        if let Some(until) = self.pace_wait(now) {
+            return Idle::RateLimited { until: on_the_wall(now, until) };
+        }
         let holds_ready = self.holding.as_ref().is_some_and(|holding| holding.is_ready());
         let is_full = self.holding.as_ref().is_some_and(|holding| !holding.has_room());
         let is_more = !is_full && (!self.fetched.is_empty() || self.has_unread(stream_last));

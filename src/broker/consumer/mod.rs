@@ -64,6 +64,19 @@ pub(crate) struct Meta {
     pub(crate) size: u64,
 }
 
+/// A delivery that awaits acknowledgement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Delivered {
+    /// The message's sequence in the stream.
+    pub(crate) seq: u64,
+    /// Sequence of the first delivery among the consumer's.
+    pub(crate) consumer_seq: u64,
+    /// How often it was delivered.
+    pub(crate) attempts: u64,
+    /// When it was last delivered.
+    pub(crate) last: Timestamp,
+}
+
 /// A message that was given up: its last permitted attempt failed. It stays pending, and a late
 /// acknowledgement still counts, until [`Consumer::bury`] settles it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,6 +142,8 @@ pub(crate) struct Consumer {
     /// Number of the last delivery, redeliveries included.
     last_consumer_seq: u64,
     floor: SequencePair,
+    /// When something was last acknowledged, or removed while it awaited that; since the last restart.
+    last_ack: Option<Timestamp>,
     pending: Pending,
     timers: Timers,
     /// Sequences whose redelivery is due, in order of becoming so. May name settled ones.
@@ -152,6 +167,8 @@ pub(crate) struct Consumer {
     /// Replay at original speed: up to this sequence, and the last delivery's stream time and
     /// moment.
     replay: Option<Replay>,
+    /// With a limited rate: when what was delivered will have been sent at that rate.
+    paced_until: Duration,
     /// Why reading cannot go on, if it cannot.
     damage: Option<String>,
 }
@@ -200,6 +217,7 @@ impl Consumer {
             delivered: origin,
             last_consumer_seq: 0,
             floor: origin,
+            last_ack: None,
             pending: Pending::default(),
             timers: Timers::default(),
             redeliver: VecDeque::new(),
@@ -215,6 +233,7 @@ impl Consumer {
             statuses: Vec::new(),
             last_activity: now.monotonic,
             replay,
+            paced_until: Duration::ZERO,
             damage: None,
         }
     }
@@ -269,7 +288,7 @@ impl Consumer {
     pub(crate) fn ack_floor(&self) -> SequencePair {
         let first = self.holding.as_ref().and_then(|holding| Some(holding.iter().next()?.0));
         let stream_seq = self.floor.stream_seq.min(first.map_or(u64::MAX, |first| first - 1));
-        SequencePair { stream_seq, ..self.floor }
+        SequencePair { stream_seq, last_active: self.last_ack, ..self.floor }
     }
 
     /// Deliveries that await acknowledgement.
@@ -375,7 +394,7 @@ impl Consumer {
     }
 
     /// A record that the filters want was removed from the stream.
-    pub(crate) fn removed(&mut self, seq: u64) {
+    pub(crate) fn removed(&mut self, now: Now, seq: u64) {
         if seq >= self.cursor {
             self.num_pending = self.num_pending.saturating_sub(1);
         } else if let Ok(at) = self.listed.binary_search(&seq) {
@@ -383,6 +402,7 @@ impl Consumer {
             self.num_pending = self.num_pending.saturating_sub(1);
         } else if self.pending.get(seq).is_some() {
             self.settle(seq);
+            self.last_ack = Some(Timestamp(now.wall));
         } else if self.release(seq) {
             self.num_pending = self.num_pending.saturating_sub(1);
         } else if let Some(at) = self.position_fetched(seq) {
@@ -392,7 +412,7 @@ impl Consumer {
     }
 
     /// All records of the stream up to `through` were removed at once.
-    pub(crate) fn cleared(&mut self, through: u64) {
+    pub(crate) fn cleared(&mut self, now: Now, through: u64) {
         self.fetched.clear();
         self.listed.clear();
         self.num_pending = 0;
@@ -409,6 +429,13 @@ impl Consumer {
             self.pending.iter().map(|entry| entry.seq).filter(|seq| *seq <= through).collect();
         for seq in gone {
             self.settle(seq);
+            self.last_ack = Some(Timestamp(now.wall));
+        }
+        // It is as if all that was there had been delivered.
+        self.delivered.stream_seq = self.delivered.stream_seq.max(through);
+        if self.pending.len() == 0 {
+            self.floor.consumer_seq = self.last_consumer_seq;
+            self.floor.stream_seq = self.floor.stream_seq.max(through);
         }
     }
 

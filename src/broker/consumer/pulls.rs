@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use crate::model::duration::as_go;
 use crate::model::event::PullStatus;
 use crate::model::request::{Pull, ReplyTo, SessionId, Token};
 
@@ -22,6 +23,15 @@ pub(crate) struct PullLimits {
     pub(crate) max_bytes: u64,
     /// How long a pull may wait.
     pub(crate) max_expires: Duration,
+}
+
+/// What a message counts towards the bytes of a pull.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Size {
+    /// Subject, headers and payload.
+    pub(super) stored: u64,
+    /// The subject of its acknowledgement, which NATS clients get with it. Zero if no such pull counts bytes.
+    pub(super) reply: u64,
 }
 
 /// A pull that waits.
@@ -47,13 +57,20 @@ impl Waiting {
         self.messages_left > 0 && self.bytes_left != Some(0) && !self.starved
     }
 
-    fn fits(&self, size: u64) -> bool {
-        self.bytes_left.is_none_or(|left| size <= left)
+    fn counted(&self, size: Size) -> u64 {
+        match self.reply {
+            ReplyTo::Session(_) => size.stored,
+            ReplyTo::Subject(_) => size.stored + size.reply,
+        }
+    }
+
+    fn fits(&self, size: Size) -> bool {
+        self.bytes_left.is_none_or(|left| self.counted(size) <= left)
     }
 
     /// Takes messages of these sizes until one does not fit or its turn is over. A pull that is
     /// alone has no need of turns.
-    fn take_row(&mut self, sizes: impl Iterator<Item = u64>, is_alone: bool) -> usize {
+    fn take_row(&mut self, sizes: impl Iterator<Item = Size>, is_alone: bool) -> usize {
         let turn = match (is_alone, self.renewable) {
             (true, _) => u64::MAX,
             (false, true) => TURN.saturating_sub(self.turn).max(1),
@@ -65,7 +82,8 @@ impl Waiting {
             if count == most || !self.fits(size) {
                 break;
             }
-            self.bytes_left = self.bytes_left.map(|left| left - size);
+            let counted = self.counted(size);
+            self.bytes_left = self.bytes_left.map(|left| left - counted);
             count += 1;
         }
         self.messages_left -= count;
@@ -87,6 +105,7 @@ impl Waiting {
             pending_bytes: self.bytes_left.unwrap_or(0),
             last,
             ended: code != 100,
+            reply: None,
         }
     }
 }
@@ -131,11 +150,15 @@ impl Pulls {
                 pending_bytes: pull.max_bytes,
                 last: (0, 0),
                 ended: true,
+                reply: None,
             };
             Some((session, pull.reply.clone(), status))
         };
         if let Some(refusal) = refusal(&pull, limits) {
             return refuse(refusal.1, refusal.0);
+        }
+        if pull.expires == Some(Duration::ZERO) {
+            return refuse("Request Timeout".into(), 408);
         }
         if pull.no_wait && pull.expires.is_none() {
             let claimed: u64 = self.queue.iter().map(|waiting| waiting.messages_left).sum();
@@ -198,6 +221,13 @@ impl Pulls {
         });
     }
 
+    /// Whether a pull of a NATS client counts bytes.
+    pub(super) fn counts_replies(&self) -> bool {
+        self.queue.iter().any(|waiting| {
+            waiting.bytes_left.is_some() && matches!(waiting.reply, ReplyTo::Subject(_))
+        })
+    }
+
     /// How many messages pulls of open sessions can take now; not counted further than `most`.
     pub(super) fn room(&self, most: u64, open: &dyn Fn(SessionId) -> bool) -> Room {
         let mut room = Room::default();
@@ -221,7 +251,7 @@ impl Pulls {
         &mut self,
         now: Duration,
         open: &dyn Fn(SessionId) -> bool,
-        sizes: impl Iterator<Item = u64>,
+        sizes: impl Iterator<Item = Size>,
         told: &mut Vec<Told>,
     ) -> Option<(SessionId, ReplyTo, usize)> {
         let mut sizes = sizes.peekable();
@@ -353,14 +383,17 @@ fn refusal(pull: &Pull, limits: PullLimits) -> Option<(u16, Cow<'static, str>)> 
     }
     let expires = pull.expires.unwrap_or_default();
     if limits.max_expires > Duration::ZERO && expires > limits.max_expires {
-        let most = humantime::format_duration(limits.max_expires);
+        let most = as_go(limits.max_expires);
         return Some((409, format!("Exceeded MaxRequestExpires of {most}").into()));
     }
     if limits.max_bytes > 0 && pull.max_bytes > limits.max_bytes {
         return Some((409, format!("Exceeded MaxRequestMaxBytes of {}", limits.max_bytes).into()));
     }
-    if let (Some(heartbeat), Some(expires)) = (pull.heartbeat, pull.expires)
-        && heartbeat * 2 > expires
+    // A session's pull may go on for ever, and so does the server's own; another must name its end.
+    let needs_end = matches!(pull.reply, ReplyTo::Subject(_)) && !pull.renewable;
+    if let Some(heartbeat) = pull.heartbeat
+        && (pull.expires.is_some() || needs_end)
+        && heartbeat.saturating_mul(2) > expires
     {
         return Some((400, "Bad Request - heartbeat value too large".into()));
     }

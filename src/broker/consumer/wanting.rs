@@ -86,6 +86,9 @@ impl Consumer {
         if room.messages == 0 {
             return Want::Nothing(if room.closed { Rest::Going } else { Rest::NoRoom });
         }
+        if self.pace_wait(now).is_some() {
+            return Want::Nothing(Rest::Nothing);
+        }
         if let Some(seq) = self.next_redelivery() {
             return Want::Redeliver { seq };
         }

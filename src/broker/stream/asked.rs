@@ -15,6 +15,19 @@ pub(in crate::broker) enum Rollup {
     All,
 }
 
+impl Rollup {
+    /// Reads a header's value. `None` if it is neither `sub` nor `all`.
+    pub(in crate::broker) fn parse(value: &str) -> Option<Self> {
+        if value.eq_ignore_ascii_case("sub") {
+            Some(Self::Subject)
+        } else if value.eq_ignore_ascii_case("all") {
+            Some(Self::All)
+        } else {
+            None
+        }
+    }
+}
+
 /// What a message says of itself as a schedule, or of one that it ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in crate::broker) struct AskedSchedule<'a> {
@@ -74,6 +87,8 @@ pub(in crate::broker) struct Asked<'a> {
     pub(in crate::broker) rollup: Option<Rollup>,
     pub(in crate::broker) ttl: Option<Ttl>,
     pub(in crate::broker) schedule: AskedSchedule<'a>,
+    /// It says that it is a copy, which only the server may.
+    pub(in crate::broker) is_copy: bool,
 }
 
 impl<'a> Asked<'a> {
@@ -106,9 +121,13 @@ impl<'a> Asked<'a> {
                 names::ROLLUP => {
                     asked.rollup.get_or_insert(rollup(value)?);
                 }
+                names::STREAM_SOURCE => asked.is_copy = true,
                 names::TTL if !value.is_empty() && asked.ttl.is_none() => {
-                    asked.ttl = Ttl::parse(value).ok_or_else(ApiError::invalid_ttl)?;
+                    asked.ttl = Some(Ttl::parse(value).ok_or_else(ApiError::invalid_ttl)?);
                 }
+                // To store these as messages of their own would break what was meant.
+                names::BATCH_ID => return Err(ApiError::batches_disabled()),
+                names::INCREMENT => return Err(ApiError::counters_disabled()),
                 _ => asked.schedule.read(key, value),
             }
         }
@@ -126,13 +145,7 @@ fn sequence(key: &str, value: &str) -> Result<u64, ApiError> {
 }
 
 fn rollup(value: &str) -> Result<Rollup, ApiError> {
-    if value.eq_ignore_ascii_case("sub") {
-        Ok(Rollup::Subject)
-    } else if value.eq_ignore_ascii_case("all") {
-        Ok(Rollup::All)
-    } else {
-        Err(ApiError::rollup_invalid(value))
-    }
+    Rollup::parse(value).ok_or_else(|| ApiError::rollup_invalid(value))
 }
 
 #[cfg(test)]

@@ -7,6 +7,8 @@ use crate::model::limits::Limits;
 use crate::model::stream::{Discard, Retention, StreamConfig};
 use crate::model::subject::{is_name, is_pattern, is_subset, overlap};
 
+use super::origins;
+
 /// The duplicate window of streams that name none.
 const DEFAULT_WINDOW: Duration = Duration::from_secs(120);
 /// The shortest `max_age` and duplicate window.
@@ -31,6 +33,10 @@ pub(in crate::broker) fn complete(
     limits: &Limits,
 ) -> Result<StreamConfig, ApiError> {
     check_name(&config)?;
+    config.description = config.description.filter(|text| !text.is_empty());
+    if config.num_replicas > 5 {
+        return invalid("maximum replicas is 5");
+    }
     if config.num_replicas > 1 {
         return Err(ApiError::replicas_not_supported());
     }
@@ -47,10 +53,13 @@ pub(in crate::broker) fn complete(
         }
     }
     complete_times(&mut config, limits)?;
-    if config.subjects.is_empty() {
+    origins::check_origins(&config)?;
+    if config.subjects.is_empty() && !copies(&config) {
         config.subjects = vec![config.name.clone()];
     }
     check_subjects(&config)?;
+    origins::complete_republish(&mut config)?;
+    origins::check_transform(&config)?;
     if config.discard_new_per_subject {
         if config.discard != Discard::New {
             return invalid("discard new per subject requires discard new policy to be set");
@@ -63,6 +72,9 @@ pub(in crate::broker) fn complete(
         if config.subject_delete_marker_ttl < Duration::from_secs(1) {
             return invalid("subject delete marker TTL must be at least 1 second");
         }
+        if config.deny_purge {
+            return invalid("roll-ups require the purge permission");
+        }
         config.allow_msg_ttl = true;
         config.allow_rollup_hdrs = true;
     }
@@ -74,6 +86,11 @@ pub(in crate::broker) fn complete(
         return invalid("roll-ups require the purge permission");
     }
     Ok(config)
+}
+
+/// Whether it copies from other streams.
+fn copies(config: &StreamConfig) -> bool {
+    config.mirror.is_some() || !config.sources.is_empty()
 }
 
 fn check_name(config: &StreamConfig) -> Result<(), ApiError> {
@@ -108,6 +125,10 @@ fn complete_times(config: &mut StreamConfig, limits: &Limits) -> Result<(), ApiE
     }
     let longest = if config.max_age.is_zero() { Duration::MAX } else { config.max_age };
     if config.duplicate_window.is_zero() {
+        // A copy is known by where it was, and not by an id.
+        if copies(config) {
+            return Ok(());
+        }
         config.duplicate_window = DEFAULT_WINDOW.min(longest);
     }
     if config.duplicate_window > longest {
@@ -131,9 +152,6 @@ fn check_subjects(config: &StreamConfig) -> Result<(), ApiError> {
             return invalid("invalid subject");
         }
         for other in config.subjects.iter().skip(at + 1) {
-            if subject == other {
-                return invalid("duplicate subjects detected");
-            }
             if overlap(subject, other) {
                 return invalid(format_args!("subject \"{subject}\" overlaps with \"{other}\""));
             }
@@ -198,6 +216,9 @@ pub(in crate::broker) fn check_update(
     }
     if old.deny_purge && !new.deny_purge {
         return wrong("cancel deny purge");
+    }
+    if new.mirror.is_some() && new.mirror != old.mirror {
+        return Err(ApiError::mirror_not_updatable());
     }
     if old.allow_msg_ttl && !new.allow_msg_ttl {
         return Err(ApiError::stream_invalid_update("message TTL status can not be disabled"));

@@ -3,6 +3,8 @@
 pub(super) mod asked;
 pub(super) mod config;
 mod consumers;
+pub(super) mod origins;
+pub(super) mod sources;
 pub(super) mod timetable;
 pub(super) mod ttl;
 
@@ -17,8 +19,10 @@ use claudebus_storage::record::StorageKind;
 use crate::model::event::Gap;
 use crate::model::stream::{BlockCompression, Discard, Retention, Storage, StreamConfig};
 use crate::model::time::Timestamp;
+use crate::model::transform::Transform;
 
 use consumers::Consumers;
+use sources::Source;
 use timetable::Timetable;
 
 /// A limit that -1 turns off.
@@ -55,6 +59,12 @@ pub(super) struct Stream {
     pub(super) gaps: Vec<Arc<Gap>>,
     /// Kinds of jobs at work on the stream, of which there is one at a time.
     pub(super) busy: BTreeSet<Chore>,
+    /// What the subjects of its messages become.
+    pub(super) transform: Option<Transform>,
+    /// Where its messages are published once they are stored.
+    pub(super) republish: Option<Transform>,
+    /// The streams that it copies from. A mirror has one.
+    pub(super) sources: Vec<Source>,
 }
 
 /// Kinds of jobs of which a stream has one at a time.
@@ -74,7 +84,7 @@ pub(super) enum Chore {
 
 impl Stream {
     pub(super) fn new(id: StreamId, config: StreamConfig, created: Timestamp) -> Self {
-        Self {
+        let mut stream = Self {
             id,
             name: Arc::from(config.name.as_str()),
             config,
@@ -91,7 +101,49 @@ impl Stream {
             timetable: Timetable::default(),
             gaps: Vec::new(),
             busy: BTreeSet::new(),
+            transform: None,
+            republish: None,
+            sources: Vec::new(),
+        };
+        stream.take_rules();
+        stream
+    }
+
+    /// Replaces its configuration. Returns the one before, and the sources that it has no longer.
+    pub(super) fn replace_config(&mut self, config: StreamConfig) -> (StreamConfig, Vec<Source>) {
+        let old = std::mem::replace(&mut self.config, config);
+        let left = self.take_rules();
+        (old, left)
+    }
+
+    /// Derives what follows from its configuration, which was checked. Returns sources it has no longer.
+    fn take_rules(&mut self) -> Vec<Source> {
+        let read = |src: &str, dest: &str| Transform::new(src, dest).ok().flatten();
+        let config = &self.config;
+        self.transform = config.subject_transform.as_ref().and_then(|t| read(&t.src, &t.dest));
+        self.republish = config.republish.as_ref().and_then(|r| read(&r.src, &r.dest));
+        let mut before = std::mem::take(&mut self.sources);
+        for wanted in config.mirror.iter().chain(&config.sources) {
+            let source = Source::new(wanted);
+            let known = before.iter().position(|kept| kept.is_like(&source));
+            self.sources.push(known.map_or(source, |at| before.swap_remove(at)));
         }
+        before
+    }
+
+    /// Whether it is a copy of another stream, with the same sequences.
+    pub(super) fn is_mirror(&self) -> bool {
+        self.config.mirror.is_some()
+    }
+
+    /// The source of this key.
+    pub(super) fn source(&self, key: &str) -> Option<&Source> {
+        self.sources.iter().find(|source| *source.key == *key)
+    }
+
+    /// The source of this key.
+    pub(super) fn source_mut(&mut self, key: &str) -> Option<&mut Source> {
+        self.sources.iter_mut().find(|source| *source.key == *key)
     }
 
     /// How storage keeps it.
@@ -121,6 +173,8 @@ impl Stream {
             && self.config.retention != Retention::Interest
             && !self.config.sealed
             && !self.config.allow_msg_schedules
+            && self.transform.is_none()
+            && self.republish.is_none()
     }
 
     /// Whether acknowledged messages are deleted.

@@ -27,18 +27,16 @@ impl Ttl {
         }
     }
 
-    /// Reads a header's value. `Some(None)` for zero, which means no TTL of its own; `None` if it is
-    /// not a TTL.
-    pub(in crate::broker) fn parse(text: &str) -> Option<Option<Self>> {
+    /// Reads a header's value. `None` if it is not a TTL, as one of less than a second is not.
+    pub(in crate::broker) fn parse(text: &str) -> Option<Self> {
         if text == "never" {
-            return Some(Some(Self::Never));
+            return Some(Self::Never);
         }
         let ttl = match text.parse::<u64>() {
-            Ok(0) => return Some(None),
             Ok(seconds) => Duration::from_secs(seconds),
             Err(_) => from_go(text)?,
         };
-        (ttl >= Duration::from_secs(1)).then_some(Some(Self::For(ttl)))
+        (ttl >= Duration::from_secs(1)).then_some(Self::For(ttl))
     }
 }
 
@@ -48,13 +46,12 @@ mod tests {
 
     #[test]
     fn values() {
-        let some = |seconds| Some(Some(Ttl::For(Duration::from_secs_f64(seconds))));
+        let some = |seconds| Some(Ttl::For(Duration::from_secs_f64(seconds)));
         assert_eq!(Ttl::parse("1"), some(1.0));
         assert_eq!(Ttl::parse("1h1.5m"), some(3690.0));
         assert_eq!(Ttl::parse("1s500ms"), some(1.5));
-        assert_eq!(Ttl::parse("0"), Some(None));
-        assert_eq!(Ttl::parse("never"), Some(Some(Ttl::Never)));
-        for bad in ["", "-1", "x", "999ms", "1d", "5 s", "s"] {
+        assert_eq!(Ttl::parse("never"), Some(Ttl::Never));
+        for bad in ["", "0", "-1", "x", "999ms", "1d", "5 s", "s"] {
             assert_eq!(Ttl::parse(bad), None, "{bad}");
         }
     }

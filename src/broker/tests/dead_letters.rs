@@ -86,6 +86,7 @@ fn a_terminated_message_says_why() {
         sequences: vec![(1, 1)],
         kind: AckKind::Terminate { reason: "no such customer".into() },
         confirm: None,
+        subject: String::new(),
     };
     let events = bench.run(A, Request::Ack(ack));
     assert_eq!(messages(&events, B)[0].1.subject, "$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED.S.c");
@@ -101,7 +102,8 @@ fn a_confirmed_termination_lasts_though_its_message_was_not_read_yet() {
         bench.broker.log_mut().slow_reads(true);
         let kind = AckKind::Terminate { reason: "no such customer".into() };
         let (stream, consumer) = ("S".into(), "c".into());
-        let ack = Ack { stream, consumer, sequences: vec![(1, 1)], kind, confirm: None };
+        let (sequences, subject) = (vec![(1, 1)], String::new());
+        let ack = Ack { stream, consumer, sequences, kind, confirm: None, subject };
         bench.handle(A, Request::Ack(ack));
         if rebased {
             let id = bench.broker.catalog.id_of("S").unwrap();

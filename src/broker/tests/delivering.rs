@@ -256,6 +256,7 @@ fn a_missing_consumer_has_no_responders() {
         sequences: vec![(1, 1)],
         kind: AckKind::Ack,
         confirm: Some(ReplyTo::Session(Token(4))),
+        subject: String::new(),
     };
     let events = bench.run(A, Request::Ack(ack));
     let (_, Event::AckConfirmed { token: Token(4), result: Err(error) }) = &events[0] else {
@@ -278,6 +279,7 @@ fn what_was_not_delivered_cannot_be_confirmed() {
             sequences: vec![range],
             kind: AckKind::Ack,
             confirm: Some(ReplyTo::Session(Token(4))),
+            subject: String::new(),
         };
         match &bench.run(A, Request::Ack(ack))[0].1 {
             Event::AckConfirmed { result, .. } => result.clone().map_err(|error| error.err_code),
@@ -289,6 +291,101 @@ fn what_was_not_delivered_cannot_be_confirmed() {
     assert_eq!(confirmed((2, 2)), Err(20012));
     assert_eq!(confirmed((1, 2)), Err(20012));
     assert_eq!(bench.pull("S", "c", 5).len(), 2, "they come, as was said");
+}
+
+/// NATS clients learn nothing from a server that does not know; they acknowledge again what comes again.
+#[test]
+fn over_nats_only_what_awaits_acknowledgement_is_confirmed() {
+    let mut bench = stream(&["s.a", "s.a"]);
+    bench.consumer("S", durable("c")).unwrap();
+    bench.consumer("S", ConsumerConfig { ack_policy: AckPolicy::None, ..durable("n") }).unwrap();
+    bench.pull("S", "c", 1);
+    bench.pull("S", "n", 1);
+    bench.handle(A, subscribe(2, "_INBOX.x"));
+    let mut answer = |consumer: &str, seq| {
+        let ack = Ack {
+            stream: "S".into(),
+            consumer: consumer.into(),
+            sequences: vec![(seq, seq)],
+            kind: AckKind::Ack,
+            confirm: Some(ReplyTo::Subject("_INBOX.x".into())),
+            subject: format!("$JS.ACK.S.{consumer}.1.{seq}.1.0.0"),
+        };
+        let events = bench.run(A, Request::Ack(ack));
+        let texts: Vec<_> = messages(&events, A).into_iter().map(|(_, m)| m.headers).collect();
+        texts.iter().map(|text| String::from_utf8_lossy(text).into_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(answer("c", 1), [""]);
+    assert!(answer("c", 2).is_empty(), "it was never delivered");
+    assert!(answer("n", 1)[0].starts_with("NATS/1.0 503"), "nobody is there to acknowledge to");
+}
+
+#[test]
+fn a_consumer_begins_where_it_starts_and_goes_on_behind_what_was_purged() {
+    let mut bench = stream(&["s.a", "s.a", "s.a"]);
+    let places = |info: &ConsumerInfo| (info.delivered.stream_seq, info.ack_floor.stream_seq);
+    let new = ConsumerConfig { deliver_policy: DeliverPolicy::New, ..durable("new") };
+    assert_eq!(places(&bench.consumer("S", new).unwrap()), (3, 3));
+    assert_eq!(places(&bench.consumer("S", durable("all")).unwrap()), (0, 0));
+    let options = Default::default();
+    bench.api(ApiRequest::StreamPurge { stream: "S".into(), options }).unwrap();
+    let info = bench.consumer_info("S", "all");
+    assert_eq!((places(&info), info.ack_floor.consumer_seq), ((3, 3), 0));
+    assert_eq!(info.ack_floor.last_active, None);
+}
+
+#[test]
+fn a_name_that_the_server_made_up_is_not_in_the_configuration() {
+    let mut bench = stream(&["s.a"]);
+    let config = ConsumerConfig { name: None, durable_name: None, ..durable("") };
+    let config = ConsumerConfig { inactive_threshold: Duration::from_secs(100), ..config };
+    let info = bench.consumer("S", config.clone()).unwrap();
+    assert_eq!((info.name.len(), info.config.name), (8, None));
+    let mut again = bench.restarted(BrokerOptions::default());
+    assert_eq!(again.consumer_info("S", &info.name).config.name, None);
+    let same = ConsumerConfig { name: Some(info.name.clone()), ..config };
+    assert_eq!(again.consumer("S", same).unwrap().created, info.created);
+}
+
+#[test]
+fn acknowledgements_are_sampled_for_who_listens() {
+    let mut bench = stream(&["s.a", "s.a"]);
+    for (name, share) in [("all", "100%"), ("none", "0")] {
+        let sample_freq = Some(share.to_owned());
+        bench.consumer("S", ConsumerConfig { sample_freq, ..durable(name) }).unwrap();
+        bench.handle(A, subscribe(9, &format!("$JS.EVENT.METRIC.CONSUMER.ACK.S.{name}")));
+        bench.pull("S", name, 2);
+    }
+    bench.pass(Duration::from_secs(2));
+    let mut sampled = |consumer: &str| {
+        let ack = Ack {
+            stream: "S".into(),
+            consumer: consumer.into(),
+            sequences: vec![(2, 2)],
+            kind: AckKind::Ack,
+            confirm: None,
+            subject: String::new(),
+        };
+        messages(&bench.run(A, Request::Ack(ack)), A)
+    };
+    let told = sampled("all");
+    assert_eq!(told.len(), 1);
+    let body: serde_json::Value = serde_json::from_slice(&told[0].1.payload).unwrap();
+    assert_eq!((&body["stream_seq"], &body["ack_time"]), (&2.into(), &2_000_000_000_u64.into()));
+    assert_eq!(body["type"], "io.nats.jetstream.metric.v1.consumer_ack");
+    assert!(sampled("all").is_empty(), "it is acknowledged already");
+    assert!(sampled("none").is_empty());
+}
+
+#[test]
+fn deleting_a_push_consumer_says_nothing_to_who_listens() {
+    let mut bench = stream(&[]);
+    bench.handle(A, subscribe(2, "d"));
+    let deliver_subject = Some("d".to_owned());
+    bench.consumer("S", ConsumerConfig { deliver_subject, ..durable("c") }).unwrap();
+    let request = ApiRequest::ConsumerDelete { stream: "S".into(), consumer: "c".into() };
+    let events = bench.run(A, Request::Api { token: Token(5), request });
+    assert!(statuses(&events).is_empty(), "{events:?}");
 }
 
 #[test]
@@ -360,9 +457,10 @@ fn progress_survives_a_restart() {
         let mut again = Bench::on(log, BrokerOptions::default(), bench.at);
         let after = again.consumer_info("S", "c");
         assert_eq!(
-            (after.delivered.stream_seq, after.ack_floor, after.num_ack_pending, after.num_pending),
-            (before.delivered.stream_seq, before.ack_floor, 1, 1)
+            (after.delivered.stream_seq, after.ack_floor.stream_seq, after.ack_floor.consumer_seq),
+            (before.delivered.stream_seq, before.ack_floor.stream_seq, 1)
         );
+        assert_eq!((after.num_ack_pending, after.num_pending), (1, 1));
         assert_eq!(after.created, before.created);
         assert_eq!(seqs(&again.pull("S", "c", 9)), [(4, 1, 0)]);
         again.pass(Duration::from_secs(30));
@@ -400,4 +498,31 @@ fn updates_keep_what_was_delivered_and_count_anew() {
         .consumer("S", ConsumerConfig { ack_policy: AckPolicy::All, ..durable("c") })
         .unwrap_err();
     assert_eq!(error.err_code, 10012);
+}
+
+#[test]
+fn a_sign_of_life_does_not_overtake_what_it_does_not_count() {
+    let mut bench = Bench::new();
+    bench.create(named("S", &["s.>"])).unwrap();
+    bench.consumer("S", durable("c")).unwrap();
+    let heartbeat = Some(Duration::from_secs(1));
+    let wait = Some(Duration::from_secs(60));
+    let asked = Pull { batch: 9, heartbeat, expires: wait, ..pull("S", "c", 5) };
+    bench.run(A, Request::Pull(asked));
+    // A message comes in the turn in which the sign of life is due.
+    bench.at += Duration::from_secs(1);
+    bench.handle(B, Request::Publish { producer: ProducerId(9), first: 1, batch: batch(&["s.a"]) });
+    bench.events.clear();
+    bench.broker.handle_timeout(now(bench.at));
+    bench.turn();
+    let order: Vec<u64> = bench
+        .events
+        .iter()
+        .filter_map(|(_, event)| match event {
+            Event::PullStatus { status, .. } => Some(status.last.0),
+            Event::Deliver { deliveries, .. } => Some(100 + deliveries[0].consumer_seq),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(order, [0, 101]);
 }

@@ -3,12 +3,14 @@
 
 mod asking;
 mod atomic;
+mod copying;
 mod dead_letters;
 mod delivering;
 mod model;
 mod ordering;
 mod parts;
 mod publishing;
+mod republishing;
 mod retention;
 mod scheduling;
 
@@ -190,6 +192,7 @@ impl Bench {
             sequences: vec![range],
             kind,
             confirm: None,
+            subject: String::new(),
         };
         self.run(A, Request::Ack(ack));
     }

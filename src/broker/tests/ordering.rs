@@ -116,6 +116,7 @@ fn messages_held_back_may_go_and_are_not_confirmed() {
             sequences: vec![(seq, seq)],
             kind: Done,
             confirm: Some(ReplyTo::Session(Token(5))),
+            subject: String::new(),
         };
         let events = bench.run(A, Request::Ack(ack));
         matches!(&*events, [(_, Event::AckConfirmed { result: Ok(()), .. })])

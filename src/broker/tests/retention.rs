@@ -319,6 +319,7 @@ fn what_was_acknowledged_goes_even_if_a_crash_comes_before_its_deletion() {
         sequences: vec![(1, 2), (4, 4)],
         kind: AckKind::Ack,
         confirm: None,
+        subject: String::new(),
     };
     let mut bench = crashed_before_reads(&mut bench, A, Request::Ack(ack));
     assert_eq!(bench.seqs("S"), [3]);

@@ -124,6 +124,10 @@ struct Common {
     /// Do the same work on this server, in turns: nats://… or, for publish and latency, redis://…
     #[arg(long, value_name = "URL", value_hint = clap::ValueHint::Url)]
     against: Option<String>,
+    /// Talk to our own server as any NATS client would, at this address of its NATS listener: with
+    /// --against, both sides are measured through the same client
+    #[arg(long, value_name = "URL", value_hint = clap::ValueHint::Url)]
+    over_nats: Option<String>,
     /// What that server does before it acknowledges; it does not tell by itself
     #[arg(long, value_name = "TEXT", requires = "against")]
     against_durability: Option<String>,
@@ -339,7 +343,10 @@ pub(super) fn run(args: &Bench, global: &Global, output: &mut Output) -> Result<
 async fn measure(kind: &Kind, global: &Global, talk: &dyn Fn(String)) -> Result<Report, Failure> {
     kind.check()?;
     let common = kind.common();
-    let mut sides = vec![Side::Ours(Ours::connect(global).await?)];
+    let mut sides = vec![match &common.over_nats {
+        Some(url) => Side::Nats(Box::new(Nats::connect(url, nats::OUR_DURABILITY).await?)),
+        None => Side::Ours(Ours::connect(global).await?),
+    }];
     if let Some(url) = &common.against {
         sides.push(Side::connect(kind, url).await?);
     }

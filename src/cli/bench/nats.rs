@@ -23,6 +23,10 @@ use crate::cli::exit::{Exit, Failure};
 pub(super) const DEFAULT_DURABILITY: &str =
     "as that server is configured; nats-server syncs every 2 minutes by default";
 
+/// What is said of our own server where it is asked as any NATS server would be.
+pub(super) const OUR_DURABILITY: &str =
+    "as it was started; without more words each ack follows an fdatasync";
+
 /// The consumer that is measured.
 const CONSUMER: &str = "bench";
 
@@ -46,7 +50,11 @@ impl Nats {
     }
 
     pub(super) fn name(&self) -> String {
-        format!("nats-server {}", self.client.server_info().version)
+        let version = self.client.server_info().version;
+        match version.split_once("+claudebus.") {
+            Some((_, ours)) => format!("claudebus {ours} over NATS"),
+            None => format!("nats-server {version}"),
+        }
     }
 
     pub(super) fn durability(&self) -> String {

@@ -69,7 +69,8 @@ impl OwnServer {
             .open(self.folder.join("server.log"))?;
         let mut command = Command::new(std::env::current_exe()?);
         command
-            .args(["serve", "--quic", "127.0.0.1:0", "--http", "off", "--log", "warn", "--data"])
+            .args(["serve", "--quic", "127.0.0.1:0", "--nats", "off", "--http", "off"])
+            .args(["--log", "warn", "--data"])
             .arg(self.folder.join("data"))
             .arg("--ready-file")
             .arg(&ready)

@@ -259,6 +259,7 @@ fn why_idle(idle: &Idle) -> String {
         Idle::BackingOff { until } => {
             format!("refused messages wait for their time; the next at {until}")
         }
+        Idle::RateLimited { until } => format!("at the limit of its rate until {until}"),
         Idle::Replaying { until } => format!("replaying; the next message comes at {until}"),
         Idle::KeysInFlight => "earlier messages of the same keys are in flight".to_owned(),
         Idle::Reading => "reading from disk".to_owned(),

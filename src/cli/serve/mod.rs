@@ -81,6 +81,12 @@ pub(super) fn describe(resolved: &Resolved, file: &ConfigFile) -> Result<ServerB
         rate,
         ..ScrubOptions::default()
     }));
+    if let Some(address) = settings.nats {
+        builder = builder.nats(address);
+    }
+    if let Some(address) = settings.websocket {
+        builder = builder.websocket(address);
+    }
     if let Some(address) = settings.http {
         builder = builder.http(address);
     }
@@ -183,6 +189,13 @@ fn banner(server: &RunningServer, settings: &ServerSettings, file: &ConfigFile, 
     if let Some(address) = server.quic_address() {
         output.talk(format_args!("  QUIC         quic://{address}"));
     }
+    match server.nats_address() {
+        Some(address) => output.talk(format_args!("  NATS         nats://{address}")),
+        None => output.talk("  NATS         off"),
+    }
+    if let Some(address) = server.websocket_address() {
+        output.talk(format_args!("  WebSocket    ws://{address}"));
+    }
     match server.http_address() {
         Some(address) => output.talk(format_args!("  HTTP         http://{address}")),
         None => output.talk("  HTTP         off"),
@@ -282,6 +295,10 @@ impl From<StartError> for Failure {
                 .hint("write a token into a file and name it with --auth-token-file"),
             StartError::Bind { what: "QUIC", .. } => Self::new(Exit::Failed, &error)
                 .hint("choose another port with --quic, or 0 for any free one"),
+            StartError::Bind { what: "NATS", .. } => Self::new(Exit::Failed, &error)
+                .hint("choose another port with --nats, or switch it off with --nats off"),
+            StartError::Bind { what: "WebSocket", .. } => Self::new(Exit::Failed, &error)
+                .hint("choose another port with --websocket, or 0 for any free one"),
             StartError::Bind { .. } => Self::new(Exit::Failed, &error)
                 .hint("choose another port with --http, or switch it off with --http off"),
             _ => Self::new(Exit::Failed, &error),

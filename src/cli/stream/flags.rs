@@ -162,6 +162,9 @@ impl StreamFlags {
             )));
         }
         self.apply(&mut config);
+        if config.mirror.is_some() || !config.sources.is_empty() {
+            return Ok(config);
+        }
         if config.duplicate_window.is_zero() && self.duplicate_window.is_none() {
             // A window longer than the messages live would be refused.
             config.duplicate_window = match config.max_age {

@@ -190,6 +190,9 @@ fn describe(config: &StreamConfig) -> Vec<(&'static str, String)> {
     vec![
         ("Description", config.description.clone().unwrap_or_default()),
         ("Subjects", config.subjects.join(" ")),
+        ("Mirror of", config.mirror.as_ref().map(|of| of.name.clone()).unwrap_or_default()),
+        ("Copies", config.sources.iter().map(|of| of.name.as_str()).collect::<Vec<_>>().join(" ")),
+        ("Republished to", config.republish.as_ref().map(|to| to.dest.clone()).unwrap_or_default()),
         ("Kept", retention.to_owned()),
         ("Longest age", age(config.max_age)),
         ("Most messages", limit(config.max_msgs, thousands)),

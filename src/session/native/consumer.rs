@@ -52,6 +52,7 @@ impl Consumer {
                 sequences,
                 kind,
                 confirm: confirm.map(|token| ReplyTo::Session(Token(token))),
+                subject: String::new(),
             }),
             other => {
                 let rule = "only PULL, RAISE, CANCEL and ACK follow on a consumer's stream";

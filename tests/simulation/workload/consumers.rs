@@ -103,7 +103,8 @@ impl Simulation {
         if self.world.sabotage == Sabotage::ForgottenAcks && self.world.chance.one_in(10) {
             sequences = vec![(1, 0)];
         }
-        let ack = Ack { stream: name, consumer: of, sequences, kind, confirm };
+        let subject = String::new();
+        let ack = Ack { stream: name, consumer: of, sequences, kind, confirm, subject };
         self.world.handle(SESSIONS[1], Request::Ack(ack));
     }
 

@@ -7,6 +7,7 @@ use claudebus::model::stream::{Discard, Retention, StreamConfig};
 
 use crate::book::{ConsumerBook, StreamBook};
 use crate::clients::Simulation;
+use crate::copies;
 use crate::order::Order;
 use crate::schedules;
 use crate::world::Halt;
@@ -82,10 +83,14 @@ impl Simulation {
         }
         if self.world.chance.one_in(8) {
             let name = self.book.streams[stream].name.clone();
+            if stream == copies::MIRRORED {
+                self.delete_mirror()?;
+            }
             self.delete_stream(&format!("DLQ_{name}"))?;
             self.delete_stream(&name)?;
             self.book.streams[stream].exists = false;
-            return self.create_stream(stream);
+            self.create_stream(stream)?;
+            return self.create_copies();
         }
         if stream == 0 {
             let most = 20 + self.world.chance.below(60) as i64;

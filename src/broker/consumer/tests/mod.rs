@@ -342,6 +342,58 @@ fn heartbeats_carry_the_last_delivery() {
 }
 
 #[test]
+fn a_limited_rate_is_kept_after_the_first_megabyte() {
+    // Ten bytes a second, after so many messages of ten bytes as are allowed at once.
+    let burst = (1 << 20) / 10 + 1;
+    let mut bench = Bench::new(ConsumerConfig { rate_limit_bps: 80, ..config() }, 2 * burst);
+    bench.consumer.config.max_ack_pending = -1;
+    bench.pull(at(0), |pull| pull.batch = 2 * burst);
+    let (sent, idle) = bench.run(at(0));
+    assert_eq!(sent.len() as u64, burst);
+    let Idle::RateLimited { until } = idle else { panic!("{idle:?}") };
+    let next = bench.consumer.poll_timeout(at(0)).unwrap();
+    assert!(next <= Duration::from_secs(1), "{next:?}");
+    assert_eq!(until.0, at(0).wall + u64::try_from(next.as_nanos()).unwrap());
+    assert_eq!(bench.run(at(1)).0.len(), 1);
+    assert_eq!(bench.run(at(1)).0.len(), 0);
+    assert_eq!(bench.run(at(11)).0.len(), 10);
+}
+
+#[test]
+fn a_nats_pull_counts_the_subject_of_the_acknowledgement() {
+    // Ten bytes of the message, and $JS.ACK.S.c.1.<seq>.<consumer seq>.<ten digits of time>.<pending>.
+    let one = 10 + "$JS.ACK.S.c.1.1.1.1000000000.4".len() as u64;
+    for (max_bytes, count) in [(one - 1, 0), (one, 1), (2 * one - 1, 1), (2 * one, 2)] {
+        let mut bench = Bench::new(config(), 5);
+        bench.pull(at(0), |pull| {
+            pull.reply = ReplyTo::Subject("r".into());
+            pull.batch = 5;
+            pull.max_bytes = max_bytes;
+        });
+        assert_eq!(bench.run(at(0)).0.len(), count, "{max_bytes}");
+        assert_eq!(bench.statuses().len(), usize::from(!max_bytes.is_multiple_of(one)));
+    }
+}
+
+#[test]
+fn a_nats_pull_with_heartbeats_names_its_end() {
+    let refused = |expires, reply: ReplyTo| {
+        let mut bench = Bench::new(config(), 0);
+        bench.pull(at(0), |pull| {
+            (pull.reply, pull.expires) = (reply, expires);
+            pull.heartbeat = Some(Duration::from_secs(1));
+        });
+        bench.statuses().first().map(|status| status.0)
+    };
+    let (inbox, session) = (ReplyTo::Subject("r".into()), ReplyTo::Session(Token(1)));
+    assert_eq!(refused(None, inbox.clone()), Some(400));
+    assert_eq!(refused(Some(Duration::from_secs(2)), inbox.clone()), None);
+    assert_eq!(refused(Some(Duration::from_millis(1999)), inbox.clone()), Some(400));
+    assert_eq!(refused(Some(Duration::ZERO), inbox), Some(400));
+    assert_eq!(refused(None, session), None, "a session's pull may have none");
+}
+
+#[test]
 fn replay_keeps_the_gaps() {
     let replay_policy = ReplayPolicy::Original;
     let mut bench = Bench::new(ConsumerConfig { replay_policy, ..config() }, 3);

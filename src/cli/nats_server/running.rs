@@ -1,0 +1,310 @@
+//! A server as the options describe it, from its first line in the log to its last.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs as _};
+use std::path::{Path, PathBuf};
+
+use super::failed;
+use super::files::{PortsFile, write_pid};
+use super::log::Log;
+use crate::cli::exit::Failure;
+use crate::config::nats_conf::{NatsOptions, Port};
+use crate::model::answer::NATS_VERSION;
+use crate::model::limits::Limits;
+use crate::server::{RunningServer, Server, ServerBuilder, ServerLimits, Stopped};
+
+/// Below the store directory: where nats-server keeps streams, too.
+const DATA: &str = "jetstream";
+
+/// The server that the options describe.
+pub(super) fn describe(options: &NatsOptions) -> Result<ServerBuilder, Failure> {
+    let host = host(options)?;
+    let mut builder = Server::builder()
+        .in_memory()
+        .nats(SocketAddr::new(host, options.port.number()))
+        .limits(limits(options))
+        .server_limits(server_limits(options));
+    if let Some(directory) = data_directory(options) {
+        builder = builder.data_directory(directory);
+    }
+    // 0 switches it off, as in nats-server.
+    if let Some(port) = options.http_port.filter(|port| *port != Port::Number(0)) {
+        let host = options.http_host.as_deref().map_or(Ok(host), resolve)?;
+        builder = builder.http(SocketAddr::new(host, port.number()));
+    }
+    if let Some(name) = &options.server_name {
+        builder = builder.name(name);
+    }
+    if let Some(token) = &options.token {
+        builder = builder.auth_token(&token.0);
+    }
+    builder.check().map_err(failed)?;
+    Ok(builder)
+}
+
+/// Where streams are kept; nowhere without JetStream.
+fn data_directory(options: &NatsOptions) -> Option<PathBuf> {
+    let store = || options.store_dir.clone().unwrap_or_else(|| std::env::temp_dir().join("nats"));
+    options.jetstream.then(|| store().join(DATA))
+}
+
+fn limits(options: &NatsOptions) -> Limits {
+    let default = Limits::default();
+    Limits {
+        max_payload: options.max_payload.unwrap_or(default.max_payload),
+        max_subscriptions: options.max_subscriptions.unwrap_or(default.max_subscriptions),
+        max_pending_bytes: options.max_pending.unwrap_or(default.max_pending_bytes),
+        ..default
+    }
+}
+
+fn server_limits(options: &NatsOptions) -> ServerLimits {
+    let default = ServerLimits::default();
+    ServerLimits {
+        max_nats_connections: options.max_connections.unwrap_or(default.max_nats_connections),
+        ping_interval: options.ping_interval.unwrap_or(default.ping_interval),
+        write_timeout: options.write_deadline.unwrap_or(default.write_timeout),
+        login_timeout: options.auth_timeout.unwrap_or(default.login_timeout),
+        ..default
+    }
+}
+
+/// Where clients connect to. nats-server takes all interfaces if nobody says; without a token that would be a
+/// server for everyone.
+fn host(options: &NatsOptions) -> Result<IpAddr, Failure> {
+    match &options.host {
+        Some(host) => resolve(host),
+        None if options.token.is_some() => Ok(Ipv4Addr::UNSPECIFIED.into()),
+        None => Ok(Ipv4Addr::LOCALHOST.into()),
+    }
+}
+
+/// The address of a host, of IP version 4 if it has one.
+fn resolve(host: &str) -> Result<IpAddr, Failure> {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    let wrong = |why: &dyn std::fmt::Display| failed(format_args!("host `{host}`: {why}"));
+    let found: Vec<_> = (bare, 0).to_socket_addrs().map_err(|error| wrong(&error))?.collect();
+    let best = found.iter().find(|address| address.is_ipv4()).or(found.first());
+    best.map(SocketAddr::ip).ok_or_else(|| wrong(&"it has no address"))
+}
+
+/// Serves until a signal or a failure.
+pub(super) fn serve(
+    builder: ServerBuilder,
+    options: &NatsOptions,
+    config: Option<&Path>,
+) -> Result<(), Failure> {
+    let log = Log::start(options)?;
+    claudebus_storage::disk::raise_file_limit();
+    begin(&log, options, config);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let result = runtime.block_on(serve_until_stopped(builder, options, &log));
+    // Whatever still runs was cut off on purpose.
+    runtime.shutdown_background();
+    result.map_err(|failure| {
+        // The log has it already, where everything else is.
+        if !failure.message.is_empty() {
+            log.fatal(&failure.message);
+        }
+        Failure::silent(failure.exit)
+    })
+}
+
+/// The first lines of the log, and the process id.
+fn begin(log: &Log, options: &NatsOptions, config: Option<&Path>) {
+    log.info("Starting nats-server");
+    log.info(format_args!("  Version:  {NATS_VERSION}"));
+    if let Some(path) = config {
+        log.info(format_args!("Using configuration file: {}", path.display()));
+    }
+    for warning in &options.warnings {
+        log.warn(warning);
+    }
+    if options.host.is_none() && options.token.is_none() {
+        log.warn(
+            "Listening on 127.0.0.1 only, since everyone is let in; give a token (--auth) to listen on all interfaces",
+        );
+    }
+    if let Some(path) = &options.pid_file
+        && let Err(error) = write_pid(path)
+    {
+        log.error(format_args!("Could not write pidfile: {}: {error}", path.display()));
+    }
+}
+
+async fn serve_until_stopped(
+    builder: ServerBuilder,
+    options: &NatsOptions,
+    log: &Log,
+) -> Result<(), Failure> {
+    // Listened for before anybody can know that there is something to stop.
+    let mut signals = Signals::listen()?;
+    let mut server = tokio::select! {
+        server = builder.start() => server?,
+        // Nothing was promised to anybody yet, so this end is as clean as any.
+        () = signals.stop(log) => return Ok(()),
+    };
+    let _ports = ports_file(&server, options, log);
+    announce(&server, options, log);
+    tokio::select! {
+        result = server.wait() => return Ok(result?),
+        () = signals.stop(log) => {}
+    }
+    log.info("Initiating Shutdown...");
+    tokio::select! {
+        result = server.shutdown() => {
+            if result? == Stopped::Cut {
+                log.warn("Stopped without the last checkpoint; the next start replays the journal");
+            }
+        }
+        () = signals.stop(log) => log.warn("Stopped at once; the next start replays the journal"),
+    }
+    log.info("Server Exiting..");
+    Ok(())
+}
+
+fn ports_file(server: &RunningServer, options: &NatsOptions, log: &Log) -> Option<PortsFile> {
+    let folder = options.ports_file_dir.as_ref()?;
+    let written = PortsFile::write(folder, server.nats_address(), server.http_address());
+    written
+        .inspect_err(|error| {
+            log.error(format_args!("Error writing ports file to {}: {error}", folder.display()));
+        })
+        .ok()
+}
+
+/// The lines that those who start a server wait for.
+fn announce(server: &RunningServer, options: &NatsOptions, log: &Log) {
+    log.info(format_args!("  Name:     {}", server.name()));
+    log.info(format_args!("  ID:       {}", server.id()));
+    if let Some(address) = server.http_address() {
+        log.info(format_args!("Starting http monitor on {address}"));
+    }
+    match data_directory(options) {
+        Some(directory) => {
+            log.info("Starting JetStream");
+            log.info(format_args!("  Store Directory: \"{}\"", directory.display()));
+            if has_foreign_streams(&directory) {
+                log.warn(format_args!(
+                    "{} holds streams of another nats-server, which are neither read nor changed",
+                    directory.display()
+                ));
+            }
+        }
+        None => log.info("Streams are kept in memory; -js keeps them on the disk"),
+    }
+    if let Some(address) = server.nats_address() {
+        log.info(format_args!("Listening for client connections on {address}"));
+    }
+    log.info("Server is ready");
+}
+
+/// Whether nats-server has kept streams of its usual account there.
+fn has_foreign_streams(directory: &Path) -> bool {
+    directory.join("$G").join("streams").is_dir()
+}
+
+/// What the system or the user asks of the server.
+#[cfg(unix)]
+struct Signals {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+    hangup: tokio::signal::unix::Signal,
+    user_1: tokio::signal::unix::Signal,
+    user_2: tokio::signal::unix::Signal,
+}
+
+#[cfg(unix)]
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+            user_1: signal(SignalKind::user_defined1())?,
+            user_2: signal(SignalKind::user_defined2())?,
+        })
+    }
+
+    /// Waits until the server is to stop, and does meanwhile what else is asked.
+    async fn stop(&mut self, log: &Log) {
+        loop {
+            tokio::select! {
+                _ = self.interrupt.recv() => return log.info("Trapped \"interrupt\" signal"),
+                _ = self.terminate.recv() => return log.info("Trapped \"terminated\" signal"),
+                _ = self.user_2.recv() => {
+                    log.info("Trapped \"user defined signal 2\" signal");
+                    return log.info("Entering lame duck mode, which ends at once");
+                }
+                _ = self.hangup.recv() => {
+                    log.info("Trapped \"hangup\" signal");
+                    log.error("Failed to reload server configuration: it is read at the start only; restart the server");
+                }
+                _ = self.user_1.recv() => {
+                    log.info("Trapped \"user defined signal 1\" signal");
+                    reopen(log);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(unix)]
+fn reopen(log: &Log) {
+    match log.reopen() {
+        Ok(true) => log.info("File log re-opened"),
+        Ok(false) => log.info("File log re-open ignored, not a file logger"),
+        Err(error) => log.error(format_args!("Could not open the log again: {error}")),
+    }
+}
+
+#[cfg(not(unix))]
+struct Signals;
+
+#[cfg(not(unix))]
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self)
+    }
+
+    async fn stop(&mut self, log: &Log) {
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        log.info("Trapped \"interrupt\" signal");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::sections::Secret;
+
+    #[test]
+    fn nobody_else_reaches_a_server_without_a_token() {
+        let none = NatsOptions::default();
+        assert_eq!(host(&none).unwrap(), Ipv4Addr::LOCALHOST);
+        let with_token = NatsOptions { token: Some(Secret("s".into())), ..NatsOptions::default() };
+        assert_eq!(host(&with_token).unwrap(), Ipv4Addr::UNSPECIFIED);
+        let open = NatsOptions { host: Some("0.0.0.0".into()), ..NatsOptions::default() };
+        let why = describe(&open).unwrap_err().message;
+        assert!(why.contains("token"), "{why}");
+        describe(&NatsOptions { host: open.host, ..with_token }).unwrap();
+    }
+
+    #[test]
+    fn streams_are_where_nats_server_keeps_them() {
+        let on = NatsOptions { jetstream: true, ..NatsOptions::default() };
+        assert_eq!(data_directory(&on), Some(std::env::temp_dir().join("nats/jetstream")));
+        let there = NatsOptions { store_dir: Some("/d".into()), ..on };
+        assert_eq!(data_directory(&there), Some("/d/jetstream".into()));
+        assert_eq!(data_directory(&NatsOptions { jetstream: false, ..there }), None);
+    }
+
+    #[test]
+    fn hosts_have_addresses() {
+        assert_eq!(resolve("localhost").unwrap(), Ipv4Addr::LOCALHOST);
+        assert_eq!(resolve("[::1]").unwrap().to_string(), "::1");
+        assert!(resolve("no host").unwrap_err().message.contains("`no host`"));
+    }
+}

@@ -1,0 +1,465 @@
+//! One NATS connection: bytes in, a session, bytes out.
+//!
+//! A single task reads, writes and takes events, whichever can go on. What is written goes out together
+//! with whatever else is ready by then.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use claudebus_storage::Pressure;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, Sleep};
+
+use super::super::broker_thread::{Batch, BrokerHandle, Gone, Input, Line};
+use super::super::connection::Shared;
+use super::super::counters::add;
+use super::clients::Place;
+use crate::model::request::{Request, SessionId};
+use crate::session::nats::{Ending, Session};
+use crate::wire::Output;
+use crate::wire::nats::{Decoder, Info};
+
+/// Longest line without a payload, in bytes. 4,096, as nats-server.
+pub(super) const MAX_CONTROL_LINE: usize = 4096;
+
+/// Least and most room for one read, in bytes: connections that carry much are read in large pieces,
+/// the many that carry little hold no memory.
+const LEAST_READ: usize = 512;
+const MOST_READ: usize = 256 << 10;
+
+/// Chunks of one write: as many as a system call takes without a copy of its own.
+const MOST_CHUNKS: usize = 64;
+
+/// How long a publisher's connection is not read after each read while storage is under high pressure.
+const PRESSURE_PAUSE: Duration = Duration::from_millis(5);
+
+/// The broker is told once more than a quarter of what a session may hold was sent; until then the session
+/// seems to have that much less room.
+const SENT_PART: usize = 4;
+
+/// How long the last answers of a connection may take to leave.
+const PARTING: Duration = Duration::from_secs(2);
+
+/// Why a connection's work ended.
+enum End {
+    Session(Ending),
+    /// The peer or the network ended it, or did not take what was sent.
+    Lost,
+    /// The broker cut the line: too much waited.
+    TooSlow,
+    /// The broker is gone.
+    Gone,
+}
+
+impl From<Ending> for End {
+    fn from(ending: Ending) -> Self {
+        Self::Session(ending)
+    }
+}
+
+impl From<Gone> for End {
+    fn from(Gone: Gone) -> Self {
+        Self::Gone
+    }
+}
+
+pub(super) struct Connection {
+    shared: Arc<Shared>,
+    place: Place,
+    id: SessionId,
+    session: Session,
+    decoder: Decoder,
+    /// Room for the next read.
+    room: usize,
+    /// Whether storage holds this connection up.
+    held: bool,
+    /// Under pressure: no read before this.
+    paused: Option<Instant>,
+    requests: Vec<Request>,
+    out: Output,
+    /// Chunks to be written, and their bytes.
+    queue: VecDeque<Bytes>,
+    queued: usize,
+    /// Bytes of deliveries in the queue, or written and not given back to the broker yet.
+    delivered: usize,
+    pending: Arc<AtomicUsize>,
+    times: Times,
+}
+
+/// When something was heard or said last.
+struct Times {
+    opened: Instant,
+    /// The client was heard.
+    heard: Instant,
+    /// The client took something, or there was nothing for it to take.
+    written: Instant,
+    /// The next sign of life is asked for.
+    ping: Instant,
+}
+
+impl Connection {
+    pub(super) fn new(shared: Arc<Shared>, info: &Info, place: Place) -> Self {
+        let (id, address) = (place.client().id, place.client().address);
+        let now = Instant::now();
+        let mut out = Output::new();
+        let own = Info { client_id: id.0, client_ip: address.ip().to_string(), ..info.clone() };
+        Session::greet(&own, &mut out);
+        Self {
+            place,
+            id,
+            session: Session::new(
+                Arc::clone(&shared.limits),
+                shared.welcome.name.as_str().into(),
+                shared.tokens.is_empty(),
+            ),
+            decoder: Decoder::new(shared.limits.max_payload, MAX_CONTROL_LINE),
+            room: LEAST_READ,
+            held: false,
+            paused: None,
+            requests: Vec::new(),
+            out,
+            queue: VecDeque::new(),
+            queued: 0,
+            delivered: 0,
+            pending: Arc::default(),
+            times: Times {
+                opened: now,
+                heard: now,
+                written: now,
+                ping: now + shared.server_limits.ping_interval,
+            },
+            shared,
+        }
+    }
+
+    /// Serves the connection to its end.
+    pub(super) async fn run<R, W>(mut self, mut reader: R, mut writer: W)
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        let _alive = self.shared.alive.clone();
+        let (events, mut incoming) = mpsc::unbounded_channel();
+        let line = Line { events, pending: Arc::clone(&self.pending) };
+        if self.shared.broker.send(Input::Open(self.id, line)).await.is_err() {
+            return;
+        }
+        let _closed = Closed { broker: self.shared.broker.clone(), id: self.id };
+        self.requests.push(Request::Opened);
+        let end = match self.hand_over().await {
+            Ok(()) => self.work(&mut reader, &mut writer, &mut incoming).await,
+            Err(Gone) => End::Gone,
+        };
+        self.part(end, &mut writer, &mut incoming).await;
+    }
+
+    async fn work<R, W>(
+        &mut self,
+        reader: &mut R,
+        writer: &mut W,
+        events: &mut mpsc::UnboundedReceiver<Batch>,
+    ) -> End
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        let mut pressure = self.shared.broker.pressure.clone();
+        let mut timer = Box::pin(tokio::time::sleep_until(self.next_look()));
+        self.queue_output();
+        loop {
+            let level = *pressure.borrow();
+            self.held &= level == Pressure::Full;
+            let has_room = self.queued < self.shared.server_limits.max_unsent;
+            let may_read =
+                has_room && !self.held && self.paused.is_none() && !self.session.is_busy();
+            let result = tokio::select! {
+                read = read_some(reader, self.decoder.buffer(), self.room), if may_read => {
+                    self.received(read, level).await
+                }
+                written = write_some(writer, &mut self.queue), if !self.queue.is_empty() => {
+                    self.written(written).await
+                }
+                batch = events.recv(), if has_room => match batch {
+                    Some(batch) => self.take_events(batch, events).await,
+                    None if self.shared.broker.is_closed() => Err(End::Gone),
+                    None => Err(End::TooSlow),
+                },
+                _ = pressure.changed(), if self.held => Ok(()),
+                () = timer.as_mut() => self.look(),
+            };
+            if let Err(end) = result {
+                return end;
+            }
+            self.set_timer(timer.as_mut());
+        }
+    }
+
+    /// When there may be something to do without anybody's doing.
+    fn next_look(&self) -> Instant {
+        let limits = &self.shared.server_limits;
+        let login = (!self.session.is_admitted()).then(|| self.times.opened + limits.login_timeout);
+        let write = (!self.queue.is_empty()).then(|| self.times.written + limits.write_timeout);
+        [login, write, self.paused].into_iter().flatten().fold(self.times.ping, Instant::min)
+    }
+
+    /// Wakes earlier if need be; a wake-up too early does no harm, and is not put off each time.
+    fn set_timer(&self, timer: Pin<&mut Sleep>) {
+        let next = self.next_look();
+        if next < timer.deadline() || timer.is_elapsed() {
+            timer.reset(next);
+        }
+    }
+
+    /// Looks whether time is up for something.
+    fn look(&mut self) -> Result<(), End> {
+        let now = Instant::now();
+        let limits = &self.shared.server_limits;
+        if self.paused.is_some_and(|until| until <= now) {
+            self.paused = None;
+        }
+        if !self.queue.is_empty() && self.times.written + limits.write_timeout <= now {
+            add(&self.shared.counters.sessions_too_slow, 1);
+            return Err(End::Lost);
+        }
+        if !self.session.is_admitted() && self.times.opened + limits.login_timeout <= now {
+            return Err(self.session.refuse("Authentication Timeout", &mut self.out).into());
+        }
+        if self.times.ping <= now {
+            let interval = limits.ping_interval;
+            if self.times.heard + interval <= now {
+                self.session.ping(&mut self.out)?;
+                self.queue_output();
+            }
+            self.times.ping = now + interval;
+        }
+        Ok(())
+    }
+
+    /// Bytes were read, or the peer has finished or is gone.
+    async fn received(&mut self, read: io::Result<usize>, pressure: Pressure) -> Result<(), End> {
+        let read = read.map_err(|_| End::Lost)?;
+        if read == 0 {
+            return Err(End::Lost);
+        }
+        add(&self.shared.counters.bytes_in, read);
+        self.times.heard = Instant::now();
+        self.place.active(self.times.heard - self.times.opened);
+        self.room = match read {
+            _ if read >= self.room => (self.room * 2).min(MOST_READ),
+            _ if read < self.room / 8 => (self.room / 2).max(LEAST_READ),
+            _ => self.room,
+        };
+        self.take_operations().await?;
+        if self.session.take_publishes() {
+            match pressure {
+                Pressure::High => self.paused = Some(self.times.heard + PRESSURE_PAUSE),
+                Pressure::Full => self.held = true,
+                Pressure::Normal | Pressure::NoSpace => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives complete operations to the session, and what it asks to the broker.
+    async fn take_operations(&mut self) -> Result<(), End> {
+        let result = self.feed_session();
+        self.hand_over().await?;
+        self.queue_output();
+        result
+    }
+
+    fn feed_session(&mut self) -> Result<(), End> {
+        while !self.session.is_busy() {
+            let operation = match self.decoder.next_operation() {
+                Ok(Some(operation)) => operation,
+                Ok(None) => break,
+                Err(error) => return Err(self.session.break_off(error, &mut self.out).into()),
+            };
+            if self.session.receive(operation, &mut self.requests, &mut self.out)? {
+                self.log_in()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A CONNECT came.
+    fn log_in(&mut self) -> Result<(), End> {
+        let client = self.session.client();
+        if !self.shared.tokens.admit(client.auth_token.as_deref()) {
+            return Err(self.session.refuse("Authorization Violation", &mut self.out).into());
+        }
+        tracing::debug!(session = self.id.0, name = client.name, lang = client.lang, "CONNECT");
+        self.decoder.allow_headers(client.headers);
+        self.place.name(client);
+        self.session.admit(&mut self.requests, &mut self.out);
+        Ok(())
+    }
+
+    async fn hand_over(&mut self) -> Result<(), Gone> {
+        if self.requests.is_empty() {
+            return Ok(());
+        }
+        let requests = std::mem::take(&mut self.requests);
+        self.shared.broker.send(Input::Requests(self.id, requests)).await
+    }
+
+    /// Takes a batch of events, and others that came meanwhile.
+    async fn take_events(
+        &mut self,
+        batch: Batch,
+        more: &mut mpsc::UnboundedReceiver<Batch>,
+    ) -> Result<(), End> {
+        let was_busy = self.session.is_busy();
+        let mut next = Some(batch);
+        let mut result = Ok(());
+        while let Some((events, bytes)) = next {
+            self.pending.fetch_sub(bytes, Ordering::Relaxed);
+            result =
+                events.into_iter().try_for_each(|event| self.session.event(event, &mut self.out));
+            let room = self.queued + self.out.len() < self.shared.server_limits.max_unsent;
+            next = if result.is_ok() && room { more.try_recv().ok() } else { None };
+        }
+        self.queue_output();
+        result?;
+        if was_busy && !self.session.is_busy() {
+            self.take_operations().await?;
+        }
+        Ok(())
+    }
+
+    fn queue_output(&mut self) {
+        if self.queue.is_empty() && !self.out.is_empty() {
+            self.times.written = Instant::now();
+        }
+        self.queued += self.out.len();
+        self.out.move_to(&mut self.queue);
+        self.delivered += self.session.take_delivered();
+        self.place.count(self.session.traffic(), self.session.subscriptions());
+        self.place.pending(self.queued);
+    }
+
+    async fn written(&mut self, written: io::Result<usize>) -> Result<(), End> {
+        let written = written.map_err(|_| End::Lost)?;
+        if written == 0 {
+            return Err(End::Lost);
+        }
+        add(&self.shared.counters.bytes_out, written);
+        self.queued -= written;
+        self.times.written = Instant::now();
+        self.place.active(self.times.written - self.times.opened);
+        self.place.pending(self.queued);
+        // A session that has more room than it uses is not worth a word after each write.
+        let worth_telling = self.shared.limits.max_session_deliveries / SENT_PART;
+        if self.queue.is_empty() && self.delivered > worth_telling {
+            let bytes = std::mem::take(&mut self.delivered);
+            self.requests.push(Request::Sent { bytes });
+            self.hand_over().await?;
+        }
+        Ok(())
+    }
+
+    /// Lets the last words leave.
+    async fn part<W: AsyncWrite + Unpin>(
+        &mut self,
+        end: End,
+        writer: &mut W,
+        events: &mut mpsc::UnboundedReceiver<Batch>,
+    ) {
+        match end {
+            End::Lost => return,
+            End::TooSlow => {
+                tracing::debug!(session = self.id.0, "a slow consumer was cut off");
+                return;
+            }
+            End::Session(Ending::Broken(error)) => {
+                add(&self.shared.counters.protocol_errors, 1);
+                tracing::debug!(session = self.id.0, %error, "a client broke the protocol");
+            }
+            End::Session(Ending::Refused(_) | Ending::Stopping) => {}
+            // The broker takes nothing more: what it has answered is still to be sent.
+            End::Gone => {
+                while let Some((batch, _)) = events.recv().await {
+                    let events = batch.into_iter();
+                    let told = events
+                        .map(|event| self.session.event(event, &mut self.out))
+                        .all(|result| result.is_ok());
+                    if !told {
+                        break;
+                    }
+                }
+            }
+        }
+        self.queue_output();
+        let last = async {
+            while !self.queue.is_empty() {
+                let written = write_some(writer, &mut self.queue).await?;
+                add(&self.shared.counters.bytes_out, written);
+            }
+            writer.shutdown().await
+        };
+        // A client that does not read its last answers is not waited for.
+        let _ = tokio::time::timeout(PARTING, last).await;
+    }
+}
+
+/// Tells the broker that the session is over when this value goes, however the task ends.
+struct Closed {
+    broker: BrokerHandle,
+    id: SessionId,
+}
+
+impl Drop for Closed {
+    fn drop(&mut self) {
+        let (broker, id) = (self.broker.clone(), self.id);
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            // Fails only if the broker is gone, which needs not be told.
+            runtime.spawn(async move { broker.send(Input::Closed(id)).await });
+        }
+    }
+}
+
+/// Reads what has arrived, up to about `room` bytes; 0 once the peer has finished. Nothing is lost
+/// if the future is dropped.
+async fn read_some<R: AsyncRead + Unpin>(
+    reader: &mut R,
+    buffer: &mut BytesMut,
+    room: usize,
+) -> io::Result<usize> {
+    if buffer.capacity() - buffer.len() < room / 2 {
+        buffer.reserve(room);
+    }
+    reader.read_buf(buffer).await
+}
+
+/// Writes some of the chunks, without copying them. Nothing is lost if the future is dropped.
+async fn write_some<W: AsyncWrite + Unpin>(
+    writer: &mut W,
+    queue: &mut VecDeque<Bytes>,
+) -> io::Result<usize> {
+    let written = {
+        let empty = IoSlice::new(&[]);
+        let mut slices = [empty; MOST_CHUNKS];
+        let mut count = 0;
+        for (slice, chunk) in slices.iter_mut().zip(queue.iter()) {
+            *slice = IoSlice::new(chunk);
+            count += 1;
+        }
+        writer.write_vectored(slices.get(..count).unwrap_or_default()).await?
+    };
+    let mut rest = written;
+    while let Some(chunk) = queue.front_mut() {
+        if rest < chunk.len() {
+            chunk.advance(rest);
+            break;
+        }
+        rest -= chunk.len();
+        queue.pop_front();
+    }
+    Ok(written)
+}

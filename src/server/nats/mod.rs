@@ -1,0 +1,124 @@
+//! The listeners for NATS clients: accept connections, over TCP and WebSocket, and bound how many there
+//! are.
+//!
+//! What clients say is the session's part; here it is known who listens where, and who the server is.
+
+mod clients;
+mod connection;
+mod upgrade;
+mod websocket;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+
+use super::connection::Shared;
+use crate::model::answer::{API_LEVEL, NATS_VERSION};
+use crate::wire::nats::Info;
+
+pub(super) use clients::{Client, Clients, Way};
+pub(super) use upgrade::{Gate, serve_websocket, upgrade};
+
+use clients::Place;
+use connection::{Connection, MAX_CONTROL_LINE};
+
+/// How long accepting rests when the system has no more files, so that a full table costs no processor.
+const REST: Duration = Duration::from_millis(100);
+
+/// How long a client that is one too many may take to hear of it.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// How many connections there may be.
+fn most(shared: &Shared) -> usize {
+    shared.server_limits.max_nats_connections.min(claudebus_storage::disk::file_limit() / 2)
+}
+
+/// What every client is told first, but for who it is itself.
+fn info(shared: &Shared, address: SocketAddr) -> Info {
+    Info {
+        server_id: server_id(&shared.welcome.server_id),
+        server_name: shared.welcome.name.clone(),
+        version: NATS_VERSION.to_owned(),
+        host: address.ip().to_string(),
+        port: address.port(),
+        auth_required: !shared.tokens.is_empty(),
+        max_payload: shared.limits.max_payload as u64,
+        api_lvl: API_LEVEL,
+        ..Info::default()
+    }
+}
+
+/// Longest line without a payload, in bytes.
+pub(super) fn max_control_line() -> usize {
+    MAX_CONTROL_LINE
+}
+
+/// A server's id in the form that NATS's have: `N` and 55 letters and digits of base 32.
+pub(super) fn server_id(id: &str) -> String {
+    let digits = id.bytes().map(|byte| char::from(byte.to_ascii_uppercase()));
+    let base32 = digits.map(|digit| match digit {
+        '0' => 'G',
+        '1' => 'H',
+        '8' => 'I',
+        '9' => 'J',
+        other => other,
+    });
+    std::iter::once('N').chain(base32.cycle().take(55)).collect()
+}
+
+/// Accepts connections until the server stops, and waits for those that are open.
+pub(super) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
+    let Ok(address) = listener.local_addr() else { return };
+    let info = Arc::new(info(&shared, address));
+    let most = most(&shared);
+    let mut stopping = shared.stopping.clone();
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Some(_) = connections.join_next() => continue,
+            _ = stopping.changed() => break,
+        };
+        match accepted {
+            Ok((stream, peer)) => match Place::take(&shared, most, peer, Way::Tcp) {
+                Some(place) => {
+                    // Only delays small answers; a connection without it works as well.
+                    let _ = stream.set_nodelay(true);
+                    let connection = Connection::new(Arc::clone(&shared), &info, place);
+                    let (reader, writer) = stream.into_split();
+                    connections.spawn(connection.run(reader, writer));
+                }
+                None => _ = connections.spawn(turn_away(stream)),
+            },
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a NATS connection");
+                tokio::time::sleep(REST).await;
+            }
+        }
+    }
+    while connections.join_next().await.is_some() {}
+}
+
+/// Tells a client that there are too many.
+async fn turn_away(mut stream: TcpStream) {
+    let text = b"-ERR 'maximum connections exceeded'\r\n";
+    // One that does not listen is not waited for.
+    let _ = tokio::time::timeout(FAREWELL, stream.write_all(text)).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_look_like_those_of_nats() {
+        let id = server_id("0189abcdef0123456789abcdef012345");
+        assert_eq!(id.len(), 56);
+        assert!(id.starts_with('N'));
+        assert!(id.bytes().all(|byte| matches!(byte, b'A'..=b'Z' | b'2'..=b'7')), "{id}");
+    }
+}

@@ -1,0 +1,94 @@
+//! How an HTTP request becomes the connection of a NATS client over WebSocket.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::ws::WebSocketUpgrade;
+use axum::extract::{ConnectInfo, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse as _, Response};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use super::super::connection::Shared;
+use super::super::hosts::Hosts;
+use super::super::http_listener::{Bounded, Visitor};
+use super::clients::{Place, Way};
+use super::connection::Connection;
+use super::websocket::{ByteStream, bounded};
+use super::{info, most};
+use crate::wire::nats::Info;
+
+/// What lets clients in over WebSocket.
+#[derive(Clone)]
+pub(in crate::server) struct Gate {
+    shared: Arc<Shared>,
+    /// What they are told first.
+    info: Arc<Info>,
+    hosts: Arc<Hosts>,
+    most: usize,
+}
+
+impl Gate {
+    /// `address` is the one that INFO tells, and `hosts` are those whose web pages may connect.
+    pub(in crate::server) fn new(
+        shared: Arc<Shared>,
+        address: SocketAddr,
+        hosts: Arc<Hosts>,
+    ) -> Self {
+        let (info, most) = (Arc::new(info(&shared, address)), most(&shared));
+        Self { shared, info, hosts, most }
+    }
+}
+
+/// Answers the request for a WebSocket, and serves the connection that follows. 403 for web pages from
+/// elsewhere, 503 while there are too many connections, and what HTTP says of requests that are for
+/// something else.
+pub(in crate::server) async fn upgrade(
+    State(gate): State<Gate>,
+    ConnectInfo(visitor): ConnectInfo<Visitor>,
+    headers: HeaderMap,
+    upgrade: WebSocketUpgrade,
+) -> Response {
+    if !gate.hosts.allow_origin(&headers) {
+        let text = "web pages from this host may not connect; add it to the server's http_hosts\n";
+        return (StatusCode::FORBIDDEN, text).into_response();
+    }
+    let Gate { shared, info, most, .. } = gate;
+    let Some(place) = Place::take(&shared, most, visitor.address, Way::WebSocket) else {
+        return (StatusCode::SERVICE_UNAVAILABLE, "maximum connections exceeded\n").into_response();
+    };
+    let upgrade = bounded(upgrade, shared.limits.max_payload);
+    let stopping = shared.stopping.clone();
+    let connection = Connection::new(shared, &info, place);
+    upgrade.on_upgrade(move |socket| async move {
+        visitor.let_go();
+        let (reader, writer) = tokio::io::split(ByteStream::new(socket));
+        tokio::select! {
+            () = connection.run(reader, writer) => {}
+            () = cut_off(stopping) => {}
+        }
+    })
+}
+
+/// Waits until the server is gone without having stopped. When it stops, connections learn of it from the
+/// broker.
+async fn cut_off(mut stopping: watch::Receiver<bool>) {
+    while stopping.changed().await.is_ok() {}
+}
+
+/// Serves NATS clients over WebSocket, at every path, until the server stops.
+pub(in crate::server) async fn serve_websocket(listener: TcpListener, gate: Gate) {
+    let mut stopping = gate.shared.stopping.clone();
+    let listener = Bounded::new(listener, &gate.shared.server_limits);
+    let app = Router::new().fallback(upgrade).with_state(gate);
+    let app = app.into_make_service_with_connect_info::<Visitor>();
+    let stop = async move {
+        // Ends when told, and when the server is gone.
+        let _ = stopping.changed().await;
+    };
+    if let Err(error) = axum::serve(listener, app).with_graceful_shutdown(stop).await {
+        tracing::error!(%error, "the WebSocket listener failed");
+    }
+}

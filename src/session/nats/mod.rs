@@ -1,0 +1,322 @@
+//! Sessions of NATS clients: one for each connection, over TCP or WebSocket.
+//!
+//! A session turns operations into requests, and events into lines. It knows who is subscribed under
+//! which `sid`, and how JetStream's subjects are read; what a request leads to is the broker's part, and
+//! sockets, time and secrets are the shell's.
+
+mod acks;
+mod jetstream;
+mod publishing;
+mod pulls;
+mod statuses;
+mod subscriptions;
+#[cfg(test)]
+mod tests;
+mod unsupported;
+
+use std::sync::Arc;
+
+use subscriptions::Subscriptions;
+
+use crate::model::event::{CoreMessage, Delivery, Event};
+use crate::model::limits::Limits;
+use crate::model::request::{Request, Token};
+use crate::wire::Output;
+use crate::wire::nats::{Connect, Info, Operation, ProtocolError, line};
+
+/// Requests of one session that wait for their answers before more operations are taken. 256: clients
+/// send some at once, and this bounds how many a client that does not read makes the server keep.
+pub const MAX_REQUESTS_IN_FLIGHT: usize = 256;
+
+/// Signs of life that a client may leave unanswered.
+pub const MAX_PINGS: u32 = 2;
+
+/// What the answer to PING waits for.
+const PONG: Token = Token(0);
+/// What `+OK` waits for.
+const OK: Token = Token(1);
+
+/// The protocol state of one connection.
+#[derive(Debug)]
+pub struct Session {
+    limits: Arc<Limits>,
+    /// The server's name, for answers that show it.
+    server: Arc<str>,
+    connect: Connect,
+    /// Whether the client may do more than say who it is.
+    admitted: bool,
+    subscriptions: Subscriptions,
+    /// Requests whose answers are to come.
+    in_flight: usize,
+    /// PINGs that the client has not answered.
+    unanswered: u32,
+    /// See [`Session::take_delivered`].
+    delivered: usize,
+    /// Whether what was received last was published where a stream may store it.
+    publishes: bool,
+    traffic: Traffic,
+}
+
+/// What a session has received and sent since it began. Bytes are those of headers and payloads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Messages from the client, acknowledgements and requests among them.
+    pub in_msgs: u64,
+    /// Their bytes.
+    pub in_bytes: u64,
+    /// Messages to the client, statuses among them.
+    pub out_msgs: u64,
+    /// Their bytes.
+    pub out_bytes: u64,
+}
+
+impl Traffic {
+    fn received(&mut self, bytes: usize) {
+        self.in_msgs += 1;
+        self.in_bytes += bytes as u64;
+    }
+
+    fn sent(&mut self, bytes: usize) {
+        self.out_msgs += 1;
+        self.out_bytes += bytes as u64;
+    }
+}
+
+/// Why a connection does not go on. What the client is told was written.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Ending {
+    /// The client broke the protocol.
+    #[error("{0}")]
+    Broken(ProtocolError),
+    /// The client was told this, and is not served further.
+    #[error("{0}")]
+    Refused(&'static str),
+    /// The server stops.
+    #[error("the server is shutting down")]
+    Stopping,
+}
+
+impl Session {
+    /// A session of a client that has said nothing yet. `server` is the server's name; `open` tells whether
+    /// everyone is let in.
+    #[must_use]
+    pub fn new(limits: Arc<Limits>, server: Arc<str>, open: bool) -> Self {
+        Self {
+            limits,
+            server,
+            connect: Connect::default(),
+            admitted: open,
+            subscriptions: Subscriptions::default(),
+            in_flight: 0,
+            unanswered: 0,
+            delivered: 0,
+            publishes: false,
+            traffic: Traffic::default(),
+        }
+    }
+
+    /// Says who the server is, which comes before all else.
+    pub fn greet(info: &Info, out: &mut Output) {
+        line::info(out, info);
+    }
+
+    /// Takes an operation. Adds what the broker is asked to `requests`, and immediate answers to `out`.
+    /// Returns whether it was a CONNECT that the shell must decide on: by [`admit`](Self::admit), or by
+    /// [`refuse`](Self::refuse).
+    ///
+    /// # Errors
+    /// [`Ending`]. What was added to `requests` and `out` still counts.
+    pub fn receive(
+        &mut self,
+        operation: Operation,
+        requests: &mut Vec<Request>,
+        out: &mut Output,
+    ) -> Result<bool, Ending> {
+        if let Operation::Connect(connect) = operation {
+            return self.connect(*connect, out).map(|()| true);
+        }
+        if !self.admitted {
+            return Err(self.refuse("Authorization Violation", out));
+        }
+        match operation {
+            Operation::Connect(_) => {}
+            Operation::Publish(batch) => self.publish(batch, requests, out),
+            Operation::Subscribe { sid, subject, queue } => {
+                self.subscribe(&sid, &subject, queue, requests, out);
+            }
+            Operation::Unsubscribe { sid, max } => {
+                requests.extend(self.subscriptions.remove(&sid, max));
+                self.say_ok(requests);
+            }
+            Operation::Ping => requests.push(Request::Barrier { token: PONG }),
+            Operation::Pong => self.unanswered = 0,
+        }
+        Ok(false)
+    }
+
+    fn connect(&mut self, connect: Connect, out: &mut Output) -> Result<(), Ending> {
+        if !matches!(connect.protocol, 0 | 1) {
+            return Err(self.refuse("invalid client protocol", out));
+        }
+        if connect.no_responders && !connect.headers {
+            return Err(self.refuse("no responders requires headers support", out));
+        }
+        self.connect = connect;
+        Ok(())
+    }
+
+    /// What the client has said of itself.
+    #[must_use]
+    pub fn client(&self) -> &Connect {
+        &self.connect
+    }
+
+    /// Lets the client in.
+    pub fn admit(&mut self, requests: &mut Vec<Request>, out: &mut Output) {
+        self.admitted = true;
+        if self.connect.verbose {
+            line::ok(out);
+        }
+        requests.push(Request::NoResponders { tell: self.connect.no_responders });
+    }
+
+    /// Whether the client was let in.
+    #[must_use]
+    pub fn is_admitted(&self) -> bool {
+        self.admitted
+    }
+
+    /// Tells the client why it is not served.
+    pub fn refuse(&mut self, why: &'static str, out: &mut Output) -> Ending {
+        line::error(out, why);
+        Ending::Refused(why)
+    }
+
+    /// Tells the client how it broke the protocol.
+    pub fn break_off(&mut self, error: ProtocolError, out: &mut Output) -> Ending {
+        if let Some(text) = error.wire_text() {
+            line::error(out, text);
+        }
+        Ending::Broken(error)
+    }
+
+    /// Asks the client for a sign of life.
+    ///
+    /// # Errors
+    /// [`Ending::Refused`] if it has not answered several times.
+    pub fn ping(&mut self, out: &mut Output) -> Result<(), Ending> {
+        if self.unanswered >= MAX_PINGS {
+            return Err(self.refuse("Stale Connection", out));
+        }
+        self.unanswered += 1;
+        line::ping(out);
+        Ok(())
+    }
+
+    /// Whether operations wait until requests are answered.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.in_flight >= MAX_REQUESTS_IN_FLIGHT
+    }
+
+    /// Whether the client has published where a stream may store it since the last call.
+    pub fn take_publishes(&mut self) -> bool {
+        std::mem::take(&mut self.publishes)
+    }
+
+    /// Bytes of deliveries that were written to the output since the last call, as
+    /// [`Request::Sent`] counts them.
+    pub fn take_delivered(&mut self) -> usize {
+        std::mem::take(&mut self.delivered)
+    }
+
+    /// What was received and sent so far.
+    #[must_use]
+    pub fn traffic(&self) -> Traffic {
+        self.traffic
+    }
+
+    /// Subscriptions of the client.
+    #[must_use]
+    pub fn subscriptions(&self) -> usize {
+        self.subscriptions.len()
+    }
+
+    /// Takes an event.
+    ///
+    /// # Errors
+    /// [`Ending`] if the connection is over.
+    pub fn event(&mut self, event: Event, out: &mut Output) -> Result<(), Ending> {
+        match event {
+            Event::Message { token, message } => {
+                if let Some(sid) = self.subscriptions.sid(token) {
+                    let CoreMessage { subject, reply, headers, payload } = &message;
+                    let with_headers = self.connect.headers;
+                    line::message(out, subject, sid, reply, headers, payload, with_headers);
+                    let head = if with_headers { headers.len() } else { 0 };
+                    self.traffic.sent(head + payload.len());
+                    self.subscriptions.count(token, 1);
+                }
+            }
+            Event::Deliver { token, consumer, deliveries } => {
+                self.delivered += deliveries.iter().map(Delivery::charge).sum::<usize>();
+                if let Some(sid) = self.subscriptions.sid(token) {
+                    let with_headers = self.connect.headers;
+                    let prefix = acks::prefix(&consumer);
+                    for delivery in &deliveries {
+                        let bytes = acks::deliver(out, with_headers, sid, &prefix, delivery);
+                        self.traffic.sent(bytes);
+                    }
+                    self.subscriptions.count(token, deliveries.len() as u64);
+                }
+            }
+            Event::PullStatus { token, status } => {
+                if let Some(sid) = self.subscriptions.sid(token) {
+                    self.traffic.sent(statuses::tell(out, sid, &status));
+                    self.subscriptions.count(token, 1);
+                }
+            }
+            Event::Barrier { token: OK } => line::ok(out),
+            Event::Barrier { .. } => line::pong(out),
+            Event::Unsubscribed { token } => self.subscriptions.forget(token),
+            Event::Answered => self.in_flight = self.in_flight.saturating_sub(1),
+            Event::Close { .. } => return Err(Ending::Stopping),
+            // What is lost shows as a gap in the sequences of deliveries; the protocol has no word for it.
+            Event::Gap { .. }
+            // Answers to what no session of this kind asks.
+            | Event::Published { .. }
+            | Event::Refused { .. }
+            | Event::AckConfirmed { .. }
+            | Event::Answer { .. } => {}
+        }
+        Ok(())
+    }
+
+    /// Confirms an operation to a client that wants that, behind the messages of those before it.
+    fn say_ok(&self, requests: &mut Vec<Request>) {
+        if self.connect.verbose {
+            requests.push(Request::Barrier { token: OK });
+        }
+    }
+
+    fn subscribe(
+        &mut self,
+        sid: &str,
+        subject: &str,
+        queue: Option<Box<str>>,
+        requests: &mut Vec<Request>,
+        out: &mut Output,
+    ) {
+        if !crate::model::subject::is_pattern(subject) {
+            return line::error(out, "Invalid Subject");
+        }
+        if self.subscriptions.len() >= self.limits.max_subscriptions {
+            return line::error(out, "maximum subscriptions exceeded");
+        }
+        if let Some(token) = self.subscriptions.add(sid) {
+            let (subject, queue) = (subject.to_owned(), queue.map(String::from));
+            requests.push(Request::Subscribe { token, subject, queue });
+        }
+        self.say_ok(requests);
+    }
+}
