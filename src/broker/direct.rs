@@ -19,6 +19,9 @@ use super::{Awaiting, Broker};
 
 /// Messages in answer to one request for the last ones of many subjects. 1,024, as nats-server.
 const MOST_RESULTS: usize = 1024;
+/// Bytes of one answer, whatever the client asks for. 4 MiB: others wait for some hundredths of a second at
+/// most, and the status at the end says how many messages follow.
+const MOST_BYTES: u64 = 4 << 20;
 /// Records of one read.
 const READ_RECORDS: usize = 1024;
 /// Bytes of one read.
@@ -102,7 +105,6 @@ impl<L: Log> Broker<L> {
             Work::Listed { seqs, .. } => (seqs.len() as u64).saturating_sub(1),
             _ => 0,
         };
-        let most_bytes = (self.limits.max_pending_bytes / 2) as u64;
         let direct = Direct {
             stream: id,
             name,
@@ -111,7 +113,10 @@ impl<L: Log> Broker<L> {
             pending,
             last: 0,
             messages_left: if options.batch == 0 { u64::MAX } else { options.batch },
-            bytes_left: if options.max_bytes == 0 { most_bytes } else { options.max_bytes },
+            bytes_left: match options.max_bytes {
+                0 => MOST_BYTES,
+                asked => asked.min(MOST_BYTES),
+            },
             read: None,
         };
         self.directs.insert(token, direct);
