@@ -1,9 +1,10 @@
 //! claudebus: a self-contained, durable event broker.
 //!
 //! The layers, lowest first; imports only run downward, and `tests/architecture.rs` holds them to it:
-//! [`model`] (nouns), `wire` (codecs), `broker` (decisions), `session` (protocol state), `client`
+//! [`access`] (who may do what), [`model`] (nouns), `wire` (codecs), `broker` (decisions), `session` (protocol state), `client`
 //! (the SDK), `server` (the shell: sockets, clock, threads), `config` and `cli`.
 
+pub mod access;
 pub mod broker;
 #[cfg(feature = "cli")]
 pub mod cli;

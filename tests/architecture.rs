@@ -34,13 +34,19 @@ const fn layer(
 
 /// The architecture, lowest level first.
 const LAYERS: &[Layer] = &[
-    layer("model", 1, true, &["storage"]),
+    layer("access", 1, true, &["storage"]),
+    layer("model", 1, true, &["access", "storage"]),
     layer("wire", 2, true, &["model", "storage"]),
-    layer("broker", 2, true, &["model", "storage"]),
-    layer("session", 3, true, &["model", "wire", "storage"]),
+    layer("broker", 2, true, &["access", "model", "storage"]),
+    layer("session", 3, true, &["access", "model", "wire", "storage"]),
     layer("client", 3, false, &["model", "wire", "storage"]),
-    layer("server", 4, false, &["model", "wire", "broker", "session", "client", "storage"]),
-    layer("config", 6, false, &["model", "client", "server", "storage"]),
+    layer(
+        "server",
+        4,
+        false,
+        &["access", "model", "wire", "broker", "session", "client", "storage"],
+    ),
+    layer("config", 6, false, &["access", "model", "client", "server", "storage"]),
     layer("cli", 6, false, &["model", "client", "server", "config", "storage"]),
 ];
 

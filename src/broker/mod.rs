@@ -204,6 +204,9 @@ impl<L: Log> Broker<L> {
                     return;
                 }
                 self.router.subscribe(from, token, &subject, queue);
+                if let Some(grant) = self.sessions.grant(from) {
+                    self.router.restrict(from, token, &grant);
+                }
                 self.stir_push_consumers();
             }
             Request::Unsubscribe { token, max } => {
@@ -230,6 +233,7 @@ impl<L: Log> Broker<L> {
             Request::FlowAnswer { subject } => self.flow_answered(&subject),
             Request::Unheard { subject, reply } => self.unheard(from, &subject, &reply),
             Request::NoResponders { tell } => self.sessions.tell_unheard(from, tell),
+            Request::Grant(grant) => self.sessions.set_grant(from, grant),
             Request::Barrier { token } => {
                 self.outbox.send_at_once(from, Event::Barrier { token });
             }

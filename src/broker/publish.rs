@@ -168,13 +168,17 @@ impl<L: Log> Broker<L> {
     pub(super) fn send(&mut self, from: SessionId, batch: &MessageBatch, echo: bool) {
         let mut run: Option<Run<'_>> = None;
         let mut answers = BytesMut::new();
+        let grant = self.sessions.grant(from);
+        // Whoever may not publish somewhere does not have the server do it.
+        let may_answer =
+            |reply: &str| grant.as_ref().is_none_or(|grant| grant.may_direct_to(reply));
         for message in batch.iter() {
             self.turn_to(&mut run, message.subject);
             let Some(run) = run.as_mut() else { continue };
             let heard = self.deliver_core(from, &run.route, batch, &message, echo);
             if run.stream.is_some() {
                 let outcome = self.store(run, &message);
-                if !message.reply.is_empty() && run.answers {
+                if !message.reply.is_empty() && run.answers && may_answer(message.reply) {
                     self.answer_publish(batch, run, &message, outcome, &mut answers);
                 }
             } else if !heard && !message.reply.is_empty() {

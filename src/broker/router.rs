@@ -9,6 +9,7 @@ use hashbrown::HashMap;
 use rand::RngExt;
 use rand::rngs::StdRng;
 
+use crate::access::Grant;
 use crate::model::request::{SessionId, Token};
 use crate::model::subject::{has_wildcard, is_publishable};
 
@@ -32,6 +33,16 @@ pub(super) struct Subscription {
     pub(super) delivered: u64,
     /// After how many it ends.
     pub(super) max: Option<u64>,
+    /// What its client may get, if the subscription matches more than that.
+    grant: Option<Arc<Grant>>,
+}
+
+impl Subscription {
+    /// Whether its client may get messages of this subject.
+    fn may_receive(&self, subject: &str) -> bool {
+        let permits = |grant: &Arc<Grant>| grant.may_receive(subject, self.queue.as_deref());
+        self.grant.as_ref().is_none_or(permits)
+    }
 }
 
 /// Where one subject leads.
@@ -112,10 +123,23 @@ impl Router {
                 queue: queue.map(Box::from),
                 delivered: 0,
                 max: None,
+                grant: None,
             });
         }
         self.tree.insert(subject, id);
         self.forget_routes(subject);
+    }
+
+    /// From now on a subscription gets only what its client may get.
+    pub(super) fn restrict(&mut self, session: SessionId, token: Token, grant: &Arc<Grant>) {
+        let id = self.by_token.get(&session).and_then(|tokens| tokens.get(&token));
+        let place = id.and_then(|id| self.subscriptions.get_mut(id.0 as usize));
+        let Some(subscription) = place.and_then(Option::as_mut) else { return };
+        if grant.filters(&subscription.subject, subscription.queue.as_deref()) {
+            subscription.grant = Some(Arc::clone(grant));
+            let subject = subscription.subject.clone();
+            self.forget_routes(&subject);
+        }
     }
 
     /// Ends a subscription now, or after `max` messages since it began. Returns the subject of
@@ -185,23 +209,23 @@ impl Router {
             return route;
         }
         let mut names: Vec<&str> = Vec::new();
-        self.tree.matches(
-            subject,
-            &mut |&id| match self.get(id).and_then(|s| s.queue.as_deref()) {
-                None => route.plain.push(id),
-                Some(queue) => match names.iter().position(|name| *name == queue) {
-                    Some(at) => {
-                        if let Some(group) = route.queues.get_mut(at) {
-                            group.push(id);
-                        }
+        self.tree.matches(subject, &mut |&id| {
+            let Some(subscription) = self.get(id).filter(|found| found.may_receive(subject)) else {
+                return;
+            };
+            let Some(queue) = subscription.queue.as_deref() else { return route.plain.push(id) };
+            match names.iter().position(|name| *name == queue) {
+                Some(at) => {
+                    if let Some(group) = route.queues.get_mut(at) {
+                        group.push(id);
                     }
-                    None => {
-                        names.push(queue);
-                        route.queues.push(vec![id]);
-                    }
-                },
-            },
-        );
+                }
+                None => {
+                    names.push(queue);
+                    route.queues.push(vec![id]);
+                }
+            }
+        });
         route
     }
 
@@ -302,6 +326,25 @@ mod tests {
         assert_eq!(receivers(&mut router, "x", true).len(), 1);
         assert!(router.unsubscribe(A, Token(1), Some(1)).is_some());
         assert_eq!(router.count(A), 0);
+    }
+
+    #[test]
+    fn what_a_member_may_not_get_goes_to_another_of_its_group() {
+        use crate::access::{Grant, PublishRules, SubscribeRules, Target};
+        let mut router = Router::default();
+        let deny = vec![Target::subject("a.secret"), Target::queue("a.group", "q")];
+        let rules = SubscribeRules { allow: None, deny };
+        let grant = Arc::new(Grant::new(PublishRules::default(), rules, None));
+        router.subscribe(A, Token(1), "a.*", Some("q".into()));
+        router.subscribe(A, Token(2), "a.*", None);
+        assert_eq!(router.route("a.secret").plain.len(), 1);
+        router.restrict(A, Token(1), &grant);
+        router.restrict(A, Token(2), &grant);
+        assert!(router.route("a.secret").has_no_subscriptions());
+        assert_eq!(receivers(&mut router, "a.group", true), [(A, Token(2))]);
+        router.subscribe(B, Token(1), "a.*", Some("q".into()));
+        assert_eq!(receivers(&mut router, "a.secret", true), [(B, Token(1))]);
+        assert_eq!(receivers(&mut router, "a.open", true).len(), 2);
     }
 
     #[test]

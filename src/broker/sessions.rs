@@ -7,6 +7,7 @@ use std::sync::Arc;
 use claudebus_storage::StreamId;
 use hashbrown::HashMap;
 
+use crate::access::Grant;
 use crate::model::request::{SessionId, Token};
 
 /// Stands for the server itself, which pulls on behalf of push consumers.
@@ -29,6 +30,8 @@ struct Session {
     consumers: BTreeSet<ConsumerKey>,
     /// Whether it does not want to know that nobody got a request of it.
     ignores_unheard: bool,
+    /// What its client may do; everything if none.
+    grant: Option<Arc<Grant>>,
 }
 
 #[derive(Debug, Default)]
@@ -44,6 +47,18 @@ impl Sessions {
     /// Ends a session. Returns the consumers it took messages from.
     pub(super) fn close(&mut self, session: SessionId) -> BTreeSet<ConsumerKey> {
         self.sessions.remove(&session).unwrap_or_default().consumers
+    }
+
+    /// Says what a session's client may do.
+    pub(super) fn set_grant(&mut self, session: SessionId, grant: Arc<Grant>) {
+        if let Some(session) = self.sessions.get_mut(&session) {
+            session.grant = (!grant.is_everything()).then_some(grant);
+        }
+    }
+
+    /// What a session's client may do; everything if none.
+    pub(super) fn grant(&self, session: SessionId) -> Option<Arc<Grant>> {
+        self.sessions.get(&session)?.grant.clone()
     }
 
     /// Whether a session wants to know that nobody got a request of it.

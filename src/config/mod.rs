@@ -20,6 +20,8 @@ mod table;
 #[cfg(test)]
 mod tests;
 pub mod text;
+mod tls;
+pub mod users;
 
 pub use error::ConfigError;
 pub use file::{ConfigFile, DEFAULT_FILE_NAME, Environment, Unset, default_path};

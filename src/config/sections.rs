@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
 use super::text;
+use super::users::{UserSection, unique_users};
 use crate::model::stream::{BlockCompression, Discard, Storage};
 use crate::model::subject::{is_name, is_pattern, overlap};
 
@@ -19,6 +20,9 @@ use crate::model::subject::{is_name, is_pattern, overlap};
 pub struct Sections {
     /// Streams, and the NATS server a bridge would talk to.
     pub event_bus: EventBus,
+    /// Who is let in.
+    #[serde(deserialize_with = "unique_users")]
+    pub users: Vec<UserSection>,
     /// How clients and parts of the server meet failures of others.
     pub resilience: Resilience,
     /// What is told about the server's work.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::sections::Secret;
 use super::text;
+use super::tls::NatsTlsSettings;
 use crate::model::limits::Limits;
 use crate::server::ServerLimits;
 
@@ -18,6 +19,8 @@ pub struct ServerSettings {
     pub quic: SocketAddr,
     /// Address of the listener for NATS clients; none switches it off.
     pub nats: Option<SocketAddr>,
+    /// How their connections are secured.
+    pub nats_tls: NatsTlsSettings,
     /// Address of the listener for NATS clients over WebSocket alone; none switches it off.
     pub websocket: Option<SocketAddr>,
     /// Address of the HTTP listener; none switches it off.
@@ -60,6 +63,7 @@ impl Default for ServerSettings {
             data: None,
             quic: SocketAddr::from(([127, 0, 0, 1], 4222)),
             nats: Some(SocketAddr::from(([127, 0, 0, 1], 4222))),
+            nats_tls: NatsTlsSettings::default(),
             websocket: None,
             http: Some(SocketAddr::from(([127, 0, 0, 1], 8222))),
             durability: Durability::Sync,

@@ -109,6 +109,49 @@ pub const SETTINGS: &[Setting] = &[
         |s, text| address_or_off(text).map(|address| s.nats = address),
         |s| show_address(s.nats),
     ),
+    quiet(
+        "nats_tls.cert",
+        "FILE",
+        "Certificate of the listener for NATS clients, in PEM, or `local` for one that the server makes \
+         itself, as for QUIC. Nothing means no TLS",
+        |s, text| path(text).map(|path| s.nats_tls.cert = path),
+        |s| show_path(s.nats_tls.cert.as_ref()),
+    ),
+    quiet(
+        "nats_tls.key",
+        "FILE",
+        "Its key, in PEM",
+        |s, text| path(text).map(|path| s.nats_tls.key = path),
+        |s| show_path(s.nats_tls.key.as_ref()),
+    ),
+    quiet(
+        "nats_tls.ca",
+        "FILE",
+        "Certificates of who has signed those of clients, in PEM",
+        |s, text| path(text).map(|path| s.nats_tls.ca = path),
+        |s| show_path(s.nats_tls.ca.as_ref()),
+    ),
+    quiet(
+        "nats_tls.verify",
+        "WHICH",
+        "Whether NATS clients must have a certificate: `off`, `on`, or `map` if it names the user, by an \
+         e-mail address or its common name",
+        |s, text| text.parse().map(|verify| s.nats_tls.verify = verify),
+        |s| s.nats_tls.verify.to_string(),
+    ),
+    quiet(
+        "nats_tls.handshake",
+        "WHEN",
+        "When TLS begins: `after_info`, as most NATS clients expect, or `first`",
+        |s, text| match text {
+            "after_info" | "first" => {
+                s.nats_tls.handshake_first = text == "first";
+                Ok(())
+            }
+            _ => Err(format!("`{text}` is neither after_info nor first")),
+        },
+        |s| if s.nats_tls.handshake_first { "first" } else { "after_info" }.to_owned(),
+    ),
     flagged(
         "websocket",
         "websocket",

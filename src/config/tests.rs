@@ -46,7 +46,8 @@ fn a_file_written_for_jetstream_loads_unchanged() {
     );
     let names: Vec<_> = plan.provisional.iter().map(|s| s.name.as_str()).collect();
     assert_eq!(names, ["AI_EVENTS"], "the file does not speak of it");
-    let Sections { resilience, observability, chaos, event_bus } = &file.sections;
+    let Sections { resilience, observability, chaos, event_bus, users } = &file.sections;
+    assert!(users.is_empty());
     assert_eq!(resilience.retry.max_delay, Duration::from_secs(60));
     assert_eq!(resilience.rate_limiter.rate, 100);
     assert!(observability.tracing.enabled && !chaos.enabled);
@@ -186,6 +187,9 @@ fn absurd_values_are_errors_in_words_everywhere() {
         "server.data",
         "server.copies_dir",
         "server.log",
+        "server.nats_tls.cert",
+        "server.nats_tls.key",
+        "server.nats_tls.ca",
         "server.ready_file",
         "server.auth",
         "server.http_hosts",

@@ -174,6 +174,12 @@ impl MessageBatch {
         Self { buffer: self.buffer.clone(), entries }
     }
 
+    /// Leaves out the messages that `keep` does not want.
+    pub fn retain(&mut self, mut keep: impl FnMut(MessageView<'_>) -> bool) {
+        let kept = self.entries.iter().copied().filter(|entry| keep(self.view(*entry))).collect();
+        self.entries = kept;
+    }
+
     /// The message at this position from 0, if there is one.
     #[must_use]
     pub fn get(&self, at: usize) -> Option<MessageView<'_>> {
@@ -263,6 +269,16 @@ mod tests {
         }
         assert!(batch.is_empty());
         batch.push_parts((0, 2), (0, 1), 0, 0, 3).expect("payloads need not be text");
+    }
+
+    #[test]
+    fn what_is_not_wanted_is_left_out() {
+        let mut batch = MessageBatch::new(Bytes::from_static(b"abc"));
+        for at in 0..3 {
+            batch.push(at, (at, 1), 0, 0, 0).expect("fits");
+        }
+        batch.retain(|message| message.subject != "b");
+        assert_eq!(batch.iter().map(|message| message.subject).collect::<String>(), "ac");
     }
 
     #[test]

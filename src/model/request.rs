@@ -1,5 +1,6 @@
 //! What sessions ask of the broker. Typed and free of any protocol.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,6 +9,7 @@ use super::answer::AnswerKind;
 use super::api::ApiRequest;
 use super::batch::MessageBatch;
 use super::error::ApiError;
+use crate::access::Grant;
 
 /// One session of the server: the protocol state of one QUIC stream or one NATS connection. The
 /// broker addresses its events to sessions; numbers are never reused while the server runs.
@@ -150,6 +152,11 @@ pub enum Request {
         /// Whether it wants to.
         tell: bool,
     },
+    /// What the session's client may do, for what only the broker can see to: that nothing it may not get
+    /// is delivered to its subscriptions, and that answers to what it publishes go nowhere else. What it
+    /// asks is checked by the session. Everything is permitted before; a second one counts for
+    /// subscriptions that begin from then on.
+    Grant(Arc<Grant>),
     /// Answered by [`Event::Barrier`](super::event::Event::Barrier) with the same token once all before it
     /// was handled. Does not wait for the disk.
     Barrier {

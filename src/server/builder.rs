@@ -8,9 +8,10 @@ use claudebus_storage::{CrashPoints, Durability};
 
 use super::error::StartError;
 use super::limits::ServerLimits;
+use super::login::{Tokens, User};
+use super::nats::NatsTls;
 use super::running::RunningServer;
 use super::start::start;
-use super::token::Tokens;
 use crate::model::limits::Limits;
 use crate::model::stream::StreamConfig;
 
@@ -41,6 +42,7 @@ pub struct ServerBuilder {
     pub(super) data: Option<PathBuf>,
     pub(super) quic: Option<SocketAddr>,
     pub(super) nats: Option<SocketAddr>,
+    pub(super) nats_tls: Option<NatsTls>,
     pub(super) websocket: Option<SocketAddr>,
     pub(super) http: Option<SocketAddr>,
     pub(super) http_hosts: Vec<String>,
@@ -54,6 +56,7 @@ pub struct ServerBuilder {
     pub(super) ready_file: Option<PathBuf>,
     pub(super) context_file: Option<PathBuf>,
     pub(super) tokens: Tokens,
+    pub(super) users: Vec<User>,
     pub(super) crash_points: CrashPoints,
 }
 
@@ -64,6 +67,7 @@ impl Default for ServerBuilder {
             data: None,
             quic: None,
             nats: None,
+            nats_tls: None,
             websocket: None,
             http: None,
             http_hosts: Vec::new(),
@@ -77,6 +81,7 @@ impl Default for ServerBuilder {
             ready_file: None,
             context_file: None,
             tokens: Tokens::default(),
+            users: Vec::new(),
             crash_points: CrashPoints::default(),
         }
     }
@@ -86,13 +91,19 @@ impl ServerBuilder {
     /// Whether a server may start like this, as far as that shows without starting one.
     ///
     /// # Errors
-    /// [`StartError::Unprotected`] if others than this machine could reach it without a token.
+    /// [`StartError::Unprotected`] if others than this machine could reach it without a token or a
+    /// user's password.
     pub fn check(&self) -> Result<(), StartError> {
         let open = [self.quic, self.nats, self.websocket, self.http].into_iter().flatten();
         match open.into_iter().find(|address| !address.ip().is_loopback()) {
-            Some(address) if self.tokens.is_empty() => Err(StartError::Unprotected(address)),
+            Some(address) if !self.is_protected() => Err(StartError::Unprotected(address)),
             _ => Ok(()),
         }
+    }
+
+    /// Whether clients must say who they are.
+    fn is_protected(&self) -> bool {
+        !self.tokens.is_empty() || !self.users.is_empty()
     }
 
     /// The server's name, for people. `claudebus` by default.
@@ -133,6 +144,13 @@ impl ServerBuilder {
     #[must_use]
     pub fn nats(mut self, address: SocketAddr) -> Self {
         self.nats = Some(address);
+        self
+    }
+
+    /// Secures the connections of NATS clients, but for those over WebSocket.
+    #[must_use]
+    pub fn nats_tls(mut self, options: NatsTls) -> Self {
+        self.nats_tls = Some(options);
         self
     }
 
@@ -238,11 +256,19 @@ impl ServerBuilder {
         self
     }
 
-    /// Lets in clients that know this secret; may be called several times. Without any, everyone
-    /// who can reach the server is let in, and it listens on loopback only.
+    /// Lets in clients that know this secret, who may do everything; may be called several times. Without
+    /// any, and without users, everyone who can reach the server is let in, and it listens on loopback
+    /// only.
     #[must_use]
     pub fn auth_token(mut self, token: impl Into<String>) -> Self {
         self.tokens.add(token.into());
+        self
+    }
+
+    /// Lets in this user, of the NATS protocol. May be called several times; names are unique.
+    #[must_use]
+    pub fn user(mut self, user: User) -> Self {
+        self.users.push(user);
         self
     }
 

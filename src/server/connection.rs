@@ -11,9 +11,9 @@ use super::broker_thread::BrokerHandle;
 use super::clock::Clock;
 use super::counters::{Counters, Gauge};
 use super::limits::ServerLimits;
+use super::login::Logins;
 use super::nats::Clients;
 use super::stream::{Over, Stream};
-use super::token::Tokens;
 use crate::client::transport::{Reader, Writer, split};
 use crate::model::limits::Limits;
 use crate::model::request::SessionId;
@@ -29,7 +29,7 @@ pub(super) struct Shared {
     pub(super) clock: Clock,
     /// Connections of NATS clients.
     pub(super) nats_clients: Arc<Clients>,
-    pub(super) tokens: Tokens,
+    pub(super) logins: Logins,
     /// What every client is told.
     pub(super) welcome: Welcome,
     pub(super) stopping: watch::Receiver<bool>,

@@ -16,7 +16,7 @@ pub enum StartError {
     /// An address that others can reach, and nothing that says who may.
     #[error(
         "{0} can be reached from other machines, and anybody there could read and write; configure \
-         an authentication token first, or listen on 127.0.0.1"
+         an authentication token or users first, or listen on 127.0.0.1"
     )]
     Unprotected(SocketAddr),
     /// A listener's address cannot be used.
@@ -76,6 +76,17 @@ pub enum TlsError {
         /// What is wrong.
         reason: String,
     },
+    /// A file of the configuration does not hold what it must.
+    #[error("{} cannot be used: {reason}", path.display())]
+    Unusable {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The server's own certificate is asked for where it has none.
+    #[error("the server has no certificate of its own to show")]
+    NoIdentity,
     /// A certificate cannot be made.
     #[error("cannot make a certificate: {0}")]
     Make(#[from] rcgen::Error),

@@ -1,7 +1,7 @@
 //! From a description to a running server.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -16,10 +16,12 @@ use super::builder::ServerBuilder;
 use super::clock::Clock;
 use super::connection::Shared;
 use super::counters::Counters;
-use super::error::StartError;
+use super::error::{StartError, TlsError};
 use super::hosts::Hosts;
 use super::limits::ServerLimits;
+use super::login::{Credential, Logins, User};
 use super::monitor::{Addresses, Site};
+use super::nats::{NatsCertificate, NatsTls, Tls};
 use super::ready::{ContextFile, Ready, ReadyFile};
 use super::running::{Parts, RunningServer};
 use super::tls::Identity;
@@ -47,7 +49,7 @@ pub(super) async fn start(builder: ServerBuilder) -> Result<RunningServer, Start
         counters,
         clock,
         nats_clients: Arc::default(),
-        tokens: builder.tokens.clone(),
+        logins: logins(&builder),
         welcome: welcome(&builder),
         stopping,
         sessions: AtomicU64::new(1),
@@ -103,6 +105,24 @@ async fn open_broker(
     .await
 }
 
+/// Who is let in.
+fn logins(builder: &ServerBuilder) -> Logins {
+    let is_plain = |user: &&User| match &user.credential {
+        Credential::Password(password) => password.is_plain(),
+        Credential::Key(_) | Credential::Certificate => false,
+    };
+    let plain: Vec<&str> =
+        builder.users.iter().filter(is_plain).map(|user| user.name.as_str()).collect();
+    if !plain.is_empty() {
+        tracing::warn!(
+            users = plain.join(", "),
+            "passwords stand in plain text in the configuration; write bcrypt or argon2id hashes"
+        );
+    }
+    let certified = builder.nats_tls.as_ref().is_some_and(NatsTls::names_users);
+    Logins::new(builder.tokens.clone(), &builder.users, certified)
+}
+
 fn welcome(builder: &ServerBuilder) -> Welcome {
     Welcome {
         // The smaller of both, of which there is one yet.
@@ -134,28 +154,35 @@ async fn listen(
     parts: &mut Parts,
 ) -> Result<(), StartError> {
     let tls_directory = builder.data.as_ref().map(|data| data.join("tls"));
-    if let Some(address) = builder.quic {
-        let now = clock.now().wall / 1_000_000_000;
-        let identity = match &tls_directory {
-            Some(directory) => Identity::in_directory(directory, now)?.0,
-            None => Identity::ephemeral(now)?,
-        };
-        let endpoint = quic::bind(address, &identity, &builder.server_limits)?;
+    let identity = identity(builder, tls_directory.as_deref(), clock)?;
+    let nats_tls = match &builder.nats_tls {
+        Some(options) => Some(Arc::new(Tls::new(options, identity.as_ref())?)),
+        None => None,
+    };
+    if let (Some(address), Some(identity)) = (builder.quic, &identity) {
+        let endpoint = quic::bind(address, identity, &builder.server_limits)?;
         parts.quic = endpoint.local_addr().ok();
-        parts.fingerprint = identity.fingerprint();
-        parts.authority_pem = Some(identity.authority_pem);
         parts.tasks.spawn(accept(Arc::clone(&parts.shared), endpoint.clone()));
-        if let Some(directory) = tls_directory.clone() {
-            let limits = builder.server_limits.clone();
-            let renewal = renew(endpoint.clone(), address, directory, limits, clock);
-            parts.background.spawn(renewal);
-        }
         parts.endpoint = Some(endpoint);
     }
     if let Some(address) = builder.nats {
         let listener = bind("NATS", address).await?;
         parts.nats = listener.local_addr().ok();
-        parts.tasks.spawn(nats::serve(listener, Arc::clone(&parts.shared)));
+        let shared = Arc::clone(&parts.shared);
+        parts.tasks.spawn(nats::serve(listener, shared, nats_tls.clone()));
+    }
+    if let Some(identity) = identity {
+        parts.fingerprint = identity.fingerprint();
+        parts.authority_pem = Some(identity.authority_pem);
+        if let Some(directory) = tls_directory.clone() {
+            let renewal = Renewal {
+                quic: builder.quic.zip(parts.endpoint.clone()),
+                nats: nats_tls.filter(|_| shows_local(builder)),
+                directory,
+                limits: builder.server_limits.clone(),
+            };
+            parts.background.spawn(renewal.run(clock));
+        }
     }
     listen_to_http(builder, parts).await?;
     let ready = Ready {
@@ -168,7 +195,7 @@ async fn listen(
         // directories exist by now.
         data: builder.data.as_deref().map(disk::absolute),
         ca: tls_directory
-            .filter(|_| parts.quic.is_some())
+            .filter(|_| parts.authority_pem.is_some())
             .map(|tls| disk::absolute(&tls).join("ca.pem")),
         fingerprint: parts.fingerprint.map(|fingerprint| fingerprint.to_string()),
         durability: durability(builder),
@@ -212,28 +239,57 @@ async fn listen_to_http(builder: &ServerBuilder, parts: &mut Parts) -> Result<()
     Ok(())
 }
 
+/// Whether NATS clients are shown the server's own certificate.
+fn shows_local(builder: &ServerBuilder) -> bool {
+    builder.nats_tls.as_ref().is_some_and(|tls| tls.certificate == NatsCertificate::Local)
+}
+
+/// The server's own certificate, if a listener shows it.
+fn identity(
+    builder: &ServerBuilder,
+    directory: Option<&Path>,
+    clock: Clock,
+) -> Result<Option<Identity>, StartError> {
+    if builder.quic.is_none() && !shows_local(builder) {
+        return Ok(None);
+    }
+    let now = clock.now().wall / 1_000_000_000;
+    Ok(Some(match directory {
+        Some(directory) => Identity::in_directory(directory, now)?.0,
+        None => Identity::ephemeral(now)?,
+    }))
+}
+
 /// Has the certificate made anew when it is due, and shows the new one to new connections.
-async fn renew(
-    endpoint: quinn::Endpoint,
-    address: SocketAddr,
+struct Renewal {
+    quic: Option<(SocketAddr, quinn::Endpoint)>,
+    nats: Option<Arc<Tls>>,
     directory: PathBuf,
     limits: ServerLimits,
-    clock: Clock,
-) {
-    loop {
-        tokio::time::sleep(CERTIFICATE_CHECK).await;
-        let now = clock.now().wall / 1_000_000_000;
-        let config = match Identity::in_directory(&directory, now) {
-            Ok((_, false)) => continue,
-            Ok((identity, true)) => quic::server_config(address, &identity, &limits),
-            Err(error) => Err(error),
-        };
-        match config {
-            Ok(config) => {
-                endpoint.set_server_config(Some(config));
-                tracing::info!("the server certificate was renewed");
+}
+
+impl Renewal {
+    async fn run(self, clock: Clock) {
+        loop {
+            tokio::time::sleep(CERTIFICATE_CHECK).await;
+            let now = clock.now().wall / 1_000_000_000;
+            let shown = match Identity::in_directory(&self.directory, now) {
+                Ok((_, false)) => continue,
+                Ok((identity, true)) => self.show(&identity),
+                Err(error) => Err(error),
+            };
+            match shown {
+                Ok(()) => tracing::info!("the server certificate was renewed"),
+                Err(error) => tracing::error!(%error, "cannot renew the server certificate"),
             }
-            Err(error) => tracing::error!(%error, "cannot renew the server certificate"),
         }
+    }
+
+    fn show(&self, identity: &Identity) -> Result<(), TlsError> {
+        if let Some((address, endpoint)) = &self.quic {
+            let config = quic::server_config(*address, identity, &self.limits)?;
+            endpoint.set_server_config(Some(config));
+        }
+        self.nats.as_ref().map_or(Ok(()), |tls| tls.renew(identity))
     }
 }

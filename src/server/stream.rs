@@ -241,24 +241,31 @@ impl Stream {
 
     /// Gives complete frames to the session, and what it asks to the broker.
     async fn take_frames(&mut self) -> Result<(), End> {
-        let result = self.feed_session();
-        self.hand_over().await?;
-        self.queue_output();
-        result
-    }
-
-    fn feed_session(&mut self) -> Result<(), End> {
-        while !self.session.is_busy() {
-            let Some(frame) = self.decoder.next_frame()? else { break };
-            if let Some(hello) = self.session.receive(frame, &mut self.requests, &mut self.out)? {
-                self.greet(&hello)?;
+        loop {
+            let result = self.feed_session();
+            self.hand_over().await?;
+            self.queue_output();
+            match result? {
+                Some(hello) => self.greet(&hello).await?,
+                None => return Ok(()),
             }
         }
-        Ok(())
     }
 
-    fn greet(&mut self, hello: &Hello) -> Result<(), End> {
-        if !self.trusted && !self.shared.tokens.admit(hello.token.as_deref()) {
+    /// Returns HELLO if it came, which is to be decided on before anything else.
+    fn feed_session(&mut self) -> Result<Option<Hello>, End> {
+        while !self.session.is_busy() {
+            let Some(frame) = self.decoder.next_frame()? else { break };
+            let hello = self.session.receive(frame, &mut self.requests, &mut self.out)?;
+            if hello.is_some() {
+                return Ok(hello);
+            }
+        }
+        Ok(None)
+    }
+
+    async fn greet(&mut self, hello: &Hello) -> Result<(), End> {
+        if !self.trusted && !self.shared.logins.admit_wholly(hello.token.as_deref()).await {
             return Err(self.session.refuse(ApiError::not_admitted(), &mut self.out).into());
         }
         let welcome = self.shared.welcome.clone();

@@ -114,6 +114,11 @@ impl Identity {
         Ok(Self { authority_pem, certificate, key })
     }
 
+    /// The certificate, and its key.
+    pub(super) fn certificate(&self) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+        (vec![self.certificate.clone()], self.key.clone_key())
+    }
+
     /// A secret that stays the same from run to run, by which a client believes that its connection
     /// is gone (stateless reset, RFC 9000 section 10.3).
     pub(super) fn reset_key(&self) -> ring::hmac::Key {

@@ -13,7 +13,9 @@ use super::exit::{Exit, Failure};
 use super::output::Output;
 use crate::client::{ApiError, Client, LocalServer, RequestError};
 use crate::config::{ConfigFile, Durability, Resolved, ServerSettings, StreamPlan};
-use crate::server::{RunningServer, Server, ServerBuilder, ServerFailure, StartError, Stopped};
+use crate::server::{
+    NatsTls, RunningServer, Server, ServerBuilder, ServerFailure, StartError, Stopped,
+};
 
 /// Largest token file. A token is some dozen bytes; whatever is larger is another file.
 const MAX_TOKEN_FILE: u64 = 64 << 10;
@@ -86,6 +88,14 @@ pub(super) fn describe(resolved: &Resolved, file: &ConfigFile) -> Result<ServerB
     }
     if let Some(address) = settings.websocket {
         builder = builder.websocket(address);
+    }
+    let nats_tls = resolved.nats_tls()?;
+    let is_certified = nats_tls.as_ref().is_some_and(NatsTls::names_users);
+    if let Some(options) = nats_tls {
+        builder = builder.nats_tls(options);
+    }
+    for user in file.users(is_certified)? {
+        builder = builder.user(user);
     }
     if let Some(address) = settings.http {
         builder = builder.http(address);
@@ -190,7 +200,10 @@ fn banner(server: &RunningServer, settings: &ServerSettings, file: &ConfigFile, 
         output.talk(format_args!("  QUIC         quic://{address}"));
     }
     match server.nats_address() {
-        Some(address) => output.talk(format_args!("  NATS         nats://{address}")),
+        Some(address) => {
+            let tls = if settings.nats_tls.cert.is_some() { ", with TLS" } else { "" };
+            output.talk(format_args!("  NATS         nats://{address}{tls}"));
+        }
         None => output.talk("  NATS         off"),
     }
     if let Some(address) = server.websocket_address() {
@@ -292,7 +305,7 @@ impl From<StartError> for Failure {
     fn from(error: StartError) -> Self {
         match &error {
             StartError::Unprotected(_) => Self::new(Exit::Config, &error)
-                .hint("write a token into a file and name it with --auth-token-file"),
+                .hint("write a token into a file and name it with --auth-token-file, or users into the configuration"),
             StartError::Bind { what: "QUIC", .. } => Self::new(Exit::Failed, &error)
                 .hint("choose another port with --quic, or 0 for any free one"),
             StartError::Bind { what: "NATS", .. } => Self::new(Exit::Failed, &error)

@@ -65,7 +65,7 @@ fn settings(site: &Site) -> Map<String, Value> {
                 json!({ "host": address.ip().to_string(), "port": address.port(), "no_tls": true });
             varz.insert("websocket".to_owned(), websocket);
         }
-        if !shared.tokens.is_empty() {
+        if !shared.logins.is_open() {
             varz.insert("auth_required".to_owned(), true.into());
         }
         if let Ok(cores) = std::thread::available_parallelism() {

@@ -19,6 +19,7 @@ use tokio::time::{Instant, Sleep};
 use super::super::broker_thread::{Batch, BrokerHandle, Gone, Input, Line};
 use super::super::connection::Shared;
 use super::super::counters::add;
+use super::super::login::{Admitted, Presented};
 use super::clients::Place;
 use crate::model::request::{Request, SessionId};
 use crate::session::nats::{Ending, Session};
@@ -74,6 +75,10 @@ pub(super) struct Connection {
     place: Place,
     id: SessionId,
     session: Session,
+    /// What the client may sign to show who it is.
+    nonce: Option<String>,
+    /// The names in its certificate.
+    certified: Vec<String>,
     decoder: Decoder,
     /// Room for the next read.
     room: usize,
@@ -108,7 +113,9 @@ impl Connection {
         let (id, address) = (place.client().id, place.client().address);
         let now = Instant::now();
         let mut out = Output::new();
-        let own = Info { client_id: id.0, client_ip: address.ip().to_string(), ..info.clone() };
+        let nonce = shared.logins.nonce();
+        let client_ip = address.ip().to_string();
+        let own = Info { client_id: id.0, client_ip, nonce: nonce.clone(), ..info.clone() };
         Session::greet(&own, &mut out);
         Self {
             place,
@@ -116,8 +123,10 @@ impl Connection {
             session: Session::new(
                 Arc::clone(&shared.limits),
                 shared.welcome.name.as_str().into(),
-                shared.tokens.is_empty(),
+                shared.logins.is_open(),
             ),
+            nonce,
+            certified: Vec::new(),
             decoder: Decoder::new(shared.limits.max_payload, MAX_CONTROL_LINE),
             room: LEAST_READ,
             held: false,
@@ -136,6 +145,21 @@ impl Connection {
             },
             shared,
         }
+    }
+
+    /// INFO, for who sends it before the connection is served.
+    pub(super) fn take_greeting(&mut self) -> Vec<Bytes> {
+        self.out.take()
+    }
+
+    /// The names in the client's certificate, which was found good.
+    pub(super) fn set_certified(&mut self, names: Vec<String>) {
+        self.certified = names;
+    }
+
+    /// Time for the client to say who it is.
+    pub(super) fn login_timeout(&self) -> Duration {
+        self.shared.server_limits.login_timeout
     }
 
     /// Serves the connection to its end.
@@ -268,13 +292,21 @@ impl Connection {
 
     /// Gives complete operations to the session, and what it asks to the broker.
     async fn take_operations(&mut self) -> Result<(), End> {
-        let result = self.feed_session();
-        self.hand_over().await?;
-        self.queue_output();
-        result
+        loop {
+            let result = self.feed_session();
+            self.hand_over().await?;
+            self.queue_output();
+            if !result? {
+                return Ok(());
+            }
+            // What follows CONNECT waits until it is known who the client is.
+            self.log_in().await?;
+        }
     }
 
-    fn feed_session(&mut self) -> Result<(), End> {
+    /// Returns whether a CONNECT came, which is to be decided on before anything else.
+    fn feed_session(&mut self) -> Result<bool, End> {
+        self.session.set_time(self.times.opened.elapsed());
         while !self.session.is_busy() {
             let operation = match self.decoder.next_operation() {
                 Ok(Some(operation)) => operation,
@@ -282,18 +314,39 @@ impl Connection {
                 Err(error) => return Err(self.session.break_off(error, &mut self.out).into()),
             };
             if self.session.receive(operation, &mut self.requests, &mut self.out)? {
-                self.log_in()?;
+                return Ok(true);
             }
         }
-        Ok(())
+        Ok(false)
     }
 
-    /// A CONNECT came.
-    fn log_in(&mut self) -> Result<(), End> {
+    /// A CONNECT came. Finding out who the client is takes no longer than it may take to say so.
+    async fn log_in(&mut self) -> Result<(), End> {
         let client = self.session.client();
-        if !self.shared.tokens.admit(client.auth_token.as_deref()) {
-            return Err(self.session.refuse("Authorization Violation", &mut self.out).into());
-        }
+        let presented = Presented {
+            token: client.auth_token.as_deref(),
+            user: client.user.as_deref(),
+            password: client.pass.as_deref(),
+            key: client.nkey.as_deref(),
+            signature: client.sig.as_deref(),
+            nonce: self.nonce.as_deref(),
+            certified: &self.certified,
+        };
+        let admitted = self.shared.logins.admit(presented);
+        let Admitted { name, grant } = match tokio::time::timeout(self.login_timeout(), admitted)
+            .await
+        {
+            Ok(Some(admitted)) => admitted,
+            Ok(None) => {
+                tracing::info!(session = self.id.0, user = client.user, "a client was not let in");
+                return Err(self.session.refuse("Authorization Violation", &mut self.out).into());
+            }
+            Err(_) => {
+                return Err(self.session.refuse("Authentication Timeout", &mut self.out).into());
+            }
+        };
+        self.session.permit(&name, grant, &mut self.requests);
+        let client = self.session.client();
         tracing::debug!(session = self.id.0, name = client.name, lang = client.lang, "CONNECT");
         self.decoder.allow_headers(client.headers);
         self.place.name(client);
@@ -316,6 +369,7 @@ impl Connection {
         more: &mut mpsc::UnboundedReceiver<Batch>,
     ) -> Result<(), End> {
         let was_busy = self.session.is_busy();
+        self.session.set_time(self.times.opened.elapsed());
         let mut next = Some(batch);
         let mut result = Ok(());
         while let Some((events, bytes)) = next {

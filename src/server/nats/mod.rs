@@ -5,6 +5,7 @@
 
 mod clients;
 mod connection;
+mod tls;
 mod upgrade;
 mod websocket;
 
@@ -15,12 +16,15 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
+use tokio_rustls::server::TlsStream;
 
 use super::connection::Shared;
 use crate::model::answer::{API_LEVEL, NATS_VERSION};
 use crate::wire::nats::Info;
 
 pub(super) use clients::{Client, Clients, Way};
+pub(super) use tls::Tls;
+pub use tls::{ClientCertificates, NatsCertificate, NatsTls};
 pub(super) use upgrade::{Gate, serve_websocket, upgrade};
 
 use clients::Place;
@@ -38,14 +42,16 @@ fn most(shared: &Shared) -> usize {
 }
 
 /// What every client is told first, but for who it is itself.
-fn info(shared: &Shared, address: SocketAddr) -> Info {
+fn info(shared: &Shared, address: SocketAddr, tls: Option<&Tls>) -> Info {
     Info {
         server_id: server_id(&shared.welcome.server_id),
         server_name: shared.welcome.name.clone(),
         version: NATS_VERSION.to_owned(),
         host: address.ip().to_string(),
         port: address.port(),
-        auth_required: !shared.tokens.is_empty(),
+        auth_required: !shared.logins.is_open(),
+        tls_required: tls.is_some(),
+        tls_verify: tls.is_some_and(Tls::verifies),
         max_payload: shared.limits.max_payload as u64,
         api_lvl: API_LEVEL,
         ..Info::default()
@@ -71,9 +77,9 @@ pub(super) fn server_id(id: &str) -> String {
 }
 
 /// Accepts connections until the server stops, and waits for those that are open.
-pub(super) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
+pub(super) async fn serve(listener: TcpListener, shared: Arc<Shared>, tls: Option<Arc<Tls>>) {
     let Ok(address) = listener.local_addr() else { return };
-    let info = Arc::new(info(&shared, address));
+    let info = Arc::new(info(&shared, address, tls.as_deref()));
     let most = most(&shared);
     let mut stopping = shared.stopping.clone();
     let mut connections = JoinSet::new();
@@ -89,8 +95,7 @@ pub(super) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
                     // Only delays small answers; a connection without it works as well.
                     let _ = stream.set_nodelay(true);
                     let connection = Connection::new(Arc::clone(&shared), &info, place);
-                    let (reader, writer) = stream.into_split();
-                    connections.spawn(connection.run(reader, writer));
+                    connections.spawn(serve_one(connection, stream, tls.clone()));
                 }
                 None => _ = connections.spawn(turn_away(stream)),
             },
@@ -101,6 +106,51 @@ pub(super) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
         }
     }
     while connections.join_next().await.is_some() {}
+}
+
+/// Serves a connection to its end.
+async fn serve_one(mut connection: Connection, stream: TcpStream, tls: Option<Arc<Tls>>) {
+    let Some(tls) = tls else {
+        let (reader, writer) = stream.into_split();
+        return connection.run(reader, writer).await;
+    };
+    if let Some(stream) = shake_hands(&tls, stream, &mut connection).await {
+        let (reader, writer) = tokio::io::split(stream);
+        connection.run(reader, writer).await;
+    }
+}
+
+/// The handshake of TLS, after INFO unless it comes first.
+async fn shake_hands(
+    tls: &Tls,
+    mut stream: TcpStream,
+    connection: &mut Connection,
+) -> Option<TlsStream<TcpStream>> {
+    let limit = connection.login_timeout();
+    let work = async {
+        if !tls.is_first() {
+            for chunk in connection.take_greeting() {
+                stream.write_all(&chunk).await?;
+            }
+        }
+        tls.acceptor().accept(stream).await
+    };
+    match tokio::time::timeout(limit, work).await {
+        Ok(Ok(stream)) => {
+            let (_, session) = stream.get_ref();
+            let certificate = session.peer_certificates().and_then(<[_]>::first);
+            connection.set_certified(certificate.map(tls::names).unwrap_or_default());
+            Some(stream)
+        }
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "a TLS handshake with a NATS client failed");
+            None
+        }
+        Err(_) => {
+            tracing::debug!("a TLS handshake with a NATS client took too long");
+            None
+        }
+    }
 }
 
 /// Tells a client that there are too many.

@@ -37,7 +37,8 @@ impl Gate {
         address: SocketAddr,
         hosts: Arc<Hosts>,
     ) -> Self {
-        let (info, most) = (Arc::new(info(&shared, address)), most(&shared));
+        // A WebSocket has no TLS inside; what is around it is no part of INFO.
+        let (info, most) = (Arc::new(info(&shared, address, None)), most(&shared));
         Self { shared, info, hosts, most }
     }
 }

@@ -45,6 +45,13 @@ pub(super) fn deliver(
     record.data().len().saturating_sub(left_out)
 }
 
+/// The subject by which a delivery is acknowledged.
+pub(super) fn subject(prefix: &str, delivery: &Delivery) -> BytesMut {
+    let mut subject = BytesMut::new();
+    put_reply(&mut subject, prefix, delivery);
+    subject
+}
+
 fn put_reply(reply: &mut BytesMut, prefix: &str, delivery: &Delivery) {
     let Delivery { record, consumer_seq, attempts, pending, .. } = delivery;
     reply.extend_from_slice(prefix.as_bytes());

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::permissions::Permissions;
 use super::{pulls, unsupported};
 use crate::model::answer::{self, AnswerKind};
 use crate::model::api::{ApiRequest, DirectOptions};
@@ -14,7 +15,11 @@ use crate::session::api::{self, Strictness};
 const PREFIX: &str = "$JS.API.";
 
 /// A request to the API arrives. Returns how many answers the session is to wait for.
-pub(super) fn receive(message: &MessageView<'_>, requests: &mut Vec<Request>) -> usize {
+pub(super) fn receive(
+    message: &MessageView<'_>,
+    permissions: &Permissions,
+    requests: &mut Vec<Request>,
+) -> usize {
     let Some(operation) = message.subject.strip_prefix(PREFIX) else { return 0 };
     if let Some(rest) = operation.strip_prefix("CONSUMER.MSG.NEXT.") {
         match rest.split_once('.') {
@@ -37,7 +42,8 @@ pub(super) fn receive(message: &MessageView<'_>, requests: &mut Vec<Request>) ->
         requests.push(Request::Tell { subject, headers, payload: Bytes::new() });
         return 0;
     }
-    let request = parse(kind, operation, message);
+    let request = parse(kind, operation, message)
+        .and_then(|request| permissions.check_request(&request).map(|()| request));
     let subject = if kind.is_direct() { message.subject.to_owned() } else { String::new() };
     requests.push(Request::ApiTo { reply: message.reply.to_owned(), subject, kind, request });
     1
@@ -155,7 +161,7 @@ mod tests {
     fn request(subject: &str, headers: &[u8], payload: &[u8]) -> Request {
         let mut requests = Vec::new();
         let message = MessageView { subject, reply: "r", headers, payload };
-        receive(&message, &mut requests);
+        receive(&message, &Permissions::of_everything(), &mut requests);
         requests.pop().expect("one request")
     }
 

@@ -6,6 +6,7 @@
 
 mod acks;
 mod jetstream;
+mod permissions;
 mod publishing;
 mod pulls;
 mod statuses;
@@ -14,11 +15,15 @@ mod subscriptions;
 mod tests;
 mod unsupported;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
+use permissions::Permissions;
 use subscriptions::Subscriptions;
 
-use crate::model::event::{CoreMessage, Delivery, Event};
+use crate::access::Grant;
+use crate::model::event::{ConsumerPath, CoreMessage, Delivery, Event};
 use crate::model::limits::Limits;
 use crate::model::request::{Request, Token};
 use crate::wire::Output;
@@ -35,6 +40,8 @@ pub const MAX_PINGS: u32 = 2;
 const PONG: Token = Token(0);
 /// What `+OK` waits for.
 const OK: Token = Token(1);
+/// What the oldest of [`Session`]'s violations waits for.
+const VIOLATION: Token = Token(2);
 
 /// The protocol state of one connection.
 #[derive(Debug)]
@@ -45,6 +52,12 @@ pub struct Session {
     connect: Connect,
     /// Whether the client may do more than say who it is.
     admitted: bool,
+    /// Which user it is; empty for nobody in particular.
+    user: Box<str>,
+    /// What it may do then.
+    permissions: Permissions,
+    /// What a verbose client is told once all before it was confirmed.
+    violations: VecDeque<String>,
     subscriptions: Subscriptions,
     /// Requests whose answers are to come.
     in_flight: usize,
@@ -106,6 +119,9 @@ impl Session {
             server,
             connect: Connect::default(),
             admitted: open,
+            user: Box::default(),
+            permissions: Permissions::of_everything(),
+            violations: VecDeque::new(),
             subscriptions: Subscriptions::default(),
             in_flight: 0,
             unanswered: 0,
@@ -169,6 +185,24 @@ impl Session {
     #[must_use]
     pub fn client(&self) -> &Connect {
         &self.connect
+    }
+
+    /// Says which user the client is and what it may do, before it is let in. Without this it is nobody in
+    /// particular, and everything. Subscriptions that it had begun under other permissions end.
+    pub fn permit(&mut self, user: &str, grant: Arc<Grant>, requests: &mut Vec<Request>) {
+        self.user = user.into();
+        if **self.permissions.grant() == *grant {
+            return;
+        }
+        requests.extend(self.subscriptions.remove_all());
+        requests.push(Request::Grant(Arc::clone(&grant)));
+        self.permissions = Permissions::new(grant, self.permissions.now());
+    }
+
+    /// Says what time it is, on a clock that never goes back. To be called before operations and events
+    /// are given; permissions to answer depend on it.
+    pub fn set_time(&mut self, now: Duration) {
+        self.permissions.set_time(now);
     }
 
     /// Lets the client in.
@@ -249,26 +283,21 @@ impl Session {
     pub fn event(&mut self, event: Event, out: &mut Output) -> Result<(), Ending> {
         match event {
             Event::Message { token, message } => {
-                if let Some(sid) = self.subscriptions.sid(token) {
+                if let Some((sid, queue)) = self.subscriptions.get(token) {
                     let CoreMessage { subject, reply, headers, payload } = &message;
-                    let with_headers = self.connect.headers;
-                    line::message(out, subject, sid, reply, headers, payload, with_headers);
-                    let head = if with_headers { headers.len() } else { 0 };
-                    self.traffic.sent(head + payload.len());
+                    if self.permissions.may_receive(subject, queue) {
+                        let with_headers = self.connect.headers;
+                        line::message(out, subject, sid, reply, headers, payload, with_headers);
+                        self.permissions.received(reply);
+                        let head = if with_headers { headers.len() } else { 0 };
+                        self.traffic.sent(head + payload.len());
+                    }
                     self.subscriptions.count(token, 1);
                 }
             }
             Event::Deliver { token, consumer, deliveries } => {
                 self.delivered += deliveries.iter().map(Delivery::charge).sum::<usize>();
-                if let Some(sid) = self.subscriptions.sid(token) {
-                    let with_headers = self.connect.headers;
-                    let prefix = acks::prefix(&consumer);
-                    for delivery in &deliveries {
-                        let bytes = acks::deliver(out, with_headers, sid, &prefix, delivery);
-                        self.traffic.sent(bytes);
-                    }
-                    self.subscriptions.count(token, deliveries.len() as u64);
-                }
+                self.deliver(token, &consumer, &deliveries, out);
             }
             Event::PullStatus { token, status } => {
                 if let Some(sid) = self.subscriptions.sid(token) {
@@ -277,6 +306,11 @@ impl Session {
                 }
             }
             Event::Barrier { token: OK } => line::ok(out),
+            Event::Barrier { token: VIOLATION } => {
+                if let Some(text) = self.violations.pop_front() {
+                    line::error(out, &text);
+                }
+            }
             Event::Barrier { .. } => line::pong(out),
             Event::Unsubscribed { token } => self.subscriptions.forget(token),
             Event::Answered => self.in_flight = self.in_flight.saturating_sub(1),
@@ -292,10 +326,44 @@ impl Session {
         Ok(())
     }
 
+    /// Deliveries of a consumer. One of a subject that the client may not get is left out, and stays
+    /// unacknowledged, as in nats-server.
+    fn deliver(
+        &mut self,
+        token: Token,
+        consumer: &ConsumerPath,
+        deliveries: &[Delivery],
+        out: &mut Output,
+    ) {
+        let Some((sid, queue)) = self.subscriptions.get(token) else { return };
+        let with_headers = self.connect.headers;
+        let prefix = acks::prefix(consumer);
+        for delivery in deliveries {
+            if self.permissions.may_receive(delivery.record.subject().as_bytes(), queue) {
+                let bytes = acks::deliver(out, with_headers, sid, &prefix, delivery);
+                self.traffic.sent(bytes);
+                if self.permissions.notes_replies() {
+                    self.permissions.received(&acks::subject(&prefix, delivery));
+                }
+            }
+        }
+        self.subscriptions.count(token, deliveries.len() as u64);
+    }
+
     /// Confirms an operation to a client that wants that, behind the messages of those before it.
     fn say_ok(&self, requests: &mut Vec<Request>) {
         if self.connect.verbose {
             requests.push(Request::Barrier { token: OK });
+        }
+    }
+
+    /// Tells of a violation, in its place among the confirmations if the client wants those.
+    fn say_violation(&mut self, text: String, requests: &mut Vec<Request>, out: &mut Output) {
+        if self.connect.verbose {
+            self.violations.push_back(text);
+            requests.push(Request::Barrier { token: VIOLATION });
+        } else {
+            line::error(out, &text);
         }
     }
 
@@ -313,7 +381,10 @@ impl Session {
         if self.subscriptions.len() >= self.limits.max_subscriptions {
             return line::error(out, "maximum subscriptions exceeded");
         }
-        if let Some(token) = self.subscriptions.add(sid) {
+        if let Err(violation) = self.permissions.check_subscribe(subject, queue.as_deref()) {
+            return self.say_violation(violation, requests, out);
+        }
+        if let Some(token) = self.subscriptions.add(sid, queue.as_deref()) {
             let (subject, queue) = (subject.to_owned(), queue.map(String::from));
             requests.push(Request::Subscribe { token, subject, queue });
         }

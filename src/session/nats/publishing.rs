@@ -45,7 +45,7 @@ impl Session {
     /// Messages in a row, in the order they came.
     pub(super) fn publish(
         &mut self,
-        batch: MessageBatch,
+        mut batch: MessageBatch,
         requests: &mut Vec<Request>,
         out: &mut Output,
     ) {
@@ -58,6 +58,14 @@ impl Session {
         }
         if self.connect.pedantic {
             complain(&batch, out);
+        }
+        if !self.permissions.is_everything() {
+            for violation in self.leave_out_forbidden(&mut batch) {
+                self.say_violation(violation, requests, out);
+            }
+            if batch.is_empty() {
+                return;
+            }
         }
         self.say_ok(requests);
         let echo = self.connect.echo;
@@ -91,7 +99,7 @@ impl Session {
                 }
                 Way::Server => {
                     acks.flush(requests);
-                    self.in_flight += jetstream::receive(&message, requests);
+                    self.in_flight += jetstream::receive(&message, &self.permissions, requests);
                 }
             }
             plain = at + 1;
@@ -104,11 +112,27 @@ impl Session {
         }
     }
 
+    /// Leaves out what the client may not publish. Returns what it is told of that.
+    fn leave_out_forbidden(&mut self, batch: &mut MessageBatch) -> Vec<String> {
+        let mut violations = Vec::new();
+        let Self { permissions, traffic, .. } = self;
+        batch.retain(|message| {
+            let asks_server = !matches!(way_of(&message), Way::Plain);
+            if let Err(violation) = permissions.check_publish(&message, asks_server) {
+                traffic.received(message.headers.len() + message.payload.len());
+                violations.push(violation);
+                return false;
+            }
+            true
+        });
+        violations
+    }
+
     /// What the server knows of who asks.
     fn user_info(&self, message: &MessageView<'_>) -> Option<Request> {
         let body = serde_json::json!({
             "server": { "name": &*self.server, "ver": NATS_VERSION, "jetstream": true },
-            "data": { "user": "", "account": "$G", "account_name": "$G" },
+            "data": { "user": &*self.user, "account": "$G", "account_name": "$G" },
         });
         (!message.reply.is_empty()).then(|| Request::Tell {
             subject: message.reply.to_owned(),

@@ -7,6 +7,7 @@ use crate::model::request::{Request, Token};
 #[derive(Debug)]
 struct Subscription {
     sid: Box<str>,
+    queue: Option<Box<str>>,
     /// Messages sent so far.
     sent: u64,
     /// After how many it ends.
@@ -26,14 +27,15 @@ impl Subscriptions {
     }
 
     /// Adds a subscription. `None` if the `sid` is in use, which keeps its first subscription.
-    pub(super) fn add(&mut self, sid: &str) -> Option<Token> {
+    pub(super) fn add(&mut self, sid: &str, queue: Option<&str>) -> Option<Token> {
         if self.by_sid.contains_key(sid) {
             return None;
         }
         let token = Token(self.next);
         self.next += 1;
         self.by_sid.insert(sid.into(), token);
-        self.by_token.insert(token, Subscription { sid: sid.into(), sent: 0, max: None });
+        let queue = queue.map(Into::into);
+        self.by_token.insert(token, Subscription { sid: sid.into(), queue, sent: 0, max: None });
         Some(token)
     }
 
@@ -54,6 +56,19 @@ impl Subscriptions {
     /// The `sid` of a subscription; none if it has ended.
     pub(super) fn sid(&self, token: Token) -> Option<&str> {
         self.by_token.get(&token).map(|subscription| &*subscription.sid)
+    }
+
+    /// The `sid` and the queue group of a subscription; none if it has ended.
+    pub(super) fn get(&self, token: Token) -> Option<(&str, Option<&str>)> {
+        let Subscription { sid, queue, .. } = self.by_token.get(&token)?;
+        Some((sid, queue.as_deref()))
+    }
+
+    /// Ends all subscriptions. What the broker is told.
+    pub(super) fn remove_all(&mut self) -> Vec<Request> {
+        self.by_sid.clear();
+        let tokens = self.by_token.drain().map(|(token, _)| token);
+        tokens.map(|token| Request::Unsubscribe { token, max: None }).collect()
     }
 
     /// Counts messages that were sent, which may end the subscription.
@@ -82,31 +97,31 @@ mod tests {
     #[test]
     fn a_sid_keeps_its_first_subscription() {
         let mut subscriptions = Subscriptions::default();
-        let token = subscriptions.add("1").expect("free");
-        assert_eq!(subscriptions.add("1"), None);
+        let token = subscriptions.add("1", None).expect("free");
+        assert_eq!(subscriptions.add("1", None), None);
         assert_eq!(subscriptions.sid(token), Some("1"));
         assert!(subscriptions.remove("1", None).is_some());
         assert_eq!((subscriptions.sid(token), subscriptions.len()), (Some("1"), 0));
         assert!(subscriptions.remove("1", None).is_none());
-        let second = subscriptions.add("1").expect("the name is free");
+        let second = subscriptions.add("1", None).expect("the name is free");
         assert_ne!(second, token);
         subscriptions.forget(token);
         assert_eq!((subscriptions.sid(token), subscriptions.sid(second)), (None, Some("1")));
-        assert_eq!(subscriptions.add("1"), None);
+        assert_eq!(subscriptions.add("1", None), None);
     }
 
     #[test]
     fn the_last_message_ends_it() {
         let mut subscriptions = Subscriptions::default();
-        let token = subscriptions.add("a").expect("free");
+        let token = subscriptions.add("a", None).expect("free");
         subscriptions.count(token, 1);
         subscriptions.remove("a", Some(2));
         assert!(subscriptions.sid(token).is_some());
         subscriptions.count(token, 1);
         assert!(subscriptions.sid(token).is_none());
-        let token = subscriptions.add("b").expect("free");
+        let token = subscriptions.add("b", Some("q")).expect("free");
         subscriptions.count(token, 2);
         subscriptions.remove("b", Some(2));
-        assert!(subscriptions.add("b").is_some(), "it has had its messages");
+        assert!(subscriptions.add("b", None).is_some(), "it has had its messages");
     }
 }
