@@ -80,6 +80,14 @@ impl<L: Log> Broker<L> {
         }
     }
 
+    /// A session is over: nobody waits for the rest of its answers.
+    pub(super) fn forget_askers(&mut self, session: SessionId) {
+        let gone = self.askers.waiting.extract_if(|_, asker| asker.session == session);
+        for (token, _) in gone {
+            self.directs.remove(&token);
+        }
+    }
+
     fn answer_asker(&mut self, asker: Asker, result: &Result<ApiResponse, ApiError>) {
         let Asker { session, reply, kind, subject } = asker;
         if kind.is_direct() {

@@ -1,6 +1,6 @@
 //! Core messaging: messages to whoever is subscribed now. Nothing here is stored or promised.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use claudebus_storage::{Log, NewRecord, StreamId};
 use rand::RngExt;
 
@@ -19,6 +19,35 @@ const MAX_HOPS: u32 = 8;
 /// The status that nobody got a request, without the line that ends it.
 const NO_RESPONDERS: &[u8] = b"NATS/1.0 503\r\n";
 
+/// Shorter messages are copied for who is subscribed. 16 KiB: one that waits for a slow subscriber would keep
+/// the whole buffer that it came in, up to some hundred kilobytes, for the few bytes that it counts for.
+const COPY_BELOW: usize = 16 << 10;
+
+/// A message as subscribers get it.
+fn own_message(batch: &MessageBatch, message: &MessageView<'_>) -> CoreMessage {
+    let MessageView { subject, reply, headers, payload } = message;
+    let len = subject.len() + reply.len() + headers.len() + payload.len();
+    if len >= COPY_BELOW {
+        return CoreMessage {
+            subject: batch.slice(subject.as_bytes()),
+            reply: batch.slice(reply.as_bytes()),
+            headers: batch.slice(headers),
+            payload: batch.slice(payload),
+        };
+    }
+    let mut bytes = BytesMut::with_capacity(len);
+    let mut part = |part: &[u8]| {
+        bytes.extend_from_slice(part);
+        bytes.split().freeze()
+    };
+    CoreMessage {
+        subject: part(subject.as_bytes()),
+        reply: part(reply.as_bytes()),
+        headers: part(headers),
+        payload: part(payload),
+    }
+}
+
 impl<L: Log> Broker<L> {
     /// Gives a message to the core subscriptions of its route, at once. Returns whether there
     /// were any.
@@ -36,14 +65,10 @@ impl<L: Log> Broker<L> {
         let mut chosen = Vec::new();
         self.router.receivers(route, from, echo, &mut self.rng, &mut chosen);
         let heard = !chosen.is_empty();
+        let message = if heard { own_message(batch, message) } else { CoreMessage::default() };
         for id in chosen {
             if let Some((session, token)) = self.router.count_delivery(id, 1) {
-                let message = CoreMessage {
-                    subject: batch.slice(message.subject.as_bytes()),
-                    reply: batch.slice(message.reply.as_bytes()),
-                    headers: batch.slice(message.headers),
-                    payload: batch.slice(message.payload),
-                };
+                let message = message.clone();
                 self.outbox.send_at_once(session, Event::Message { token, message });
             }
         }

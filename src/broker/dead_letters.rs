@@ -3,6 +3,7 @@
 //! The dead letter and the settling of the message at its source are one group: a message is in
 //! exactly one of both places. A late acknowledgement wins until then.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use crate::model::time::Timestamp;
 
 use super::consumer::{DeadReason, Dying};
 use super::reading::one;
+use super::sessions::ConsumerKey;
 use super::stream::Stream;
 use super::stream::ttl::Ttl;
 use super::{Awaiting, Broker, Deadline};
@@ -65,10 +67,13 @@ enum Burial {
 
 impl<L: Log> Broker<L> {
     /// Takes care of all messages that consumers gave up in this turn.
-    pub(super) fn bury_the_dead(&mut self) {
-        for (id, name) in std::mem::take(&mut self.mourning) {
-            self.bury_all_of(id, &name);
+    /// Returns the consumers that were looked after: what was settled of them must be in this group.
+    pub(super) fn bury_the_dead(&mut self) -> BTreeSet<ConsumerKey> {
+        let mourning = std::mem::take(&mut self.mourning);
+        for (id, name) in &mourning {
+            self.bury_all_of(*id, name);
         }
+        mourning
     }
 
     fn bury_all_of(&mut self, id: StreamId, name: &Arc<str>) {

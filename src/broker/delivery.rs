@@ -16,7 +16,7 @@ use super::consumer::{Rest, Settled, Want, Way};
 use super::member::Member;
 use super::reading::meta_of;
 use super::router::{Route, SubscriptionId};
-use super::sessions::{SERVER, Sessions};
+use super::sessions::{ConsumerKey, SERVER, Sessions};
 use super::state;
 use super::{Broker, Deadline};
 
@@ -139,6 +139,16 @@ impl<L: Log> Broker<L> {
             question.into_iter().for_each(|question| self.ask_listeners(question));
             statuses.into_iter().for_each(|status| self.tell_status(status));
             self.discard_settled(id, &mail.settled);
+        }
+    }
+
+    /// Writes what was settled of a consumer to the log's state, if its turn has not done so.
+    pub(super) fn keep_settled(&mut self, (id, name): &ConsumerKey) {
+        let taken = self.catalog.get_mut(*id).and_then(|s| s.consumers.take(name));
+        let Some((place, mut member)) = taken else { return };
+        self.keep_progress(&mut member);
+        if let Some(stream) = self.catalog.get_mut(*id) {
+            stream.consumers.put_back(place, member);
         }
     }
 

@@ -45,6 +45,10 @@ impl<L: Log> Broker<L> {
                 member.consumer.session_closed(self.now, SERVER);
             }
             member.pushing &= member.consumer.num_waiting() > 0;
+            if let Some(flow) = &mut member.flow {
+                // Whoever was asked how far it has come may be gone.
+                *flow = Flow::default();
+            }
         }
         let config = member.consumer.config();
         let Some(subject) = config.deliver_subject.clone().filter(|_| !member.pushing) else {

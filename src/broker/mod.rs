@@ -277,10 +277,12 @@ impl<L: Log> Broker<L> {
     /// Ends a turn: delivers what can be delivered, and closes the open group. Returns the position
     /// that everything decided so far depends on.
     pub fn commit(&mut self) -> Position {
-        self.bury_the_dead();
+        let settling = self.bury_the_dead();
         self.copy_fresh();
         self.keep_limits();
         self.deliver_all();
+        // Not all have had their turn to deliver, and answers to acknowledgements wait for this group.
+        settling.iter().for_each(|key| self.keep_settled(key));
         let position = self.log.commit();
         for stream in std::mem::take(&mut self.appended) {
             if let Some(summary) = self.log.stream(stream) {
@@ -351,6 +353,7 @@ impl<L: Log> Broker<L> {
 
     fn close_session(&mut self, session: SessionId) {
         self.router.close(session);
+        self.forget_askers(session);
         self.close_pulls_of(session);
         self.drop_unheard_pulls();
     }

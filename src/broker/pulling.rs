@@ -87,6 +87,10 @@ impl<L: Log> Broker<L> {
 
     /// A session can take deliveries again.
     pub(super) fn stir_pulls_of(&mut self, session: SessionId) {
+        let catalog = &self.catalog;
+        self.sessions.forget_consumers(session, |(id, name)| {
+            catalog.get(*id).is_some_and(|stream| stream.consumers.get(name).is_some())
+        });
         self.stirred.extend(self.sessions.consumers_of(session).cloned());
     }
 

@@ -124,6 +124,17 @@ impl Sessions {
         }
     }
 
+    /// Forgets the consumers of a session that are gone.
+    pub(super) fn forget_consumers(
+        &mut self,
+        session: SessionId,
+        is_there: impl Fn(&ConsumerKey) -> bool,
+    ) {
+        if let Some(session) = self.sessions.get_mut(&session) {
+            session.consumers.retain(is_there);
+        }
+    }
+
     /// The consumers that a session takes messages from.
     pub(super) fn consumers_of(&self, session: SessionId) -> impl Iterator<Item = &ConsumerKey> {
         self.sessions.get(&session).into_iter().flat_map(|session| &session.consumers)

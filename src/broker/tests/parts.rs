@@ -147,3 +147,34 @@ fn a_stop_ends_the_pulls_of_many_consumers() {
     let events: Vec<_> = std::iter::from_fn(|| bench.broker.poll_event()).collect();
     assert_eq!(statuses(&events).len(), count);
 }
+
+#[test]
+fn what_is_confirmed_is_in_the_group_however_many_consumers_wait_for_their_turn() {
+    const CONSUMERS: usize = 3 * TURN_CONSUMERS;
+    let mut bench = Bench::new();
+    bench.create(named("S", &["s.>"])).unwrap();
+    for number in 0..CONSUMERS {
+        bench.consumer("S", durable(&format!("c{number}"))).unwrap();
+    }
+    bench.publish(1, 1, &["s.a"]);
+    for number in 0..CONSUMERS {
+        assert_eq!(bench.pull("S", &format!("c{number}"), 1).len(), 1);
+    }
+    for number in 0..CONSUMERS {
+        let ack = Ack {
+            stream: "S".into(),
+            consumer: format!("c{number}"),
+            sequences: vec![(1, 1)],
+            kind: AckKind::Ack,
+            confirm: Some(ReplyTo::Session(Token(7))),
+            subject: String::new(),
+        };
+        bench.handle(A, Request::Ack(ack));
+    }
+    bench.broker.commit();
+    let mut bench = bench.restarted(BrokerOptions::default());
+    bench.pass(Duration::from_secs(31));
+    for number in 0..CONSUMERS {
+        assert_eq!(bench.pull("S", &format!("c{number}"), 1).len(), 0, "consumer {number}");
+    }
+}

@@ -93,6 +93,10 @@ pub(super) struct Connection {
     queued: usize,
     /// Bytes of deliveries in the queue, or written and not given back to the broker yet.
     delivered: usize,
+    /// Bytes that were ever queued, those up to the last delivery, and those that were written.
+    queued_ever: u64,
+    delivered_until: u64,
+    written_ever: u64,
     pending: Arc<AtomicUsize>,
     times: Times,
 }
@@ -136,6 +140,9 @@ impl Connection {
             queue: VecDeque::new(),
             queued: 0,
             delivered: 0,
+            queued_ever: 0,
+            delivered_until: 0,
+            written_ever: 0,
             pending: Arc::default(),
             times: Times {
                 opened: now,
@@ -194,6 +201,7 @@ impl Connection {
         W: AsyncWrite + Unpin,
     {
         let mut pressure = self.shared.broker.pressure.clone();
+        let mut stopping = self.shared.stopping.clone();
         let mut timer = Box::pin(tokio::time::sleep_until(self.next_look()));
         self.queue_output();
         loop {
@@ -215,6 +223,8 @@ impl Connection {
                     None => Err(End::TooSlow),
                 },
                 _ = pressure.changed(), if self.held => Ok(()),
+                // A client that takes nothing must not hold up the server's end.
+                _ = stopping.changed(), if !has_room => Err(End::Gone),
                 () = timer.as_mut() => self.look(),
             };
             if let Err(end) = result {
@@ -392,8 +402,13 @@ impl Connection {
             self.times.written = Instant::now();
         }
         self.queued += self.out.len();
+        self.queued_ever += self.out.len() as u64;
         self.out.move_to(&mut self.queue);
-        self.delivered += self.session.take_delivered();
+        let delivered = self.session.take_delivered();
+        if delivered > 0 {
+            self.delivered += delivered;
+            self.delivered_until = self.queued_ever;
+        }
         self.place.count(self.session.traffic(), self.session.subscriptions());
         self.place.pending(self.queued);
     }
@@ -405,12 +420,15 @@ impl Connection {
         }
         add(&self.shared.counters.bytes_out, written);
         self.queued -= written;
+        self.written_ever += written as u64;
         self.times.written = Instant::now();
         self.place.active(self.times.written - self.times.opened);
         self.place.pending(self.queued);
         // A session that has more room than it uses is not worth a word after each write.
         let worth_telling = self.shared.limits.max_session_deliveries / SENT_PART;
-        if self.queue.is_empty() && self.delivered > worth_telling {
+        // What else is queued behind the deliveries does not hold others up.
+        let is_written = self.written_ever >= self.delivered_until;
+        if is_written && self.delivered > worth_telling {
             let bytes = std::mem::take(&mut self.delivered);
             self.requests.push(Request::Sent { bytes });
             self.hand_over().await?;
