@@ -38,7 +38,7 @@ cargo test --release --locked --test durability --test faults --test crash --tes
 step "fuzz targets, $FUZZ_SECONDS s each"
 for target in $(cargo +nightly fuzz list); do
     # New inputs go to the first directory; what the repository has is where it starts.
-    mkdir -p "fuzz/artifacts/new/$target"
+    mkdir -p "fuzz/artifacts/new/$target" "fuzz/corpus/$target"
     cargo +nightly fuzz run "$target" "fuzz/artifacts/new/$target" "fuzz/corpus/$target" -- -max_total_time="$FUZZ_SECONDS" -timeout=10 -rss_limit_mb=4096
 done
 
