@@ -31,11 +31,40 @@ pub(super) struct Question {
 }
 
 impl<L: Log> Broker<L> {
+    /// There is a new subscription: push consumers may have found a listener.
+    pub(super) fn subscription_began(&mut self, pattern: &str) {
+        self.stirred.append(&mut self.listened.concerned(pattern));
+    }
+
+    /// Subscriptions have ended: pulls whose reply subject nobody listens to any more are dropped when
+    /// their consumers have their turn.
+    pub(super) fn hear_of_ended_subscriptions(&mut self) {
+        for pattern in self.router.take_ended() {
+            for (id, name) in self.listened.concerned(&pattern) {
+                let Some(stream) = self.catalog.get_mut(id) else { continue };
+                if let Some((name, member)) = stream.member_mut(&name) {
+                    member.unheard = true;
+                    self.stirred.insert((id, name));
+                }
+            }
+        }
+    }
+
+    /// Forgets to which subjects pulls sent that are over, when there are many.
+    pub(super) fn sweep_listened(&mut self) {
+        if !self.listened.is_sweep_due() {
+            return;
+        }
+        let catalog = &self.catalog;
+        self.listened.sweep(|(id, name), subject| {
+            let member = catalog.get(*id).and_then(|stream| stream.consumers.get(name));
+            member.is_some_and(|member| member.consumer.sends_to(subject))
+        });
+    }
+
     /// Before delivering: pulls without listeners go; the server pulls for a push consumer.
     pub(super) fn update_pulls(&mut self, member: &mut Member) {
-        let ended = self.router.ended();
-        if member.checked != ended {
-            member.checked = ended;
+        if std::mem::take(&mut member.unheard) {
             let group = member.consumer.config().deliver_group.clone();
             let before = member.consumer.num_waiting();
             let heard = |subject: &str| self.is_listened_to(subject, group.as_deref());

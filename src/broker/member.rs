@@ -26,8 +26,8 @@ pub(super) struct Member {
     pub(super) stirred: bool,
     /// Whether the server's own pull waits, for a push consumer.
     pub(super) pushing: bool,
-    /// How many subscriptions had ended when its pulls were last checked for listeners.
-    pub(super) checked: u64,
+    /// Whether a pull of it may have no listener.
+    pub(super) unheard: bool,
     /// The key of its progress in the log's state.
     key: Vec<u8>,
     /// Whether it goes on by itself: the disk is read, or a session is sending.
@@ -56,7 +56,7 @@ impl Member {
             burying: None,
             stirred: false,
             pushing: false,
-            checked: 0,
+            unheard: false,
             key,
             flowing: false,
             gaps,

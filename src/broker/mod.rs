@@ -27,6 +27,7 @@ mod flow;
 mod gaps;
 mod info;
 mod jobs;
+mod listened;
 mod listening;
 mod member;
 mod opening;
@@ -73,6 +74,7 @@ use copying::Copies;
 use direct::Direct;
 use fingerprint::Key;
 use jobs::{Job, JobId};
+use listened::Listened;
 use outbox::Outbox;
 use producers::Producers;
 use router::Router;
@@ -155,8 +157,8 @@ pub struct Broker<L: Log> {
     served: Option<(StreamId, Arc<str>)>,
     /// How many of them are served in one turn.
     turn_consumers: usize,
-    /// Consumers that deliver to subjects: push consumers, and those with pulls to inboxes.
-    listened: BTreeSet<(StreamId, Arc<str>)>,
+    /// Which consumers deliver to which subjects.
+    listened: Listened,
     /// Consumers with messages that were given up.
     mourning: BTreeSet<(StreamId, Arc<str>)>,
     /// Streams that were appended to since the last commit.
@@ -207,11 +209,10 @@ impl<L: Log> Broker<L> {
                 if let Some(grant) = self.sessions.grant(from) {
                     self.router.restrict(from, token, &grant);
                 }
-                self.stir_push_consumers();
+                self.subscription_began(&subject);
             }
             Request::Unsubscribe { token, max } => {
-                if self.router.unsubscribe(from, token, max).is_some() {
-                    self.drop_unheard_pulls();
+                if self.router.unsubscribe(from, token, max) {
                     self.outbox.send_in_order(from, Event::Unsubscribed { token });
                 }
             }
@@ -280,6 +281,7 @@ impl<L: Log> Broker<L> {
         let settling = self.bury_the_dead();
         self.copy_fresh();
         self.keep_limits();
+        self.hear_of_ended_subscriptions();
         self.deliver_all();
         // Not all have had their turn to deliver, and answers to acknowledgements wait for this group.
         settling.iter().for_each(|key| self.keep_settled(key));
@@ -310,8 +312,10 @@ impl<L: Log> Broker<L> {
     /// has passed means at once.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Duration> {
-        let more =
-            !self.ready_jobs.is_empty() || !self.stirred.is_empty() || self.copies.is_waiting();
+        let more = !self.ready_jobs.is_empty()
+            || !self.stirred.is_empty()
+            || self.copies.is_waiting()
+            || self.router.has_ended();
         if more { Some(self.now.monotonic) } else { self.schedule.next() }
     }
 
@@ -355,7 +359,6 @@ impl<L: Log> Broker<L> {
         self.router.close(session);
         self.forget_askers(session);
         self.close_pulls_of(session);
-        self.drop_unheard_pulls();
     }
 
     fn durable(&mut self, position: Position) {

@@ -240,8 +240,8 @@ impl<L: Log> Broker<L> {
         stream.consumers.join(Arc::clone(&name), Box::new(member));
         self.keep_consumer(id, &name);
         self.stirred.insert((id, Arc::clone(&name)));
-        if config.deliver_subject.is_some() {
-            self.listened.insert((id, Arc::clone(&name)));
+        if let Some(subject) = &config.deliver_subject {
+            self.listened.add(subject, &(id, Arc::clone(&name)));
         }
         if let Some(stream) = self.catalog.get(id).map(|stream| Arc::clone(&stream.name)) {
             self.advise_consumer(Change::Created, &stream, &name);
@@ -274,7 +274,6 @@ impl<L: Log> Broker<L> {
         let key = (id, Arc::clone(name));
         self.stirred.remove(&key);
         self.mourning.remove(&key);
-        self.listened.remove(&key);
         self.schedule.set(super::Deadline::Consumer(id, Arc::clone(name)), None);
         self.schedule.set(super::Deadline::Burial(id, Arc::clone(name)), None);
         self.log.forget(member.key());

@@ -41,11 +41,13 @@ impl<L: Log> Broker<L> {
             ReplyTo::Session(token) => Some(*token),
             ReplyTo::Subject(_) => None,
         };
-        member.consumer.pull(now, from, pull);
         let key = (id, name);
-        if token.is_none() {
-            self.listened.insert(key.clone());
+        if let ReplyTo::Subject(subject) = &pull.reply {
+            member.unheard = true;
+            self.listened.add(subject, &key);
         }
+        member.consumer.pull(now, from, pull);
+        self.sweep_listened();
         self.sessions.takes_from(from, token, &key);
         self.stirred.insert(key);
     }
@@ -103,24 +105,6 @@ impl<L: Log> Broker<L> {
                 self.stirred.insert((id, name));
             }
         }
-    }
-
-    /// Subscriptions ended: pulls whose reply subject nobody listens to any more are dropped when
-    /// their consumers have their turn.
-    pub(super) fn drop_unheard_pulls(&mut self) {
-        let catalog = &self.catalog;
-        self.listened.retain(|(id, name)| {
-            catalog.get(*id).and_then(|stream| stream.consumers.get(name)).is_some_and(|member| {
-                member.consumer.num_waiting() > 0
-                    || member.consumer.config().deliver_subject.is_some()
-            })
-        });
-        self.stirred.extend(self.listened.iter().cloned());
-    }
-
-    /// There is a new subscription: push consumers may have found a listener.
-    pub(super) fn stir_push_consumers(&mut self) {
-        self.stirred.extend(self.listened.iter().cloned());
     }
 
     /// A consumer's deadline has passed.

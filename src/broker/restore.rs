@@ -19,6 +19,7 @@ use super::copying::Copies;
 use super::expiry::Horizon;
 use super::fingerprint::Key;
 use super::gaps::DamageCounts;
+use super::listened::Listened;
 use super::member::Member;
 use super::outbox::Outbox;
 use super::producers::{Producer, Producers};
@@ -88,7 +89,7 @@ impl<L: Log> Broker<L> {
             stirred: BTreeSet::new(),
             served: None,
             turn_consumers: super::delivery::TURN_CONSUMERS,
-            listened: BTreeSet::new(),
+            listened: Listened::default(),
             mourning: BTreeSet::new(),
             appended: BTreeSet::new(),
             grown: BTreeSet::new(),
@@ -192,8 +193,8 @@ impl<L: Log> Broker<L> {
                     .map_err(|why| not_understood(&what, why))?;
             consumer.resume_replay(last);
             let name: Arc<str> = Arc::from(name);
-            if consumer.config().deliver_subject.is_some() {
-                self.listened.insert((id, Arc::clone(&name)));
+            if let Some(subject) = &consumer.config().deliver_subject {
+                self.listened.add(subject, &(id, Arc::clone(&name)));
             }
             stream.consumers.join(Arc::clone(&name), Box::new(Member::new(id, consumer)));
             self.recount(id, &name);

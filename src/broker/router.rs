@@ -70,7 +70,8 @@ pub(super) struct Router {
     free: Vec<SubscriptionId>,
     by_token: HashMap<SessionId, HashMap<Token, SubscriptionId>>,
     cache: HashMap<Box<str>, Arc<Route>>,
-    ended: u64,
+    /// The subjects of subscriptions that ended since the broker last asked.
+    ended: Vec<Box<str>>,
 }
 
 impl Router {
@@ -142,48 +143,57 @@ impl Router {
         }
     }
 
-    /// Ends a subscription now, or after `max` messages since it began. Returns the subject of
-    /// one that ended.
+    /// Ends a subscription now, or after `max` messages since it began. Returns whether it ended.
     pub(super) fn unsubscribe(
         &mut self,
         session: SessionId,
         token: Token,
         max: Option<u64>,
-    ) -> Option<Box<str>> {
-        let id = *self.by_token.get(&session)?.get(&token)?;
-        let subscription = self.subscriptions.get_mut(id.0 as usize)?.as_mut()?;
-        if let Some(max) = max
+    ) -> bool {
+        let Some(id) = self.by_token.get(&session).and_then(|tokens| tokens.get(&token)).copied()
+        else {
+            return false;
+        };
+        let place = self.subscriptions.get_mut(id.0 as usize).and_then(Option::as_mut);
+        if let (Some(subscription), Some(max)) = (place, max)
             && subscription.delivered < max
         {
             subscription.max = Some(max);
-            return None;
+            return false;
         }
-        self.remove(id)
+        self.remove(id);
+        true
     }
 
-    /// Ends all subscriptions of a session and returns their subjects.
-    pub(super) fn close(&mut self, session: SessionId) -> Vec<Box<str>> {
+    /// Ends all subscriptions of a session.
+    pub(super) fn close(&mut self, session: SessionId) {
         let tokens = self.by_token.remove(&session).unwrap_or_default();
         let mut ids: Vec<_> = tokens.into_values().collect();
-        ids.sort_unstable();
-        ids.into_iter().filter_map(|id| self.remove(id)).collect()
+        // From the last: what the tree holds behind a value must move when that is taken out.
+        ids.sort_unstable_by(|a, b| b.cmp(a));
+        ids.into_iter().for_each(|id| self.remove(id));
     }
 
-    fn remove(&mut self, id: SubscriptionId) -> Option<Box<str>> {
-        let subscription = self.subscriptions.get_mut(id.0 as usize)?.take()?;
-        self.ended += 1;
+    fn remove(&mut self, id: SubscriptionId) {
+        let place = self.subscriptions.get_mut(id.0 as usize);
+        let Some(subscription) = place.and_then(Option::take) else { return };
         self.tree.remove(&subscription.subject, &id);
         self.free.push(id);
         self.forget_routes(&subscription.subject);
         if let Some(tokens) = self.by_token.get_mut(&subscription.session) {
             tokens.remove(&subscription.token);
         }
-        Some(subscription.subject)
+        self.ended.push(subscription.subject);
     }
 
-    /// How many subscriptions have ended so far.
-    pub(super) fn ended(&self) -> u64 {
-        self.ended
+    /// The subjects of subscriptions that ended since the last call.
+    pub(super) fn take_ended(&mut self) -> Vec<Box<str>> {
+        std::mem::take(&mut self.ended)
+    }
+
+    /// Whether there are any.
+    pub(super) fn has_ended(&self) -> bool {
+        !self.ended.is_empty()
     }
 
     /// Where `subject` leads, remembered for next time.
@@ -319,12 +329,12 @@ mod tests {
         let mut router = Router::default();
         router.subscribe(A, Token(1), "x", None);
         assert_eq!(receivers(&mut router, "x", true).len(), 1);
-        assert!(router.unsubscribe(A, Token(1), Some(2)).is_none());
+        assert!(!router.unsubscribe(A, Token(1), Some(2)));
         assert_eq!(receivers(&mut router, "x", true).len(), 1);
         assert_eq!(receivers(&mut router, "x", true).len(), 0);
         router.subscribe(A, Token(1), "x", None);
         assert_eq!(receivers(&mut router, "x", true).len(), 1);
-        assert!(router.unsubscribe(A, Token(1), Some(1)).is_some());
+        assert!(router.unsubscribe(A, Token(1), Some(1)));
         assert_eq!(router.count(A), 0);
     }
 

@@ -10,9 +10,9 @@ pub(super) struct SubjectTree<T> {
 
 #[derive(Debug)]
 struct Node<T> {
-    /// Patterns that end here.
+    /// Patterns that end here, ascending: among many thousand, one is found and taken out soon.
     here: Vec<T>,
-    /// Patterns that end with `>` after this token.
+    /// Patterns that end with `>` after this token, ascending.
     rest: Vec<T>,
     star: Option<Box<Node<T>>>,
     children: HashMap<Box<str>, Node<T>>,
@@ -39,22 +39,21 @@ impl<T> Node<T> {
     }
 }
 
-impl<T: PartialEq> SubjectTree<T> {
-    /// Adds `value` under `pattern`.
+impl<T: Ord> SubjectTree<T> {
+    /// Adds `value` under `pattern`, if it is not there.
     pub(super) fn insert(&mut self, pattern: &str, value: T) {
         let mut node = &mut self.root;
         let mut tokens = pattern.split('.').peekable();
         while let Some(token) = tokens.next() {
             match token {
                 ">" if tokens.peek().is_none() => {
-                    node.rest.push(value);
-                    return;
+                    return add(&mut node.rest, value);
                 }
                 "*" => node = node.star.get_or_insert_default(),
                 _ => node = node.children.entry(Box::from(token)).or_default(),
             }
         }
-        node.here.push(value);
+        add(&mut node.here, value);
     }
 
     /// Removes `value` from under `pattern`.
@@ -73,20 +72,31 @@ impl<T: PartialEq> SubjectTree<T> {
     }
 }
 
-fn remove<T: PartialEq>(node: &mut Node<T>, pattern: &str, value: &T) {
+fn add<T: Ord>(values: &mut Vec<T>, value: T) {
+    if let Err(at) = values.binary_search(&value) {
+        values.insert(at, value);
+    }
+}
+
+fn take_out<T: Ord>(values: &mut Vec<T>, value: &T) {
+    if let Ok(at) = values.binary_search(value) {
+        values.remove(at);
+    }
+}
+
+fn remove<T: Ord>(node: &mut Node<T>, pattern: &str, value: &T) {
     let (token, rest) = match pattern.split_once('.') {
         Some((token, rest)) => (token, Some(rest)),
         None => (pattern, None),
     };
     if token == ">" && rest.is_none() {
-        node.rest.retain(|v| v != value);
-        return;
+        return take_out(&mut node.rest, value);
     }
     let child = if token == "*" { node.star.as_deref_mut() } else { node.children.get_mut(token) };
     let Some(child) = child else { return };
     match rest {
         Some(rest) => remove(child, rest, value),
-        None => child.here.retain(|v| v != value),
+        None => take_out(&mut child.here, value),
     }
     if child.is_empty() {
         if token == "*" {

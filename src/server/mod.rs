@@ -4,6 +4,7 @@
 //! batches of requests from them. What a frame or a request means is decided elsewhere.
 
 mod accept;
+mod attachment;
 mod broker_thread;
 mod builder;
 mod clock;

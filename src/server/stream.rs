@@ -7,7 +7,6 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use claudebus_storage::Pressure;
@@ -15,7 +14,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::broker_thread::{Batch, BrokerHandle, Gone, Input, Line};
+use super::attachment::{Attachment, PARTING, PRESSURE_PAUSE, SENT_PART};
+use super::broker_thread::{Batch, Gone, Input};
 use super::connection::Shared;
 use super::counters::{Gauge, add};
 use crate::client::transport::{Reader, Writer};
@@ -31,16 +31,6 @@ const MAX_HELLO: usize = 16 << 10;
 /// the many that carry little don't hold memory.
 const LEAST_READ: usize = 4 << 10;
 const MOST_READ: usize = 256 << 10;
-
-/// How long a publisher's stream is not read after each read while storage is under high pressure.
-const PRESSURE_PAUSE: Duration = Duration::from_millis(5);
-
-/// The broker is told once more than a quarter of what a session may hold was sent; until then the session
-/// seems to have that much less room.
-const SENT_PART: usize = 4;
-
-/// How long the last answers of a stream may take to leave.
-const PARTING: Duration = Duration::from_secs(2);
 
 /// How a stream ended, as far as its connection is concerned.
 #[derive(Debug)]
@@ -150,12 +140,8 @@ impl Stream {
     /// Serves the stream to its end.
     pub(super) async fn run(mut self, mut reader: Reader, mut writer: Writer) -> Over {
         let _gauge = Gauge::new(&self.shared.counters, |counters| &counters.streams);
-        let (events, mut incoming) = mpsc::unbounded_channel();
-        let line = Line { events, pending: Arc::clone(&self.pending) };
-        if self.shared.broker.send(Input::Open(self.id, line)).await.is_err() {
-            return Over::Stopping;
-        }
-        let _closed = Closed { broker: self.shared.broker.clone(), id: self.id };
+        let attached = Attachment::new(&self.shared.broker, self.id, &self.pending).await;
+        let Ok((_attachment, mut incoming)) = attached else { return Over::Stopping };
         let mut end = self.work(&mut reader, &mut writer, &mut incoming).await;
         if matches!(end, End::Gone) {
             end = self.last_events(&mut incoming).await;
@@ -368,22 +354,6 @@ impl Stream {
         // A client that does not read its last answers is not waited for.
         let _ = tokio::time::timeout(PARTING, last).await;
         over
-    }
-}
-
-/// Tells the broker that the session is over when this value goes, however the stream's task ends.
-struct Closed {
-    broker: BrokerHandle,
-    id: SessionId,
-}
-
-impl Drop for Closed {
-    fn drop(&mut self) {
-        let (broker, id) = (self.broker.clone(), self.id);
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            // Fails only if the broker is gone, which needs not be told.
-            runtime.spawn(async move { broker.send(Input::Closed(id)).await });
-        }
     }
 }
 

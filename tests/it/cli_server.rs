@@ -472,6 +472,11 @@ fn benches_that_start_servers_of_their_own_tell_figures() {
     let recovery = ["recovery", "--stored", "1MB", "--duration", "50ms", "--rounds", "1"];
     let recovery = run(&recovery);
     assert_eq!(recovery["results"].as_array().unwrap().len(), 3, "{recovery}");
+    let idle = ["connections", "--idle", "20", "--subscribers", "10", "--rounds", "1"];
+    let connections = run(&[&idle[..], &["--count", "3"]].concat());
+    let rows = connections["results"].as_array().unwrap();
+    assert_eq!(rows.len(), 4, "{connections}");
+    assert!(rows[2..].iter().all(|row| row["median"].as_f64().unwrap() > 0.0), "{connections}");
     let limits = run(&["limits", "--count", "20", "--rounds", "1"]);
     assert!(limits["results"][4]["ratio"].as_f64().unwrap() > 0.1, "{limits}");
     let left = std::fs::read_dir(serving.path("")).unwrap().flatten();

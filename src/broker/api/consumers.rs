@@ -87,6 +87,9 @@ impl<L: Log> Broker<L> {
             member.consumer.drop_unheard_pulls(|_| false);
         }
         if let Some(mut member) = stream.consumers.leave(&name) {
+            if let Some(subject) = &config.deliver_subject {
+                self.listened.add(subject, &(id, Arc::clone(&name)));
+            }
             member.consumer.reconfigure(config, now);
             member.refresh();
             stream.consumers.join(Arc::clone(&name), member);

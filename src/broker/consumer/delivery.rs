@@ -97,6 +97,11 @@ impl Consumer {
         self.pulls.retain_listening(listens);
     }
 
+    /// Whether it delivers to a subject, by its configuration or for a pull that waits.
+    pub(crate) fn sends_to(&self, subject: &str) -> bool {
+        self.config.deliver_subject.as_deref() == Some(subject) || self.pulls.sends_to(subject)
+    }
+
     /// Ends all waiting pulls with a status, because the consumer or the server goes away.
     pub(crate) fn end_pulls(&mut self, code: u16, text: &'static str) {
         if self.config.deliver_subject.is_some() {

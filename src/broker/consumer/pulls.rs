@@ -221,6 +221,13 @@ impl Pulls {
         });
     }
 
+    /// Whether a pull waits whose messages go to a subject.
+    pub(super) fn sends_to(&self, subject: &str) -> bool {
+        self.queue
+            .iter()
+            .any(|waiting| matches!(&waiting.reply, ReplyTo::Subject(to) if to == subject))
+    }
+
     /// Whether a pull of a NATS client counts bytes.
     pub(super) fn counts_replies(&self) -> bool {
         self.queue.iter().any(|waiting| {

@@ -9,7 +9,7 @@ use crate::broker::member::Member;
 use crate::broker::subject_tree::SubjectTree;
 
 /// Where a consumer is kept. It stays the same until the consumer leaves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::broker) struct Place(usize);
 
 #[derive(Debug)]

@@ -188,6 +188,38 @@ fn a_pull_to_an_inbox_goes_to_its_subscriber_and_ends_without_one() {
 }
 
 #[test]
+fn subscriptions_concern_only_who_sends_to_what_they_match() {
+    let mut bench = stream(&["s.a"]);
+    bench.consumer("S", durable("pulled")).unwrap();
+    let push = ConsumerConfig { deliver_subject: Some("push.here".into()), ..durable("pushed") };
+    bench.consumer("S", push).unwrap();
+    bench.run(B, subscribe(1, "_INBOX.b.*"));
+    let reply = ReplyTo::Subject("_INBOX.b.1".into());
+    bench.run(B, Request::Pull(Pull { reply, expires: None, batch: 5, ..pull("S", "pulled", 0) }));
+    let stirred = |bench: &Bench| -> Vec<String> {
+        bench.broker.stirred.iter().map(|(_, name)| name.to_string()).collect()
+    };
+    for (pattern, expected) in
+        [("a.*", &[][..]), ("push.*", &["pushed"]), (">", &["pulled", "pushed"])]
+    {
+        bench.handle(A, subscribe(2, pattern));
+        assert_eq!(stirred(&bench), expected, "SUB {pattern}");
+        bench.turn();
+        bench.handle(A, Request::Unsubscribe { token: Token(2), max: None });
+        bench.broker.hear_of_ended_subscriptions();
+        assert_eq!(stirred(&bench), expected, "UNSUB {pattern}");
+        bench.turn();
+    }
+    assert_eq!(bench.consumer_info("S", "pulled").num_waiting, 1);
+    // One that ends by itself counts as well.
+    bench.run(B, Request::Unsubscribe { token: Token(1), max: Some(2) });
+    assert_eq!(bench.consumer_info("S", "pulled").num_waiting, 1);
+    let batch = MessageBatch::of_one("_INBOX.b.1", "", b"", b"its second");
+    bench.run(A, Request::Send { batch, echo: true });
+    assert_eq!(bench.consumer_info("S", "pulled").num_waiting, 0);
+}
+
+#[test]
 fn a_push_consumer_delivers_while_someone_listens() {
     let mut bench = stream(&["s.a", "s.b"]);
     let config = ConsumerConfig {

@@ -6,6 +6,7 @@
 //! all the durability of each side, is printed with them.
 
 mod bare;
+mod connections;
 mod filters;
 mod growth;
 mod limits;
@@ -59,6 +60,8 @@ enum What {
     /// What can be measured of two servers.
     #[command(flatten)]
     Sides(Kind),
+    /// What idle NATS connections cost, and one message to many subscribers
+    Connections(connections::Connections),
     /// What filters cost, and many consumers of disjoint parts, on a server of its own
     Filters(filters::Filters),
     /// How cost grows with sizes, streams, consumers, subjects and stored bytes
@@ -313,7 +316,11 @@ fn only_publishes() -> Failure {
 pub(super) fn run(args: &Bench, global: &Global, output: &mut Output) -> Result<(), Failure> {
     let threads = match &args.what {
         What::Sides(kind) => kind.common().threads,
-        What::Filters(_) | What::Growth(_) | What::Limits(_) | What::Recovery(_) => 1,
+        What::Connections(_)
+        | What::Filters(_)
+        | What::Growth(_)
+        | What::Limits(_)
+        | What::Recovery(_) => 1,
     };
     let runtime = match threads {
         1 => tokio::runtime::Builder::new_current_thread().enable_all().build()?,
@@ -325,6 +332,9 @@ pub(super) fn run(args: &Bench, global: &Global, output: &mut Output) -> Result<
     let talk = |line| output.talk(line);
     match &args.what {
         What::Sides(kind) => runtime.block_on(measure(kind, global, &talk))?.print(output),
+        What::Connections(connections) => {
+            runtime.block_on(connections::measure(connections, global, &talk))?.print(output)
+        }
         What::Filters(filters) => {
             runtime.block_on(filters::measure(filters, global, &talk))?.print(output)
         }

@@ -3,6 +3,7 @@
 //!
 //! Its data lies in a folder of its own, which is removed in the end.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -31,6 +32,7 @@ pub(super) struct OwnServer {
     folder: PathBuf,
     arguments: Vec<String>,
     global: Global,
+    nats: Option<SocketAddr>,
     /// When the process was last started.
     pub(super) started: Instant,
 }
@@ -52,7 +54,7 @@ impl OwnServer {
         })?;
         let arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
         let (global, started) = (global.clone(), Instant::now());
-        let mut server = Self { child: None, folder, arguments, global, started };
+        let mut server = Self { child: None, folder, arguments, global, nats: None, started };
         server.restart().await?;
         Ok(server)
     }
@@ -92,6 +94,7 @@ impl OwnServer {
             {
                 self.global.server = ready.quic.map(|address| format!("quic://{address}"));
                 self.global.ca = ready.ca;
+                self.nats = ready.nats;
                 (self.global.fingerprint, self.global.token) = (None, None);
                 return Ok(());
             }
@@ -110,6 +113,11 @@ impl OwnServer {
     /// How it is reached.
     pub(super) fn global(&self) -> &Global {
         &self.global
+    }
+
+    /// Where its NATS listener is, if it was started with one.
+    pub(super) fn nats(&self) -> Option<SocketAddr> {
+        self.nats
     }
 
     /// A new connection to it.

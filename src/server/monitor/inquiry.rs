@@ -7,7 +7,8 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-use super::super::broker_thread::{Batch, Gone, Input, Line};
+use super::super::attachment::Attachment;
+use super::super::broker_thread::{Batch, Gone, Input};
 use super::super::connection::Shared;
 use crate::model::api::{ApiRequest, ApiResponse, ListOptions};
 use crate::model::consumer::ConsumerInfo;
@@ -46,19 +47,17 @@ pub(super) struct Inquiry {
     events: mpsc::UnboundedReceiver<Batch>,
     pending: Arc<AtomicUsize>,
     asked: u64,
+    _attachment: Attachment,
 }
 
 impl Inquiry {
     pub(super) async fn open(shared: &Arc<Shared>) -> Result<Self, AskError> {
-        let (sender, events) = mpsc::unbounded_channel();
         let pending = Arc::<AtomicUsize>::default();
-        let line = Line { events: sender, pending: Arc::clone(&pending) };
         let id = shared.next_session();
-        // Made first, so that the session ends if this is given up half-way.
-        let inquiry = Self { shared: Arc::clone(shared), id, events, pending, asked: 0 };
-        shared.broker.send(Input::Open(id, line)).await?;
+        let (attachment, events) = Attachment::new(&shared.broker, id, &pending).await?;
         shared.broker.send(Input::Requests(id, vec![Request::Opened])).await?;
-        Ok(inquiry)
+        let shared = Arc::clone(shared);
+        Ok(Self { shared, id, events, pending, asked: 0, _attachment: attachment })
     }
 
     /// Asks, and waits for the answer.
@@ -130,16 +129,6 @@ impl Inquiry {
                 }
                 Err(error) => return Err(error),
             }
-        }
-    }
-}
-
-impl Drop for Inquiry {
-    fn drop(&mut self) {
-        let (broker, id) = (self.shared.broker.clone(), self.id);
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            // Fails only if the broker is gone, which needs not be told.
-            runtime.spawn(async move { broker.send(Input::Closed(id)).await });
         }
     }
 }

@@ -16,7 +16,8 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep};
 
-use super::super::broker_thread::{Batch, BrokerHandle, Gone, Input, Line};
+use super::super::attachment::{Attachment, PARTING, PRESSURE_PAUSE, SENT_PART};
+use super::super::broker_thread::{Batch, Gone, Input};
 use super::super::connection::Shared;
 use super::super::counters::add;
 use super::super::login::{Admitted, Presented};
@@ -36,16 +37,6 @@ const MOST_READ: usize = 256 << 10;
 
 /// Chunks of one write: as many as a system call takes without a copy of its own.
 const MOST_CHUNKS: usize = 64;
-
-/// How long a publisher's connection is not read after each read while storage is under high pressure.
-const PRESSURE_PAUSE: Duration = Duration::from_millis(5);
-
-/// The broker is told once more than a quarter of what a session may hold was sent; until then the session
-/// seems to have that much less room.
-const SENT_PART: usize = 4;
-
-/// How long the last answers of a connection may take to leave.
-const PARTING: Duration = Duration::from_secs(2);
 
 /// Why a connection's work ended.
 enum End {
@@ -176,12 +167,8 @@ impl Connection {
         W: AsyncWrite + Unpin,
     {
         let _alive = self.shared.alive.clone();
-        let (events, mut incoming) = mpsc::unbounded_channel();
-        let line = Line { events, pending: Arc::clone(&self.pending) };
-        if self.shared.broker.send(Input::Open(self.id, line)).await.is_err() {
-            return;
-        }
-        let _closed = Closed { broker: self.shared.broker.clone(), id: self.id };
+        let attached = Attachment::new(&self.shared.broker, self.id, &self.pending).await;
+        let Ok((_attachment, mut incoming)) = attached else { return };
         self.requests.push(Request::Opened);
         let end = match self.hand_over().await {
             Ok(()) => self.work(&mut reader, &mut writer, &mut incoming).await,
@@ -477,22 +464,6 @@ impl Connection {
         };
         // A client that does not read its last answers is not waited for.
         let _ = tokio::time::timeout(PARTING, last).await;
-    }
-}
-
-/// Tells the broker that the session is over when this value goes, however the task ends.
-struct Closed {
-    broker: BrokerHandle,
-    id: SessionId,
-}
-
-impl Drop for Closed {
-    fn drop(&mut self) {
-        let (broker, id) = (self.broker.clone(), self.id);
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            // Fails only if the broker is gone, which needs not be told.
-            runtime.spawn(async move { broker.send(Input::Closed(id)).await });
-        }
     }
 }
 

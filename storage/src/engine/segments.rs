@@ -189,6 +189,7 @@ impl Drop for SegmentFile {
         if fate != LISTED {
             // The handle goes first: Windows removes no open file.
             lock(&self.open).take();
+            self.archive.cache.forget(self.meta.id);
             let scrub = fate == DOOMED_AND_SCRUBBED;
             let trash = Trash { path: self.meta.id.path(), scrub };
             self.archive.maintenance.push(Maintenance::Trash(trash));

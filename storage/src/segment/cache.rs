@@ -11,7 +11,7 @@ use super::subjects::BlockSet;
 use crate::ids::StreamId;
 use crate::log::Filter;
 
-/// Names what is kept. Segments are never reused, so an entry never becomes wrong.
+/// Names what is kept. Numbers of segments are never used again, so an entry never becomes wrong.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Key {
     /// The block or page at an offset.
@@ -26,6 +26,13 @@ pub(crate) enum Kept {
     Block(Arc<Block>),
     Page(Bytes),
     Blocks(Arc<BlockSet>),
+}
+
+impl Key {
+    fn segment(&self) -> SegmentId {
+        let (Self::Unit(segment, _) | Self::Filter(segment, _, _)) = self;
+        *segment
+    }
 }
 
 impl Kept {
@@ -116,6 +123,20 @@ impl BlockCache {
         }
     }
 
+    /// Forgets what is kept of a segment, which nobody reads any more.
+    pub(crate) fn forget(&self, segment: SegmentId) {
+        let mut inner = self.lock();
+        let Inner { entries, order, bytes, .. } = &mut *inner;
+        entries.retain(|key, (kept, used)| {
+            let stays = key.segment() != segment;
+            if !stays {
+                order.remove(used);
+                *bytes -= kept.memory();
+            }
+            stays
+        });
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
         // A panic elsewhere leaves at worst an entry that is never dropped.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
@@ -159,5 +180,21 @@ mod tests {
             cache.put(&key(1), &Kept::Page(Bytes::from(vec![0; 800])));
         }
         assert_eq!(cache.bytes(), 1000);
+    }
+
+    #[test]
+    fn what_was_kept_of_a_segment_goes_with_it() {
+        let cache = BlockCache::new(100_000);
+        let page = Kept::Page(Bytes::from_static(&[7; 100]));
+        cache.put(&Key::Unit(SegmentId(1), 0), &page);
+        cache.put(&Key::Unit(SegmentId(1), 8), &page);
+        let before = cache.bytes();
+        cache.put(&Key::Unit(SegmentId(2), 0), &page);
+        cache.forget(SegmentId(1));
+        assert!(cache.get(&Key::Unit(SegmentId(1), 0)).is_none());
+        assert!(cache.get(&Key::Unit(SegmentId(2), 0)).is_some());
+        assert_eq!(cache.bytes(), before / 2);
+        cache.forget(SegmentId(2));
+        assert_eq!(cache.bytes(), 0);
     }
 }
