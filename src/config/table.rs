@@ -449,7 +449,8 @@ pub const SETTINGS: &[Setting] = &[
     quiet(
         "connections.max_nats",
         "COUNT",
-        "Connections of NATS clients at once, and no more than half the files the process may open",
+        "Connections of NATS clients at once. 1,024 of the files that the process may open, or half of \
+         fewer, are left to everything else",
         |s, text| text::count(text).map(|count| s.connections.max_nats_connections = count),
         |s| s.connections.max_nats_connections.to_string(),
     ),

@@ -7,8 +7,8 @@ use std::time::Duration;
 pub struct ServerLimits {
     /// Connections at once. 4,096: with the windows below, the bound on memory for the network.
     pub max_connections: usize,
-    /// Connections of NATS clients at once. 65,536, as nats-server, and no more than half the files the
-    /// process may open: each costs some kilobytes while it is idle.
+    /// Connections of NATS clients at once. 65,536, as nats-server, and of the files that the process may open
+    /// 1,024, or half of fewer, are left to everything else. Each costs some kilobytes while it is idle.
     pub max_nats_connections: usize,
     /// How often a NATS client that is silent is asked for a sign of life. 2 min, as nats-server; the
     /// third question in a row without an answer ends the connection.

@@ -36,9 +36,13 @@ const REST: Duration = Duration::from_millis(100);
 /// How long a client that is one too many may take to hear of it.
 const FAREWELL: Duration = Duration::from_secs(1);
 
+/// Files that are left to everything else: 256 segments, as many HTTP connections, the journal, and some.
+const OTHER_FILES: usize = 1024;
+
 /// How many connections there may be.
 fn most(shared: &Shared) -> usize {
-    shared.server_limits.max_nats_connections.min(claudebus_storage::disk::file_limit() / 2)
+    let files = claudebus_storage::disk::file_limit();
+    shared.server_limits.max_nats_connections.min(files - OTHER_FILES.min(files / 2))
 }
 
 /// What every client is told first, but for who it is itself.
