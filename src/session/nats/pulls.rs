@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::model::answer;
-use crate::model::request::{Pull, ReplyTo, Request};
+use crate::model::request::{Pull, PullGroup, ReplyTo, Request};
 
 /// The body of a pull request. Durations in nanoseconds. Negative numbers mean nothing, but one that
 /// expires is over at once.
@@ -19,6 +19,11 @@ struct Body {
     max_bytes: i64,
     no_wait: bool,
     idle_heartbeat: i64,
+    group: String,
+    min_pending: i64,
+    min_ack_pending: i64,
+    priority: i64,
+    id: String,
 }
 
 /// A pull request arrives.
@@ -34,6 +39,8 @@ pub(super) fn receive(
         return;
     }
     let text = body.trim_ascii();
+    // A bare number says nothing of groups.
+    let names_group = text.first() == Some(&b'{');
     let body = match parse(text) {
         Ok(body) => body,
         Err(error) => {
@@ -55,6 +62,15 @@ pub(super) fn receive(
         no_wait: body.no_wait,
         heartbeat: duration(body.idle_heartbeat),
         renewable: false,
+        group: names_group.then(|| {
+            Box::new(PullGroup {
+                group: body.group,
+                min_pending: body.min_pending,
+                min_ack_pending: body.min_ack_pending,
+                priority: body.priority,
+                id: body.id,
+            })
+        }),
     }));
 }
 
@@ -74,6 +90,11 @@ const FIELDS: &[(&str, &str)] = &[
     ("max_bytes", "int"),
     ("no_wait", "bool"),
     ("idle_heartbeat", "time.Duration"),
+    ("group", "string"),
+    ("min_pending", "int64"),
+    ("min_ack_pending", "int64"),
+    ("priority", "int"),
+    ("id", "string"),
 ];
 
 /// Why a body cannot be read, in the real server's words where clients may meet them.
@@ -83,11 +104,13 @@ fn in_go(text: &[u8], error: &serde_json::Error) -> String {
     }
     let fields: Map<String, Value> = serde_json::from_slice(text).unwrap_or_default();
     let wrong = FIELDS.iter().find_map(|(field, wanted)| {
+        let is_number = !matches!(*wanted, "bool" | "string");
         let found = match fields.get(*field)? {
             Value::Null => return None,
             Value::Bool(_) if *wanted == "bool" => return None,
-            Value::Number(number) if *wanted != "bool" && number.is_i64() => return None,
-            Value::Number(number) if *wanted != "bool" => format!("number {number}"),
+            Value::String(_) if *wanted == "string" => return None,
+            Value::Number(number) if is_number && number.is_i64() => return None,
+            Value::Number(number) if is_number => format!("number {number}"),
             Value::Bool(_) => "bool".to_owned(),
             Value::Number(_) => "number".to_owned(),
             Value::String(_) => "string".to_owned(),
@@ -121,6 +144,12 @@ mod tests {
         assert_eq!(pull("-5").batch, 1);
         assert_eq!(pull("nonsense").batch, 1);
         assert_eq!(pull(r#"{"expires":-1}"#).expires, Some(Duration::ZERO));
+        assert_eq!(pull("5").group, None, "a number says nothing of groups");
+        assert_eq!(pull("{}").group, Some(Box::default()));
+        let grouped = pull(r#"{"group":"g","min_pending":2,"priority":3,"id":"x"}"#).group;
+        let grouped = grouped.expect("a group");
+        assert_eq!((grouped.group.as_str(), grouped.id.as_str()), ("g", "x"));
+        assert_eq!((grouped.min_pending, grouped.min_ack_pending, grouped.priority), (2, 0, 3));
         let full = pull(
             r#"{"batch":10,"expires":5000000000,"no_wait":true,"idle_heartbeat":1000000000,"max_bytes":99,"unknown":1}"#,
         );
@@ -137,6 +166,14 @@ mod tests {
             (
                 r#"{"batch":"two"}"#,
                 "json: cannot unmarshal string into Go struct field .batch of type int",
+            ),
+            (
+                r#"{"group":1}"#,
+                "json: cannot unmarshal number into Go struct field .group of type string",
+            ),
+            (
+                r#"{"min_pending":"x"}"#,
+                "json: cannot unmarshal string into Go struct field .min_pending of type int64",
             ),
             (
                 r#"{"expires":1.5}"#,
