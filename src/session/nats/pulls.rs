@@ -8,21 +8,32 @@ use serde_json::{Map, Value};
 
 use crate::model::answer;
 use crate::model::request::{Pull, PullGroup, ReplyTo, Request};
+use crate::model::stream::null_is_default;
 
-/// The body of a pull request. Durations in nanoseconds. Negative numbers mean nothing, but one that
-/// expires is over at once.
+/// The body of a pull request; clients write `null` for what they leave out. Durations in nanoseconds.
+/// Negative numbers mean nothing, but one that expires is over at once.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Body {
+    #[serde(deserialize_with = "null_is_default")]
     batch: i64,
+    #[serde(deserialize_with = "null_is_default")]
     expires: i64,
+    #[serde(deserialize_with = "null_is_default")]
     max_bytes: i64,
+    #[serde(deserialize_with = "null_is_default")]
     no_wait: bool,
+    #[serde(deserialize_with = "null_is_default")]
     idle_heartbeat: i64,
+    #[serde(deserialize_with = "null_is_default")]
     group: String,
+    #[serde(deserialize_with = "null_is_default")]
     min_pending: i64,
+    #[serde(deserialize_with = "null_is_default")]
     min_ack_pending: i64,
+    #[serde(deserialize_with = "null_is_default")]
     priority: i64,
+    #[serde(deserialize_with = "null_is_default")]
     id: String,
 }
 
@@ -150,6 +161,7 @@ mod tests {
         let grouped = grouped.expect("a group");
         assert_eq!((grouped.group.as_str(), grouped.id.as_str()), ("g", "x"));
         assert_eq!((grouped.min_pending, grouped.min_ack_pending, grouped.priority), (2, 0, 3));
+        assert_eq!(pull(r#"{"batch":2,"min_pending":null,"id":null}"#).batch, 2);
         let full = pull(
             r#"{"batch":10,"expires":5000000000,"no_wait":true,"idle_heartbeat":1000000000,"max_bytes":99,"unknown":1}"#,
         );

@@ -53,9 +53,7 @@ impl Bench {
                     self.consumer.feed((from..=end).map(record), end + 1);
                     None
                 }
-                Want::Deliver => {
-                    self.consumer.deliver(now, &|_| true, ROW, |_| None, &mut row)
-                }
+                Want::Deliver => self.consumer.deliver(now, &|_| true, ROW, |_| None, &mut row),
                 Want::Nothing(_) => return served,
             };
             let token = match way.map(|way| way.reply) {
