@@ -142,6 +142,7 @@ fn server_frames() -> Vec<(&'static str, ServerFrame)> {
         attempts: 1,
         pending,
         headers_only,
+        pin: None,
     };
     vec![
         (

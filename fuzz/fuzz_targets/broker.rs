@@ -201,6 +201,7 @@ impl Bench {
             no_wait: true,
             heartbeat: None,
             renewable: false,
+            group: None,
         };
         let mut got = Vec::new();
         for event in self.run(Request::Pull(pull)) {

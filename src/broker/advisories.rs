@@ -10,7 +10,7 @@ use crate::model::event::ConsumerPath;
 use crate::model::time::Timestamp;
 
 use super::Broker;
-use super::consumer::{DeadReason, Delivered, Dying};
+use super::consumer::{DeadReason, Delivered, Dying, PinChange};
 
 /// Characters of identifiers.
 const ALPHABET: &[u8] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
@@ -65,6 +65,26 @@ impl<L: Log> Broker<L> {
                 body.insert("pause_until".to_owned(), json!(until));
             }
             body
+        });
+    }
+
+    /// Says which client a consumer is pinned to, or that it is to none.
+    pub(super) fn advise_pin(&mut self, path: &ConsumerPath, change: &PinChange) {
+        let ConsumerPath { stream, consumer } = path;
+        let (token, kind, group, name, value) = match change {
+            PinChange::Pinned { group, id } => {
+                ("PINNED", "consumer_group_pinned", group, "pinned_id", &**id)
+            }
+            PinChange::Unpinned { group, reason } => {
+                ("UNPINNED", "consumer_group_unpinned", group, "reason", *reason)
+            }
+        };
+        // The account is the only one there is.
+        self.advise(&format!("CONSUMER.{token}.{stream}.{consumer}"), kind, || {
+            json!({
+                "account": "$G", "stream": stream, "consumer": consumer, "group": group,
+                name: value,
+            })
         });
     }
 

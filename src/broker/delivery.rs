@@ -71,6 +71,9 @@ impl Mail {
     }
 }
 
+/// Characters of the name that a pinned client has: as many as nats-server's, and no more to be guessed.
+const PIN_LENGTH: usize = 22;
+
 /// Consumers that are served in one turn, unless the server stops. While more wait, each turn also
 /// takes what came in: under load each finds several messages at its turn, which costs little more than
 /// one would. With a thousand at work and nothing else to do, 16 turns follow each other.
@@ -116,6 +119,7 @@ impl<L: Log> Broker<L> {
             let mail = self.deliver(id, &name, &mut member);
             self.tell_gaps(id, &mut member, &listeners);
             let statuses = member.consumer.take_statuses();
+            let pins = member.consumer.take_pin_changes();
             self.keep_progress(&mut member);
             let deadline = member.consumer.poll_timeout(self.now);
             self.schedule.set(Deadline::Consumer(id, Arc::clone(&name)), deadline);
@@ -126,6 +130,7 @@ impl<L: Log> Broker<L> {
                 stream.consumers.put_back(place, member);
             }
             due.into_iter().for_each(|status| self.tell_status(status));
+            pins.iter().for_each(|change| self.advise_pin(&path, change));
             for parcel in mail.parcels {
                 let Parcel { session, token, deliveries, waits } = parcel;
                 self.sessions.takes_from(session, None, &key);
@@ -193,6 +198,9 @@ impl<L: Log> Broker<L> {
         mail: &mut Mail,
     ) {
         self.update_pulls(member);
+        if member.consumer.wants_pin() {
+            member.consumer.supply_pin(&self.draw_name(PIN_LENGTH));
+        }
         let push = member.is_pushing().then(|| self.push_route(member));
         while mail.delivered < TURN_DELIVERIES {
             let pushes = !member.is_stalled()

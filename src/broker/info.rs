@@ -115,6 +115,7 @@ impl<L: Log> Broker<L> {
             paused: paused_for > 0,
             pause_remaining: Duration::from_nanos(paused_for),
             ts: Timestamp(self.now.wall),
+            priority_groups: consumer.priority_groups(),
             idle: Some(self.why_idle(id, member)),
             config,
         })

@@ -98,6 +98,7 @@ impl<L: Log> Broker<L> {
             no_wait: false,
             heartbeat,
             renewable: true,
+            group: None,
         };
         let has_flow = member.consumer.config().flow_control;
         member.consumer.pull(self.now, SERVER, pull);

@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::api::{ApiResponse, SUBJECTS_PAGE};
-use super::consumer::ConsumerInfo;
+use super::consumer::{ConsumerConfig, ConsumerInfo, PriorityPolicy};
 use super::error::ApiError;
 use super::headers::{Block, names};
 use super::stream::{StreamConfig, StreamInfo};
@@ -189,7 +189,7 @@ pub fn consumer(info: &ConsumerInfo) -> Map<String, Value> {
     fields.remove("idle");
     if let Some(Value::Object(config)) = fields.get_mut("config") {
         OWN_CONSUMER_FIELDS.iter().for_each(|field| _ = config.remove(*field));
-        describe(config, u32::from(info.config.pause_until.is_some()));
+        describe(config, consumer_level(&info.config));
     }
     fields
 }
@@ -211,6 +211,12 @@ fn stream_level(config: &StreamConfig) -> u32 {
     } else {
         u32::from(config.allow_msg_ttl || !config.subject_delete_marker_ttl.is_zero())
     }
+}
+
+/// The API level that a consumer needs (ADR-44).
+fn consumer_level(config: &ConsumerConfig) -> u32 {
+    let is_new = config.pause_until.is_some() || config.priority_policy != PriorityPolicy::None;
+    u32::from(is_new)
 }
 
 /// Adds to the metadata what the server says of itself, and the API level that is needed.

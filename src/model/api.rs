@@ -124,6 +124,15 @@ pub enum ApiRequest {
         /// Until when; nothing resumes it.
         until: Option<Timestamp>,
     },
+    /// `CONSUMER.UNPIN.<stream>.<consumer>`.
+    ConsumerUnpin {
+        /// The stream.
+        stream: String,
+        /// The consumer.
+        consumer: String,
+        /// The priority group whose client is to be pinned no more.
+        group: String,
+    },
     /// What this server never does, over NATS: refused once the stream and the consumer are found.
     Refused {
         /// The stream.
@@ -444,6 +453,8 @@ pub enum ApiResponse {
         #[serde(with = "super::duration")]
         pause_remaining: std::time::Duration,
     },
+    /// To `CONSUMER.UNPIN`: done, and no more to say.
+    Unpinned {},
     DeadLetters {
         total: usize,
         letters: Vec<DeadLetter>,

@@ -52,6 +52,37 @@ pub enum ReplayPolicy {
     Original,
 }
 
+/// Which of several pulls that wait at the same time have messages (ADR-42).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PriorityPolicy {
+    /// All, in turn.
+    #[default]
+    None,
+    /// Those alone whose own thresholds are reached: so much is pending, or so much unacknowledged.
+    Overflow,
+    /// Those of one client, until it is silent for too long.
+    PinnedClient,
+    /// Those of the lowest number.
+    Prioritized,
+}
+
+impl PriorityPolicy {
+    fn is_none(&self) -> bool {
+        *self == Self::None
+    }
+}
+
+/// Longest name of a priority group, in bytes.
+const MAX_GROUP_NAME: usize = 16;
+
+/// Whether a priority group can have this name.
+#[must_use]
+pub fn is_group_name(name: &str) -> bool {
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_/=".contains(&byte);
+    (1..=MAX_GROUP_NAME).contains(&name.len()) && name.bytes().all(is_allowed)
+}
+
 /// A consumer's configuration. Zero or absent means JetStream's default.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -113,6 +144,13 @@ pub struct ConsumerConfig {
     pub sample_freq: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pause_until: Option<Timestamp>,
+    #[serde(deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
+    pub priority_groups: Vec<String>,
+    #[serde(skip_serializing_if = "PriorityPolicy::is_none")]
+    pub priority_policy: PriorityPolicy,
+    /// How long a pinned client may be silent.
+    #[serde(with = "duration", skip_serializing_if = "duration::is_zero")]
+    pub priority_timeout: Duration,
     /// Ours: one message of a key is in flight at a time. `subject`, or the name of the header whose
     /// value is the key; messages without it wait for nobody.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -170,6 +208,8 @@ pub enum Idle {
     EndOfStream,
     /// There are messages, and no pull waits for them.
     NoPullWaiting,
+    /// All pulls that wait stand by: by their priority group others come first, or none does now.
+    Standby,
     /// As many deliveries as allowed await acknowledgement.
     MaxAckPending,
     /// What is left does not match its filters.
@@ -206,6 +246,20 @@ pub enum Idle {
     Damaged(String),
 }
 
+/// A priority group of a consumer, and who is pinned. There is one pin for all groups, and JetStream
+/// shows it with the first.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PriorityGroupState {
+    /// The group's name.
+    pub group: String,
+    /// What the pinned client's pulls name; none if nobody is pinned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pinned_client_id: Option<String>,
+    /// Since when.
+    #[serde(default)]
+    pub pinned_ts: Timestamp,
+}
+
 /// Everything about a consumer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "the fields of JetStream's ConsumerInfo, documented there")]
@@ -227,6 +281,8 @@ pub struct ConsumerInfo {
     #[serde(default, with = "duration", skip_serializing_if = "duration::is_zero")]
     pub pause_remaining: Duration,
     pub ts: Timestamp,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub priority_groups: Vec<PriorityGroupState>,
     /// Ours: why it delivers nothing at this moment. Not sent to NATS clients.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idle: Option<Idle>,

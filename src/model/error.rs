@@ -243,7 +243,19 @@ api_errors! {
     max_expires_too_small = 400 / 10115 "consumer max request expires needs to be >= 1ms";
     /// An inactive threshold above the stream's limit.
     inactive_threshold_excess(limit) = 400 / 10153 "consumer inactive threshold exceeds system limit of {}";
-    /// No consumer here has priority groups.
+    /// A priority policy without a group.
+    priority_policy_without_group = 400 / 10159 "Setting PriorityPolicy requires at least one PriorityGroup to be set";
+    /// A priority group without a name.
+    empty_group_name = 400 / 10161 "Group name cannot be an empty string";
+    /// A priority group's name has other characters, or more.
+    invalid_group_name = 400 / 10162 "Valid priority group name must match A-Z, a-z, 0-9, -_/=)+ and may not exceed 16 characters";
+    /// Priority groups are for those who pull.
+    push_with_priority_group = 400 / 10178 "priority groups can not be used with push consumers";
+    /// Priority groups without a policy.
+    priority_group_without_policy = 400 / 10196 "consumer can not have priority groups when policy is none";
+    /// A time for pinned clients where none are pinned.
+    pinned_ttl_without_policy = 400 / 10197 "PinnedTTL cannot be set when PriorityPolicy is none";
+    /// The consumer has no such priority group.
     no_priority_group = 400 / 10160 "Provided priority group does not exist for this consumer";
     /// A negative time to acknowledge.
     negative_ack_wait = 400 / 10183 "consumer ack wait needs to be positive";

@@ -132,6 +132,8 @@ pub struct Delivery {
     pub pending: u64,
     /// Whether the payload is left out, `headers_only`.
     pub headers_only: bool,
+    /// Which client the consumer is pinned to, for a header of NATS clients; empty if to none.
+    pub pin: Option<Arc<str>>,
 }
 
 impl Delivery {
@@ -192,7 +194,7 @@ impl std::fmt::Display for Gap {
 /// The state of a pull, other than deliveries. Codes and texts are JetStream's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PullStatus {
-    /// 100, 404, 408, 409, 400 or 503.
+    /// 100, 404, 408, 409, 400, 423 or 503.
     pub code: u16,
     /// JetStream's text.
     pub text: std::borrow::Cow<'static, str>,

@@ -44,6 +44,8 @@ pub mod names {
     pub const BATCH_ID: &str = "Nats-Batch-Id";
     /// What a counter grows by (ADR-49). Not supported.
     pub const INCREMENT: &str = "Nats-Incr";
+    /// Delivered to the client that a consumer is pinned to: what its pulls are to name (ADR-42).
+    pub const PIN_ID: &str = "Nats-Pin-Id";
     /// Size of a payload that was left out.
     pub const MESSAGE_SIZE: &str = "Nats-Msg-Size";
     /// Why the server stored a marker.

@@ -186,6 +186,23 @@ pub struct Pull {
     pub heartbeat: Option<Duration>,
     /// Whether the pull stays when it is used up, to be raised.
     pub renewable: bool,
+    /// What it says of its priority, if anything. Pulls of sessions and those of a number alone say nothing.
+    pub group: Option<Box<PullGroup>>,
+}
+
+/// What a pull says of its priority (ADR-42). What it does not say is zero or empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PullGroup {
+    /// The priority group.
+    pub group: String,
+    /// Overflow: messages that must be pending before it has one.
+    pub min_pending: i64,
+    /// Overflow: deliveries that must await acknowledgement before it has one.
+    pub min_ack_pending: i64,
+    /// Prioritized: 0 comes first, 9 last.
+    pub priority: i64,
+    /// Pinned: what the client was told when it was pinned.
+    pub id: String,
 }
 
 /// Acknowledgements of one kind for one consumer.

@@ -14,7 +14,7 @@ use super::fields::{
 use crate::model::api::{
     ApiRequest, BatchMessage, ConsumerAction, MessageGetOptions, PurgeOptions,
 };
-use crate::model::consumer::ConsumerConfig;
+use crate::model::consumer::{ConsumerConfig, is_group_name};
 use crate::model::error::ApiError;
 use crate::model::stream::{ConsumerLimits, StreamConfig};
 use crate::model::subject::is_name;
@@ -45,6 +45,7 @@ const OPERATIONS: &[&str] = &[
     "CONSUMER.LIST",
     "CONSUMER.DELETE",
     "CONSUMER.PAUSE",
+    "CONSUMER.UNPIN",
     "BATCH.PUBLISH",
     "SCHEDULE.LIST",
     "SCHEDULE.DELETE",
@@ -75,6 +76,13 @@ struct MessageDelete {
 #[serde(default)]
 struct Pause {
     pause_until: Option<Timestamp>,
+}
+
+/// Body of `CONSUMER.UNPIN`.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Unpin {
+    group: String,
 }
 
 /// Body of `BATCH.PUBLISH`.
@@ -424,8 +432,30 @@ fn consumer(
                 until: pause_until.filter(|until| until.0 > 0),
             })
         }
+        ["UNPIN", stream, consumer] => unpin(stream, consumer, body, strictness),
         _ => Err(unknown(operation)),
     }
+}
+
+/// `CONSUMER.UNPIN.<stream>.<consumer>`.
+fn unpin(
+    stream: &str,
+    consumer: &str,
+    body: &[u8],
+    strictness: Strictness,
+) -> Result<ApiRequest, ApiError> {
+    let Unpin { group } = body_as(body, &[], strictness)?;
+    if group.is_empty() {
+        return Err(ApiError::invalid_json("consumer group not specified"));
+    }
+    if !is_group_name(&group) {
+        return Err(ApiError::invalid_group_name());
+    }
+    Ok(ApiRequest::ConsumerUnpin {
+        stream: stream_name(stream)?,
+        consumer: consumer_name(consumer)?,
+        group,
+    })
 }
 
 #[cfg(test)]
@@ -483,6 +513,8 @@ mod tests {
         assert_eq!(code("CONSUMER.CREATE.S", r#"{"config":{"durable_name":"d"}}"#), 10020);
         assert_eq!(code("CONSUMER.CREATE.S.c.a", r#"{"config":{"filter_subject":"b"}}"#), 10131);
         assert_eq!(code("CONSUMER.CREATE.S.c.a", r#"{"config":{"filter_subjects":["a"]}}"#), 10137);
+        assert_eq!(code("CONSUMER.UNPIN.S.c", ""), 10025);
+        assert_eq!(code("CONSUMER.UNPIN.S.c", r#"{"group":"a b"}"#), 10162);
         assert_eq!(code("CONSUMER.DURABLE.CREATE.S", "{}"), 10016);
         assert_eq!(code("CONSUMER.DURABLE.CREATE.S.c", "{}"), 10018);
     }

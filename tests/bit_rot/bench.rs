@@ -188,6 +188,7 @@ impl Bench {
             no_wait: false,
             heartbeat: None,
             renewable: true,
+            group: None,
         };
         self.broker.handle(NOW, SESSION, Request::Pull(pull));
         let mut received = Received::default();

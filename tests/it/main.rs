@@ -21,6 +21,7 @@ mod nats_server;
 mod nats_tls;
 mod nats_wire;
 mod order;
+mod priority_groups;
 mod python;
 mod raw;
 mod readme;

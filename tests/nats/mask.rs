@@ -28,6 +28,9 @@ const VOLATILE: &[&str] = &[
     "last_ts",
     "level",
     "pause_remaining",
+    "pinned_client_id",
+    "pinned_id",
+    "pinned_ts",
     "port",
     "server",
     "server_id",
@@ -185,6 +188,8 @@ fn header_lines(block: Option<&[u8]>) -> (Vec<String>, bool) {
     let mut show = |line: &str| {
         let masked = match line.split_once(": ") {
             Some((name @ ("Nats-Time-Stamp" | "Nats-UpTo-Time"), _)) => format!("{name}: {MASK}"),
+            // One that the server made up.
+            Some((name @ "Nats-Pin-Id", value)) if value.len() == 22 => format!("{name}: {MASK}"),
             Some(("Nats-Stream-Source", value)) => {
                 // It ends with a name that the server made up.
                 let known = value.rsplit_once(' ').map_or("", |(known, _)| known);

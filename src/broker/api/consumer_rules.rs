@@ -4,7 +4,9 @@
 use std::num::IntErrorKind;
 use std::time::Duration;
 
-use crate::model::consumer::{AckPolicy, ConsumerConfig, DeliverPolicy, ReplayPolicy};
+use crate::model::consumer::{
+    AckPolicy, ConsumerConfig, DeliverPolicy, PriorityPolicy, ReplayPolicy, is_group_name,
+};
 use crate::model::duration;
 use crate::model::error::ApiError;
 use crate::model::headers::is_key;
@@ -23,6 +25,8 @@ const DEFAULT_INACTIVE: Duration = Duration::from_secs(5);
 const MIN_HEARTBEAT: Duration = Duration::from_millis(100);
 /// Shortest limit for how long a pull may wait.
 const MIN_EXPIRES: Duration = Duration::from_millis(1);
+/// How long a pinned client may be silent, unless the consumer says otherwise.
+const DEFAULT_PRIORITY_TIMEOUT: Duration = Duration::from_mins(2);
 /// Fastest replay, in percent: ten thousand times as fast. Beyond that it is instant.
 const MAX_REPLAY_PERCENT: u64 = 1_000_000;
 /// Longest name, in bytes.
@@ -77,6 +81,7 @@ pub(super) fn complete(
     } else {
         complete_pull(&mut config)?;
     }
+    complete_groups(&mut config)?;
     if config.durable_name.is_none() && config.inactive_threshold.is_zero() {
         config.inactive_threshold = DEFAULT_INACTIVE;
     }
@@ -167,6 +172,33 @@ fn complete_pull(config: &mut ConsumerConfig) -> Result<(), ApiError> {
     }
     if config.rate_limit_bps > 0 {
         return Err(ApiError::pull_with_rate_limit());
+    }
+    Ok(())
+}
+
+fn complete_groups(config: &mut ConsumerConfig) -> Result<(), ApiError> {
+    if config.priority_policy == PriorityPolicy::None {
+        if !config.priority_groups.is_empty() {
+            return Err(ApiError::priority_group_without_policy());
+        }
+        if !config.priority_timeout.is_zero() {
+            return Err(ApiError::pinned_ttl_without_policy());
+        }
+        return Ok(());
+    }
+    if config.deliver_subject.is_some() {
+        return Err(ApiError::push_with_priority_group());
+    }
+    if config.priority_groups.is_empty() {
+        return Err(ApiError::priority_policy_without_group());
+    }
+    match config.priority_groups.iter().find(|name| !is_group_name(name)) {
+        Some(name) if name.is_empty() => return Err(ApiError::empty_group_name()),
+        Some(_) => return Err(ApiError::invalid_group_name()),
+        None => {}
+    }
+    if config.priority_policy == PriorityPolicy::PinnedClient && config.priority_timeout.is_zero() {
+        config.priority_timeout = DEFAULT_PRIORITY_TIMEOUT;
     }
     Ok(())
 }
@@ -403,6 +435,32 @@ mod tests {
         assert_eq!(refused(|c| c.max_expires = Duration::from_micros(999)), 10115);
         assert!(completed(|c| c.max_expires = Duration::from_millis(1)).is_ok());
         assert_eq!(refused(|c| c.filter_subject = Some("s..a".into())), 10052);
+    }
+
+    #[test]
+    fn priority_groups_have_a_policy_and_names() {
+        let with = |policy, names: &[&str]| {
+            completed(|c| {
+                c.priority_policy = policy;
+                c.priority_groups = names.iter().map(ToString::to_string).collect();
+            })
+        };
+        let code = |policy, names: &[&str]| with(policy, names).unwrap_err().err_code;
+        let overflow = PriorityPolicy::Overflow;
+        assert_eq!(code(PriorityPolicy::None, &["a"]), 10196);
+        assert_eq!(code(overflow, &[]), 10159);
+        assert_eq!(code(overflow, &["a", ""]), 10161);
+        for name in ["a b", "a.b", "a)", "a+", "aaaaaaaaaaaaaaaaa"] {
+            assert_eq!(code(overflow, &[name]), 10162, "{name}");
+        }
+        assert!(with(overflow, &["aaaaaaaaaaaaaaaa", "Az09-_/="]).is_ok());
+        let minute = Duration::from_mins(1);
+        assert_eq!(completed(|c| c.priority_timeout = minute).unwrap_err().err_code, 10197);
+        let pinned = with(PriorityPolicy::PinnedClient, &["a"]).unwrap();
+        assert_eq!(pinned.priority_timeout, Duration::from_mins(2));
+        let push = ConsumerConfig { deliver_subject: Some("d".into()), ..durable() };
+        let push = ConsumerConfig { priority_policy: overflow, ..push };
+        assert_eq!(complete(push, &stream()).unwrap_err().err_code, 10178);
     }
 
     #[test]

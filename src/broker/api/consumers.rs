@@ -120,6 +120,22 @@ impl<L: Log> Broker<L> {
         Ok(Reply::Now(ApiResponse::Deleted { success: true }))
     }
 
+    pub(super) fn consumer_unpin(
+        &mut self,
+        stream: &str,
+        name: &str,
+        group: &str,
+    ) -> Result<Reply, ApiError> {
+        let id = self.catalog.id_of(stream).ok_or_else(ApiError::stream_not_found)?;
+        let found = self.catalog.get_mut(id).and_then(|stream| stream.member_mut(name));
+        let Some((name, member)) = found else { return Err(ApiError::consumer_not_found()) };
+        if !member.consumer.unpin(group) {
+            return Err(ApiError::no_priority_group());
+        }
+        self.stirred.insert((id, name));
+        Ok(Reply::Now(ApiResponse::Unpinned {}))
+    }
+
     pub(super) fn consumer_pause(
         &mut self,
         stream: &str,

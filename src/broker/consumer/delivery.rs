@@ -9,6 +9,7 @@ use crate::model::event::{Delivery, PullStatus};
 use crate::model::request::{Pull, ReplyTo, SessionId, Token};
 use crate::model::time::{Now, Timestamp};
 
+use super::groups::Load;
 use super::holding::Traits;
 use super::pending::{Entry, State};
 use super::pulls::{PullLimits, Size};
@@ -71,7 +72,7 @@ impl Consumer {
             max_expires: config.max_expires,
         };
         let available = self.num_pending + self.redeliver.len() as u64 + self.fetched.len() as u64;
-        let told = self.pulls.add(now.monotonic, session, pull, limits, available);
+        let told = self.pulls.add(now, session, pull, limits, available);
         self.statuses.extend(told);
     }
 
@@ -234,7 +235,7 @@ impl Consumer {
         let is_single =
             self.holding.is_some() || self.replay.is_some() || self.config.rate_limit_bps > 0;
         let most = if is_single { 1 } else { self.allowed() };
-        let replies = self.replies();
+        let (replies, load) = (self.replies(), self.load(false));
         let mut bytes = 0;
         let sizes = self.fetched.iter().zip(0..most).map_while(|(record, nth)| {
             let has_room = bytes < most_bytes || bytes == 0;
@@ -245,7 +246,7 @@ impl Consumer {
             })
         });
         let (session, reply, count) =
-            self.pulls.take(now.monotonic, open, sizes, &mut self.statuses)?;
+            self.pulls.take(now, open, load, sizes, &mut self.statuses)?;
         for _ in 0..count {
             let Some(record) = self.fetched.pop_front() else { break };
             if let Some(holding) = &self.holding {
@@ -266,6 +267,15 @@ impl Consumer {
             last_consumer_seq: self.last_consumer_seq,
             pending: self.num_pending,
         })
+    }
+
+    /// What the thresholds of pulls are compared with when the next message is one that is delivered
+    /// again, or for the first time: it counts as pending itself.
+    pub(super) fn load(&self, is_again: bool) -> Load {
+        Load {
+            pending: self.num_pending + u64::from(is_again),
+            unacknowledged: self.pending.len() as u64,
+        }
     }
 
     /// Delivers a record for the first time.
@@ -299,9 +309,8 @@ impl Consumer {
             None => replies.first(&record, 0),
         });
         let size = Size { stored: Delivery::pull_bytes(&record), reply };
-        let sizes = std::iter::once(size);
-        let (session, reply, _) =
-            self.pulls.take(now.monotonic, open, sizes, &mut self.statuses)?;
+        let (sizes, load) = (std::iter::once(size), self.load(before.is_some()));
+        let (session, reply, _) = self.pulls.take(now, open, load, sizes, &mut self.statuses)?;
         if self.is_held(seq) {
             row.push(self.deliver_first(now, record, meta));
             return Some(Way { session, reply, wait_durable: self.config.max_deliver == 1 });

@@ -39,9 +39,10 @@ impl Consumer {
         let is_full = self.holding.as_ref().is_some_and(|holding| !holding.has_room());
         let is_more = !is_full && (!self.fetched.is_empty() || self.has_unread(stream_last));
         if redelivers || holds_ready || is_more {
-            let room = self.pulls.room(1, open);
+            let room = self.pulls.room(1, open, self.load(redelivers));
             return match room.messages {
                 0 if room.closed => Idle::SlowSession,
+                0 if room.stands_by => Idle::Standby,
                 0 => Idle::NoPullWaiting,
                 _ => Idle::Reading,
             };

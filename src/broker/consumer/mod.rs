@@ -9,6 +9,7 @@
 
 mod acks;
 mod delivery;
+mod groups;
 mod holding;
 mod idle;
 mod notes;
@@ -24,7 +25,9 @@ use std::time::Duration;
 
 use claudebus_storage::{ReadId, Record, SubjectId};
 
-use crate::model::consumer::{AckPolicy, ConsumerConfig, ReplayPolicy, SequencePair};
+use crate::model::consumer::{
+    AckPolicy, ConsumerConfig, PriorityGroupState, ReplayPolicy, SequencePair,
+};
 use crate::model::event::{ConsumerPath, Delivery, PullStatus};
 use crate::model::request::{ReplyTo, SessionId};
 use crate::model::time::{Now, Timestamp};
@@ -37,6 +40,7 @@ use sightings::Sightings;
 use timers::Timers;
 
 pub(crate) use delivery::Way;
+pub(crate) use groups::PinChange;
 #[cfg(test)]
 pub(in crate::broker) use holding::MAX_HELD;
 pub(crate) use wanting::{Rest, Want};
@@ -206,6 +210,8 @@ impl Consumer {
             .then_some(Replay { until: start.stream_last, last: None });
         let before = start.listed.first().map_or(start.cursor, |first| *first).saturating_sub(1);
         let origin = SequencePair { consumer_seq: 0, stream_seq: before, last_active: None };
+        let mut pulls = Pulls::default();
+        pulls.groups.configure(&config);
         Self {
             path,
             holding: Holding::of(&config),
@@ -222,7 +228,7 @@ impl Consumer {
             timers: Timers::default(),
             redeliver: VecDeque::new(),
             dying: VecDeque::new(),
-            pulls: Pulls::default(),
+            pulls,
             fetched: VecDeque::new(),
             reading: None,
             reads_disk: false,
@@ -270,6 +276,7 @@ impl Consumer {
             self.reading = None;
             self.sightings.forget();
         }
+        self.pulls.groups.configure(&config);
         self.config = config;
         self.last_activity = now.monotonic;
     }
@@ -439,6 +446,32 @@ impl Consumer {
         }
     }
 
+    /// Its priority groups, and who is pinned.
+    pub(crate) fn priority_groups(&self) -> Vec<PriorityGroupState> {
+        self.pulls.groups.state().into_iter().collect()
+    }
+
+    /// Whether a name for the next client to be pinned is to be given by
+    /// [`supply_pin`](Self::supply_pin).
+    pub(crate) fn wants_pin(&self) -> bool {
+        !self.pulls.is_empty() && self.pulls.groups.wants_pin()
+    }
+
+    /// Gives a name, which nobody can guess, for the next client to be pinned.
+    pub(crate) fn supply_pin(&mut self, id: &str) {
+        self.pulls.groups.supply_pin(id);
+    }
+
+    /// The client of a priority group is pinned no more. Returns whether there is such a group.
+    pub(crate) fn unpin(&mut self, group: &str) -> bool {
+        self.pulls.groups.unpin(group)
+    }
+
+    /// Who was pinned, and who no more, since the last call.
+    pub(crate) fn take_pin_changes(&mut self) -> Vec<PinChange> {
+        self.pulls.groups.take_changes()
+    }
+
     /// Statuses for pulls since the last call.
     pub(crate) fn take_statuses(&mut self) -> Vec<StatusFor> {
         std::mem::take(&mut self.statuses)
@@ -465,6 +498,7 @@ impl Consumer {
             attempts,
             pending: self.num_pending,
             headers_only: self.config.headers_only,
+            pin: self.pulls.groups.told(),
         }
     }
 }

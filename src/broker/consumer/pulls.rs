@@ -4,9 +4,13 @@ use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use crate::model::consumer::PriorityPolicy;
 use crate::model::duration::as_go;
 use crate::model::event::PullStatus;
-use crate::model::request::{Pull, ReplyTo, SessionId, Token};
+use crate::model::request::{Pull, PullGroup, ReplyTo, SessionId, Token};
+use crate::model::time::Now;
+
+use super::groups::{Groups, Load, Verdict};
 
 /// Messages in a row to one renewable pull before the next has its turn. A batch of this size is
 /// worth a frame of its own; strict turns by message would cost a frame for each.
@@ -46,6 +50,7 @@ pub(super) struct Waiting {
     heartbeat: Option<(Duration, Duration)>,
     no_wait: bool,
     renewable: bool,
+    group: Option<Box<PullGroup>>,
     /// The next message did not fit the bytes left: others go on until it is raised.
     starved: bool,
     delivered: u64,
@@ -69,8 +74,9 @@ impl Waiting {
     }
 
     /// Takes messages of these sizes until one does not fit or its turn is over. A pull that is
-    /// alone has no need of turns.
+    /// alone has no need of turns, unless each message may be the last that it is entitled to.
     fn take_row(&mut self, sizes: impl Iterator<Item = Size>, is_alone: bool) -> usize {
+        let is_alone = is_alone && !self.group.as_deref().is_some_and(Groups::has_thresholds);
         let turn = match (is_alone, self.renewable) {
             (true, _) => u64::MAX,
             (false, true) => TURN.saturating_sub(self.turn).max(1),
@@ -114,6 +120,8 @@ impl Waiting {
 #[derive(Debug, Default)]
 pub(super) struct Pulls {
     queue: VecDeque<Waiting>,
+    /// Which of them have messages.
+    pub(super) groups: Groups,
 }
 
 /// A status and whom it is for.
@@ -136,7 +144,7 @@ impl Pulls {
     /// Queues a pull, or tells why not. `available` messages are there for it.
     pub(super) fn add(
         &mut self,
-        now: Duration,
+        now: Now,
         session: SessionId,
         pull: Pull,
         limits: PullLimits,
@@ -157,6 +165,10 @@ impl Pulls {
         if let Some(refusal) = refusal(&pull, limits) {
             return refuse(refusal.1, refusal.0);
         }
+        if let Some((code, text)) = self.groups.refusal(&pull) {
+            return refuse(text.into(), code);
+        }
+        self.groups.hear(now, &pull);
         if pull.expires == Some(Duration::ZERO) {
             return refuse("Request Timeout".into(), 408);
         }
@@ -177,15 +189,16 @@ impl Pulls {
                 refuse("Exceeded MaxWaiting".into(), 409)
             };
         }
-        self.queue.push_back(Waiting {
+        self.enqueue(Waiting {
             session,
             reply: pull.reply,
             messages_left: pull.batch,
             bytes_left: (pull.max_bytes > 0).then_some(pull.max_bytes),
-            deadline: pull.expires.map(|wait| now + wait),
-            heartbeat: pull.heartbeat.map(|every| (every, now + every)),
+            deadline: pull.expires.map(|wait| now.monotonic + wait),
+            heartbeat: pull.heartbeat.map(|every| (every, now.monotonic + every)),
             no_wait: pull.no_wait,
             renewable: pull.renewable,
+            group: pull.group,
             starved: false,
             delivered: 0,
             turn: 0,
@@ -236,10 +249,12 @@ impl Pulls {
     }
 
     /// How many messages pulls of open sessions can take now; not counted further than `most`.
-    pub(super) fn room(&self, most: u64, open: &dyn Fn(SessionId) -> bool) -> Room {
+    pub(super) fn room(&self, most: u64, open: &dyn Fn(SessionId) -> bool, load: Load) -> Room {
         let mut room = Room::default();
         for waiting in self.queue.iter().filter(|waiting| waiting.has_room()) {
-            if open(waiting.session) {
+            if self.groups.judge(waiting.group.as_deref(), load) == Verdict::StandBy {
+                room.stands_by = true;
+            } else if open(waiting.session) {
                 room.messages = room.messages.saturating_add(waiting.messages_left);
             } else {
                 room.closed = true;
@@ -256,15 +271,16 @@ impl Pulls {
     /// many messages go to whom; `None` if there are none, or no open pull is left.
     pub(super) fn take(
         &mut self,
-        now: Duration,
+        now: Now,
         open: &dyn Fn(SessionId) -> bool,
+        load: Load,
         sizes: impl Iterator<Item = Size>,
         told: &mut Vec<Told>,
     ) -> Option<(SessionId, ReplyTo, usize)> {
         let mut sizes = sizes.peekable();
         let first = *sizes.peek()?;
         loop {
-            let at = self.queue.iter().position(|w| w.has_room() && open(w.session))?;
+            let at = self.next(open, load, told)?;
             let is_alone = self.queue.len() == 1;
             let waiting = self.queue.get_mut(at)?;
             if !waiting.fits(first) {
@@ -278,14 +294,62 @@ impl Pulls {
                 told.push((waiting.session, waiting.reply, status));
                 continue;
             }
+            self.groups.serve(now, waiting.group.as_deref_mut());
             let count = waiting.take_row(sizes, is_alone);
             if let Some((every, next)) = &mut waiting.heartbeat {
-                *next = now + *every;
+                *next = now.monotonic + *every;
             }
             let to = (waiting.session, waiting.reply.clone());
             self.after_taking(at, told);
             return Some((to.0, to.1, count));
         }
+    }
+
+    /// The pull whose turn it is. Those that stand by go behind the others; those of a client that is not
+    /// pinned any more end.
+    fn next(
+        &mut self,
+        open: &dyn Fn(SessionId) -> bool,
+        load: Load,
+        told: &mut Vec<Told>,
+    ) -> Option<usize> {
+        if self.groups.serve_all() {
+            return self.queue.iter().position(|w| w.has_room() && open(w.session));
+        }
+        let mut at = 0;
+        for _ in 0..self.queue.len() {
+            let waiting = self.queue.get(at)?;
+            if !waiting.has_room() || !open(waiting.session) {
+                at += 1;
+                continue;
+            }
+            match self.groups.judge(waiting.group.as_deref(), load) {
+                Verdict::Serve => return Some(at),
+                Verdict::StandBy => {
+                    let waiting = self.queue.remove(at)?;
+                    self.queue.push_back(waiting);
+                }
+                Verdict::WrongPin => {
+                    let waiting = self.queue.remove(at)?;
+                    let status = waiting.status(423, "Nats-Wrong-Pin-Id", (0, 0));
+                    told.push((waiting.session, waiting.reply, status));
+                }
+            }
+        }
+        None
+    }
+
+    /// Puts a pull behind the others of its priority.
+    fn enqueue(&mut self, waiting: Waiting) {
+        let place = match self.groups.policy() {
+            PriorityPolicy::Prioritized => {
+                let rank = Groups::rank(waiting.group.as_deref());
+                let is_behind = |other: &Waiting| Groups::rank(other.group.as_deref()) > rank;
+                self.queue.iter().position(is_behind)
+            }
+            _ => None,
+        };
+        self.queue.insert(place.unwrap_or(self.queue.len()), waiting);
     }
 
     fn after_taking(&mut self, at: usize, told: &mut Vec<Told>) {
@@ -313,7 +377,7 @@ impl Pulls {
         if self.queue.len() > 1
             && let Some(waiting) = self.queue.remove(at)
         {
-            self.queue.push_back(waiting);
+            self.enqueue(waiting);
         }
     }
 
@@ -334,6 +398,7 @@ impl Pulls {
     /// Ends pulls whose time is over, and sends signs of life. `last` are the sequences of the
     /// last delivery.
     pub(super) fn timeout(&mut self, now: Duration, last: (u64, u64), told: &mut Vec<Told>) {
+        self.groups.timeout(now);
         self.end_where(
             |waiting| waiting.deadline.is_some_and(|deadline| deadline <= now),
             |waiting| waiting.status(408, "Request Timeout", (0, 0)),
@@ -355,6 +420,7 @@ impl Pulls {
         self.queue
             .iter()
             .flat_map(|w| w.deadline.into_iter().chain(w.heartbeat.map(|(_, next)| next)))
+            .chain(self.groups.next_timeout())
             .min()
     }
 
@@ -381,21 +447,13 @@ pub(super) struct Room {
     pub(super) messages: u64,
     /// Whether there is a pull with room whose session cannot take anything now.
     pub(super) closed: bool,
+    /// Whether there is a pull with room that stands by.
+    pub(super) stands_by: bool,
 }
 
 /// Why a pull cannot be accepted at all, as JetStream says it.
 fn refusal(pull: &Pull, limits: PullLimits) -> Option<(u16, Cow<'static, str>)> {
-    if limits.max_batch > 0 && pull.batch > limits.max_batch && !pull.renewable {
-        return Some((409, format!("Exceeded MaxRequestBatch of {}", limits.max_batch).into()));
-    }
     let expires = pull.expires.unwrap_or_default();
-    if limits.max_expires > Duration::ZERO && expires > limits.max_expires {
-        let most = as_go(limits.max_expires);
-        return Some((409, format!("Exceeded MaxRequestExpires of {most}").into()));
-    }
-    if limits.max_bytes > 0 && pull.max_bytes > limits.max_bytes {
-        return Some((409, format!("Exceeded MaxRequestMaxBytes of {}", limits.max_bytes).into()));
-    }
     // A session's pull may go on for ever, and so does the server's own; another must name its end.
     let needs_end = matches!(pull.reply, ReplyTo::Subject(_)) && !pull.renewable;
     if let Some(heartbeat) = pull.heartbeat
@@ -403,6 +461,16 @@ fn refusal(pull: &Pull, limits: PullLimits) -> Option<(u16, Cow<'static, str>)> 
         && heartbeat.saturating_mul(2) > expires
     {
         return Some((400, "Bad Request - heartbeat value too large".into()));
+    }
+    if limits.max_batch > 0 && pull.batch > limits.max_batch && !pull.renewable {
+        return Some((409, format!("Exceeded MaxRequestBatch of {}", limits.max_batch).into()));
+    }
+    if limits.max_expires > Duration::ZERO && expires > limits.max_expires {
+        let most = as_go(limits.max_expires);
+        return Some((409, format!("Exceeded MaxRequestExpires of {most}").into()));
+    }
+    if limits.max_bytes > 0 && pull.max_bytes > limits.max_bytes {
+        return Some((409, format!("Exceeded MaxRequestMaxBytes of {}", limits.max_bytes).into()));
     }
     None
 }

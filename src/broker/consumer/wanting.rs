@@ -82,14 +82,20 @@ impl Consumer {
         }
         // With something at hand it is enough that one pull can take it.
         let at_hand = !self.fetched.is_empty() || !self.redeliver.is_empty();
-        let room = self.pulls.room(if at_hand { 1 } else { READ_RECORDS }, open);
+        let again = self.next_redelivery();
+        let load = self.load(again.is_some());
+        let room = self.pulls.room(if at_hand { 1 } else { READ_RECORDS }, open, load);
         if room.messages == 0 {
-            return Want::Nothing(if room.closed { Rest::Going } else { Rest::NoRoom });
+            return Want::Nothing(match (room.closed, room.stands_by) {
+                (true, _) => Rest::Going,
+                (false, true) => Rest::Nothing,
+                (false, false) => Rest::NoRoom,
+            });
         }
         if self.pace_wait(now).is_some() {
             return Want::Nothing(Rest::Nothing);
         }
-        if let Some(seq) = self.next_redelivery() {
+        if let Some(seq) = again {
             return Want::Redeliver { seq };
         }
         let allowed = self.allowed();
@@ -99,7 +105,7 @@ impl Consumer {
         if self.holding.is_some() {
             return self.wish_in_order(now, stream_last);
         }
-        let open_room = |most| self.pulls.room(most, open).messages.min(allowed);
+        let open_room = |most| self.pulls.room(most, open, load).messages.min(allowed);
         if let Some(read) = self.wish_to_read_ahead(stream_last, open_room) {
             return read;
         }

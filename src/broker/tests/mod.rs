@@ -237,6 +237,7 @@ fn pull(stream: &str, consumer: &str, token: u64) -> Pull {
         no_wait: false,
         heartbeat: None,
         renewable: false,
+        group: None,
     }
 }
 

@@ -253,6 +253,7 @@ fn why_idle(idle: &Idle) -> String {
     match idle {
         Idle::EndOfStream => "all is delivered".to_owned(),
         Idle::NoPullWaiting => "nobody asks for messages".to_owned(),
+        Idle::Standby => "whoever asks stands by, as their priority group has it".to_owned(),
         Idle::MaxAckPending => "too many deliveries await acknowledgement".to_owned(),
         Idle::FilterMatchesNothing => "nothing left matches the filter".to_owned(),
         Idle::Paused { until } => format!("paused until {until}"),

@@ -73,6 +73,7 @@ impl Consumer {
             no_wait: pull.no_wait,
             heartbeat: pull.heartbeat,
             renewable: pull.renewable,
+            group: None,
         }
     }
 

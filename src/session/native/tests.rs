@@ -90,7 +90,7 @@ fn delivery(seq: u64, payload: usize) -> Delivery {
         message_id: None,
     };
     let record = Record::copy_of(seq, &record);
-    Delivery { record, consumer_seq: seq, attempts: 1, pending: 0, headers_only: false }
+    Delivery { record, consumer_seq: seq, attempts: 1, pending: 0, headers_only: false, pin: None }
 }
 
 #[test]

@@ -6,11 +6,13 @@
 use std::time::Duration;
 
 use bytes::BytesMut;
+use claudebus_storage::{NewRecord, Record};
 
 use super::pulls;
 use crate::model::batch::MessageView;
 use crate::model::duration::from_go;
 use crate::model::event::{ConsumerPath, Delivery};
+use crate::model::headers::{Block, names};
 use crate::model::request::{Ack, AckKind, ReplyTo, Request};
 use crate::wire::Output;
 use crate::wire::native::strip;
@@ -36,6 +38,14 @@ pub(super) fn deliver(
     } else {
         delivery
     };
+    let pinned;
+    let delivery = match &delivery.pin {
+        Some(pin) if with_headers => {
+            pinned = with_pin(delivery, pin);
+            &pinned
+        }
+        _ => delivery,
+    };
     let record = &delivery.record;
     let (subject, headers) = (record.subject_len(), record.headers_len());
     line::delivery(out, record.data(), subject, headers, sid, with_headers, |line| {
@@ -43,6 +53,22 @@ pub(super) fn deliver(
     });
     let left_out = if with_headers { subject } else { subject + headers };
     record.data().len().saturating_sub(left_out)
+}
+
+/// The delivery with a header that says which client the consumer is pinned to, behind its own.
+fn with_pin(delivery: &Delivery, pin: &str) -> Delivery {
+    let record = &delivery.record;
+    let mut headers = Block::from_existing(record.headers());
+    headers.add(names::PIN_ID, pin);
+    let new = NewRecord {
+        subject: record.subject(),
+        headers: &headers.finish(),
+        payload: record.payload(),
+        time: record.time,
+        expires: record.expires,
+        message_id: None,
+    };
+    Delivery { record: Record::copy_of(record.seq, &new), ..delivery.clone() }
 }
 
 /// The subject by which a delivery is acknowledged.

@@ -102,15 +102,12 @@ fn wrong_direct_get(operation: &str, body: &[u8]) -> Option<&'static str> {
 /// Operations that this server knows by name alone.
 fn never(operation: &str) -> Option<Result<ApiRequest, ApiError>> {
     let tokens: Vec<&str> = operation.split('.').collect();
-    let (stream, consumer, error) = match tokens.as_slice() {
-        ["CONSUMER", "UNPIN", stream, consumer] => {
-            (stream, Some((*consumer).to_owned()), ApiError::no_priority_group())
-        }
-        ["STREAM", "SNAPSHOT", stream] => (stream, None, ApiError::bad_request()),
+    let (stream, error) = match tokens.as_slice() {
+        ["STREAM", "SNAPSHOT", stream] => (stream, ApiError::bad_request()),
         ["STREAM", "RESTORE", ..] => return Some(Err(ApiError::bad_request())),
         _ => return None,
     };
-    Some(Ok(ApiRequest::Refused { stream: (*stream).to_owned(), consumer, error }))
+    Some(Ok(ApiRequest::Refused { stream: (*stream).to_owned(), consumer: None, error }))
 }
 
 /// A direct get that asks for several messages; nothing if it is for one, or for none that can be read.
@@ -196,13 +193,12 @@ mod tests {
     #[test]
     fn what_is_known_by_name_alone_is_refused_once_its_stream_is_found() {
         let Request::ApiTo { request: Ok(request), .. } =
-            request("$JS.API.CONSUMER.UNPIN.S.c", b"", br#"{"group":"g"}"#)
+            request("$JS.API.STREAM.SNAPSHOT.S", b"", br#"{"deliver_subject":"d"}"#)
         else {
             panic!("not an API request");
         };
-        let consumer = Some("c".to_owned());
-        let error = ApiError::no_priority_group();
-        assert_eq!(request, ApiRequest::Refused { stream: "S".into(), consumer, error });
+        let error = ApiError::bad_request();
+        assert_eq!(request, ApiRequest::Refused { stream: "S".into(), consumer: None, error });
     }
 
     #[test]

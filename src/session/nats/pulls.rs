@@ -7,18 +7,34 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::model::answer;
-use crate::model::request::{Pull, ReplyTo, Request};
+use crate::model::request::{Pull, PullGroup, ReplyTo, Request};
+use crate::model::stream::null_is_default;
 
-/// The body of a pull request. Durations in nanoseconds. Negative numbers mean nothing, but one that
-/// expires is over at once.
+/// The body of a pull request; clients write `null` for what they leave out. Durations in nanoseconds.
+/// Negative numbers mean nothing, but one that expires is over at once.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Body {
+    #[serde(deserialize_with = "null_is_default")]
     batch: i64,
+    #[serde(deserialize_with = "null_is_default")]
     expires: i64,
+    #[serde(deserialize_with = "null_is_default")]
     max_bytes: i64,
+    #[serde(deserialize_with = "null_is_default")]
     no_wait: bool,
+    #[serde(deserialize_with = "null_is_default")]
     idle_heartbeat: i64,
+    #[serde(deserialize_with = "null_is_default")]
+    group: String,
+    #[serde(deserialize_with = "null_is_default")]
+    min_pending: i64,
+    #[serde(deserialize_with = "null_is_default")]
+    min_ack_pending: i64,
+    #[serde(deserialize_with = "null_is_default")]
+    priority: i64,
+    #[serde(deserialize_with = "null_is_default")]
+    id: String,
 }
 
 /// A pull request arrives.
@@ -34,6 +50,8 @@ pub(super) fn receive(
         return;
     }
     let text = body.trim_ascii();
+    // A bare number says nothing of groups.
+    let names_group = text.first() == Some(&b'{');
     let body = match parse(text) {
         Ok(body) => body,
         Err(error) => {
@@ -55,6 +73,15 @@ pub(super) fn receive(
         no_wait: body.no_wait,
         heartbeat: duration(body.idle_heartbeat),
         renewable: false,
+        group: names_group.then(|| {
+            Box::new(PullGroup {
+                group: body.group,
+                min_pending: body.min_pending,
+                min_ack_pending: body.min_ack_pending,
+                priority: body.priority,
+                id: body.id,
+            })
+        }),
     }));
 }
 
@@ -74,6 +101,11 @@ const FIELDS: &[(&str, &str)] = &[
     ("max_bytes", "int"),
     ("no_wait", "bool"),
     ("idle_heartbeat", "time.Duration"),
+    ("group", "string"),
+    ("min_pending", "int64"),
+    ("min_ack_pending", "int64"),
+    ("priority", "int"),
+    ("id", "string"),
 ];
 
 /// Why a body cannot be read, in the real server's words where clients may meet them.
@@ -83,11 +115,13 @@ fn in_go(text: &[u8], error: &serde_json::Error) -> String {
     }
     let fields: Map<String, Value> = serde_json::from_slice(text).unwrap_or_default();
     let wrong = FIELDS.iter().find_map(|(field, wanted)| {
+        let is_number = !matches!(*wanted, "bool" | "string");
         let found = match fields.get(*field)? {
             Value::Null => return None,
             Value::Bool(_) if *wanted == "bool" => return None,
-            Value::Number(number) if *wanted != "bool" && number.is_i64() => return None,
-            Value::Number(number) if *wanted != "bool" => format!("number {number}"),
+            Value::String(_) if *wanted == "string" => return None,
+            Value::Number(number) if is_number && number.is_i64() => return None,
+            Value::Number(number) if is_number => format!("number {number}"),
             Value::Bool(_) => "bool".to_owned(),
             Value::Number(_) => "number".to_owned(),
             Value::String(_) => "string".to_owned(),
@@ -121,6 +155,13 @@ mod tests {
         assert_eq!(pull("-5").batch, 1);
         assert_eq!(pull("nonsense").batch, 1);
         assert_eq!(pull(r#"{"expires":-1}"#).expires, Some(Duration::ZERO));
+        assert_eq!(pull("5").group, None, "a number says nothing of groups");
+        assert_eq!(pull("{}").group, Some(Box::default()));
+        let grouped = pull(r#"{"group":"g","min_pending":2,"priority":3,"id":"x"}"#).group;
+        let grouped = grouped.expect("a group");
+        assert_eq!((grouped.group.as_str(), grouped.id.as_str()), ("g", "x"));
+        assert_eq!((grouped.min_pending, grouped.min_ack_pending, grouped.priority), (2, 0, 3));
+        assert_eq!(pull(r#"{"batch":2,"min_pending":null,"id":null}"#).batch, 2);
         let full = pull(
             r#"{"batch":10,"expires":5000000000,"no_wait":true,"idle_heartbeat":1000000000,"max_bytes":99,"unknown":1}"#,
         );
@@ -137,6 +178,14 @@ mod tests {
             (
                 r#"{"batch":"two"}"#,
                 "json: cannot unmarshal string into Go struct field .batch of type int",
+            ),
+            (
+                r#"{"group":1}"#,
+                "json: cannot unmarshal number into Go struct field .group of type string",
+            ),
+            (
+                r#"{"min_pending":"x"}"#,
+                "json: cannot unmarshal string into Go struct field .min_pending of type int64",
             ),
             (
                 r#"{"expires":1.5}"#,

@@ -33,6 +33,7 @@ fn counts(status: &PullStatus) -> bool {
         (status.code, &*status.text),
         (408, "Request Timeout")
             | (409, "Message Size Exceeds MaxBytes" | "Batch Completed" | "Server Shutdown")
+            | (423, "Nats-Wrong-Pin-Id")
     )
 }
 

@@ -227,6 +227,7 @@ fn delivery(headers: &[u8], headers_only: bool) -> Delivery {
         attempts: 2,
         pending: 9,
         headers_only,
+        pin: None,
     }
 }
 
@@ -243,6 +244,32 @@ fn deliveries_have_the_stored_subject_and_name_where_to_acknowledge() {
          HMSG orders.new 1 $JS.ACK.S.c.2.7.3.77.9 30 30\r\nNATS/1.0\r\nNats-Msg-Size: 5\r\n\r\n\r\n"
     );
     assert!(script.session.take_delivered() > 0);
+}
+
+#[test]
+fn deliveries_tell_who_is_pinned_behind_their_own_headers() {
+    let mut script = Script::connected();
+    let token = script.subscribed("in.*", "1");
+    let consumer = Arc::new(ConsumerPath { stream: "S".into(), consumer: "c".into() });
+    let own = b"NATS/1.0\r\nNats-Pin-Id: own\r\n\r\n";
+    let pinned = |headers: &[u8], headers_only, pin: &str| Delivery {
+        pin: Some(pin.into()),
+        ..delivery(headers, headers_only)
+    };
+    let deliveries = vec![pinned(own, false, "p"), pinned(b"", true, "p"), pinned(b"", false, "")];
+    script.event(Event::Deliver { token, consumer, deliveries });
+    let line = |head: &str, payload: &str| {
+        let (head_size, size) = (head.len(), head.len() + payload.len());
+        format!(
+            "HMSG orders.new 1 $JS.ACK.S.c.2.7.3.77.9 {head_size} {size}\r\n{head}{payload}\r\n"
+        )
+    };
+    assert_eq!(
+        script.lines(),
+        line("NATS/1.0\r\nNats-Pin-Id: own\r\nNats-Pin-Id: p\r\n\r\n", "hello")
+            + &line("NATS/1.0\r\nNats-Msg-Size: 5\r\nNats-Pin-Id: p\r\n\r\n", "")
+            + &line("NATS/1.0\r\nNats-Pin-Id: \r\n\r\n", "hello")
+    );
 }
 
 #[test]

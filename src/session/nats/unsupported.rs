@@ -1,5 +1,5 @@
-//! Fields of JetStream's configurations that would change what a stream or a consumer does, and that this
-//! server does not act on. Others that it does not know are ignored, because clients may be newer than
+//! Fields of JetStream's configurations that would change what a stream does, and that this server does
+//! not act on. Others that it does not know are ignored, because clients may be newer than
 //! the server; to ignore these would break what their users rely on.
 
 use serde_json::{Map, Value};
@@ -9,9 +9,6 @@ use crate::model::error::ApiError;
 /// Of streams.
 const STREAM: &[&str] = &["allow_msg_counter", "allow_atomic", "allow_batched"];
 
-/// Of consumers.
-const CONSUMER: &[&str] = &["priority_groups", "priority_policy"];
-
 /// Whether a configuration asks for what is not there.
 ///
 /// # Errors
@@ -19,22 +16,13 @@ const CONSUMER: &[&str] = &["priority_groups", "priority_policy"];
 pub(super) fn check(operation: &str, body: &[u8]) -> Result<(), ApiError> {
     let is_stream =
         operation.starts_with("STREAM.CREATE.") || operation.starts_with("STREAM.UPDATE.");
-    let is_consumer =
-        operation.starts_with("CONSUMER.CREATE.") || operation.starts_with("CONSUMER.DURABLE.");
-    if !is_stream && !is_consumer {
+    if !is_stream {
         return Ok(());
     }
     // What cannot be read is refused for that.
-    let Ok(mut fields) = serde_json::from_slice::<Map<String, Value>>(body) else { return Ok(()) };
-    if is_stream {
-        return match first(STREAM, &fields) {
-            Some(field) => Err(ApiError::stream_invalid_config(text(field))),
-            None => Ok(()),
-        };
-    }
-    let Some(Value::Object(config)) = fields.remove("config") else { return Ok(()) };
-    match first(CONSUMER, &config) {
-        Some(field) => Err(ApiError::consumer_create_failed(text(field))),
+    let Ok(fields) = serde_json::from_slice::<Map<String, Value>>(body) else { return Ok(()) };
+    match first(STREAM, &fields) {
+        Some(field) => Err(ApiError::stream_invalid_config(text(field))),
         None => Ok(()),
     }
 }
@@ -68,8 +56,6 @@ mod tests {
     fn what_is_not_there_is_named() {
         let error = check("STREAM.CREATE.S", br#"{"name":"S","allow_msg_counter":true}"#);
         assert!(error.expect_err("a counter").description.contains("allow_msg_counter"));
-        let body = br#"{"stream_name":"S","config":{"priority_groups":["a"]}}"#;
-        assert_eq!(check("CONSUMER.CREATE.S.c", body).expect_err("a group").err_code, 10012);
     }
 
     #[test]

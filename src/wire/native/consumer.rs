@@ -285,7 +285,7 @@ fn take_delivery(reader: &mut Reader, previous: Option<&Delivery>) -> Result<Del
         let (seq, consumer_seq, attempts) = (reader.varint()?, reader.varint()?, reader.varint()?);
         let (time, pending) = (reader.varint()?, reader.varint()?);
         let record = take_record(reader, seq, time)?;
-        return Ok(Delivery { record, consumer_seq, attempts, pending, headers_only });
+        return Ok(Delivery { record, consumer_seq, attempts, pending, headers_only, pin: None });
     }
     let (sequences, nanos) = (reader.varint()?, reader.varint()?);
     let numbers = previous.and_then(|previous| {
@@ -296,7 +296,7 @@ fn take_delivery(reader: &mut Reader, previous: Option<&Delivery>) -> Result<Del
     let (seq, time, consumer_seq, pending) =
         numbers.ok_or_else(|| reader.malformed("a message goes on from one that is not there"))?;
     let record = take_record(reader, seq, time)?;
-    Ok(Delivery { record, consumer_seq, attempts: 1, pending, headers_only })
+    Ok(Delivery { record, consumer_seq, attempts: 1, pending, headers_only, pin: None })
 }
 
 pub(super) fn put_status(frame: &StatusFrame, out: &mut Output) {

@@ -136,6 +136,7 @@ fn delivery() -> impl Strategy<Value = Delivery> {
             attempts,
             pending,
             headers_only: false,
+            pin: None,
         },
     )
 }
@@ -336,6 +337,7 @@ fn a_payload_that_is_left_out_is_measured_in_the_headers() {
         attempts: 1,
         pending: 0,
         headers_only: true,
+        pin: None,
     };
     let mut out = Output::new();
     ServerFrame::encode_deliveries(1, &[delivery], &mut out);
@@ -350,7 +352,7 @@ fn delivered(numbers: [u64; 5]) -> Delivery {
     let (subject, headers, payload) = ("a", &b""[..], &b"x"[..]);
     let record = NewRecord { subject, headers, payload, time, expires: None, message_id: None };
     let record = Record::copy_of(seq, &record);
-    Delivery { record, consumer_seq, attempts, pending, headers_only: false }
+    Delivery { record, consumer_seq, attempts, pending, headers_only: false, pin: None }
 }
 
 #[test]

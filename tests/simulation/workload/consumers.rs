@@ -46,6 +46,7 @@ impl Simulation {
             no_wait: self.world.chance.one_in(4),
             heartbeat: None,
             renewable: false,
+            group: None,
         };
         self.world.handle(SESSIONS[1], Request::Pull(pull));
     }

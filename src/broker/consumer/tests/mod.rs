@@ -1,3 +1,4 @@
+mod groups;
 mod wanting;
 
 use claudebus_storage::NewRecord;
@@ -55,6 +56,7 @@ impl Bench {
             no_wait: false,
             heartbeat: None,
             renewable: false,
+            group: None,
         };
         change(&mut pull);
         self.consumer.pull(now, SESSION, pull);
