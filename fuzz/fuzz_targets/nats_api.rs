@@ -212,12 +212,13 @@ impl Bench {
 
     /// Makes a request, and looks at the answer.
     fn request(&mut self, operation: &str, body: &[u8]) {
-        let is_json = !operation.starts_with("DIRECT.GET.")
-            && !operation.starts_with("CONSUMER.MSG.NEXT.");
+        let is_json =
+            !operation.starts_with("DIRECT.GET.") && !operation.starts_with("CONSUMER.MSG.NEXT.");
         let reply = if is_json { JSON } else { ANY };
         let subject = format!("$JS.API.{operation}");
         let said = self.publish(&subject, reply, body);
-        let answers: Vec<&[u8]> = messages(&said).filter(|(to, _)| *to == JSON).map(|m| m.1).collect();
+        let answers: Vec<&[u8]> =
+            messages(&said).filter(|(to, _)| *to == JSON).map(|m| m.1).collect();
         let shown = String::from_utf8_lossy(&said);
         if is_json {
             assert_eq!(answers.len(), 1, "{operation} {}: {shown}", String::from_utf8_lossy(body));
@@ -277,8 +278,10 @@ fn varied(body: &[u8], chance: u64) -> Option<String> {
             parts[at].1 = value.to_owned();
         }
     }
-    let parts: Vec<String> =
-        parts.iter().map(|(name, value)| format!("{}:{value}", Value::from(name.as_str()))).collect();
+    let parts: Vec<String> = parts
+        .iter()
+        .map(|(name, value)| format!("{}:{value}", Value::from(name.as_str())))
+        .collect();
     Some(format!("{{{}}}", parts.join(",")))
 }
 

@@ -185,7 +185,9 @@ impl Server {
                 let ready: Value = serde_json::from_slice(&ready).unwrap();
                 ready["nats"].as_str().unwrap().to_owned()
             }
-            Self::Real { ports, .. } => of_url(ports.pointer("/nats/0").or(ports.pointer("/tls/0"))),
+            Self::Real { ports, .. } => {
+                of_url(ports.pointer("/nats/0").or(ports.pointer("/tls/0")))
+            }
         }
     }
 

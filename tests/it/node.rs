@@ -82,7 +82,10 @@ pub(crate) fn run(files: &[&str], home: &Path, environment: &[(&str, String)], f
 /// A number of the runner's summary.
 fn count(what: &str, talk: &str) -> usize {
     let prefix = format!("# {what} ");
-    talk.lines().filter_map(|line| line.strip_prefix(&prefix)?.parse().ok()).next_back().unwrap_or(0)
+    talk.lines()
+        .filter_map(|line| line.strip_prefix(&prefix)?.parse().ok())
+        .next_back()
+        .unwrap_or(0)
 }
 
 /// What scripts are told about a server, and how they start another one of its kind.

@@ -197,8 +197,7 @@ async fn a_silent_web_socket_stays_and_takes_no_room_from_http() {
 /// What a client is told that says this first; it may ask for the nonce to be signed.
 fn told(address: SocketAddr, words: impl FnOnce(&str) -> String) -> String {
     let mut client = WebSocket::open(address, "/nats", &[]).unwrap();
-    let info: Value =
-        serde_json::from_str(client.line().strip_prefix("INFO ").unwrap()).unwrap();
+    let info: Value = serde_json::from_str(client.line().strip_prefix("INFO ").unwrap()).unwrap();
     assert_eq!(info["auth_required"], true);
     client.send(&words(info["nonce"].as_str().unwrap_or_default()));
     client.line()

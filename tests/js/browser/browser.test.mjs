@@ -33,7 +33,9 @@ let site, browser, profile;
 
 before(async () => {
   const entry = fileURLToPath(new URL("page.mjs", import.meta.url));
-  const built = await build({ entryPoints: [entry], bundle: true, format: "esm", write: false });
+  // The object store takes node's own hashes where they are, which is not here.
+  const options = { bundle: true, format: "esm", write: false, external: ["node:crypto"] };
+  const built = await build({ entryPoints: [entry], ...options });
   const script = built.outputFiles[0].text;
   site = createServer((request, response) => {
     const isScript = request.url === "/page.js";
@@ -42,8 +44,8 @@ before(async () => {
   }).listen(0, "127.0.0.1");
   await once(site, "listening");
   profile = mkdtempSync(join(tmpdir(), "chromium-"));
-  const options = { executablePath: CHROMIUM, headless: true, args: FLAGS };
-  browser = await chromium.launchPersistentContext(profile, options);
+  const launched = { executablePath: CHROMIUM, headless: true, args: FLAGS };
+  browser = await chromium.launchPersistentContext(profile, launched);
 }, { timeout: LIMIT });
 
 after(async () => {
@@ -97,7 +99,7 @@ test("a page writes a stream and consumes it", { timeout: LIMIT }, async () => {
 
 test("a page watches a bucket, and stores an object", { timeout: LIMIT }, async () => {
   const came = await works("buckets", { servers: OPEN_URL });
-  const seen = [["a", "PUT", "1", false], ["a", "PUT", "2", true], ["a", "DEL", "", true]];
+  const seen = [["a", "PUT", "1"], ["a", "PUT", "2"], ["a", "DEL", ""]];
   assert.deepEqual(came.seen, seen);
   assert.equal(came.refusal, 10071);
   assert.equal(came.isWhole, true);

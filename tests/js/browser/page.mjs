@@ -96,7 +96,7 @@ function buckets(options) {
     await kv.put("a", "2");
     const refusal = await kv.create("a", "x").catch((error) => error.code);
     await kv.delete("a");
-    const seen = (await take(watch, 3)).map((e) => [e.key, e.operation, e.string(), e.isUpdate]);
+    const seen = (await take(watch, 3)).map((e) => [e.key, e.operation, e.string()]);
     const os = await new Objm(js).create(nuid.next(), { storage: "memory" });
     const content = new Uint8Array(300_000).map((_, at) => at * 7 % 251);
     await os.putBlob({ name: "object" }, content);
