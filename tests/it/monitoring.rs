@@ -23,7 +23,7 @@ fn connect(address: SocketAddr) -> TcpStream {
 }
 
 /// An answer of HTTP: its status and its body.
-fn get(address: SocketAddr, path: &str, accept: &str) -> (u16, String) {
+pub(crate) fn get(address: SocketAddr, path: &str, accept: &str) -> (u16, String) {
     let mut stream = connect(address);
     let request = format!(
         "GET {path} HTTP/1.0\r\nHost: {address}\r\nAccept: {accept}\r\nConnection: close\r\n\r\n"

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::nats_wire::{Server, Wire, publish};
 
 /// A key of NATS's documentation, and the seed of it without its prefix and checksum, in base 16.
-const KEY: &str = "UDXU4RCSJNZOIQHZNWXHXORDPRTGNJAHAHFRGZNEEJCPQTT2M7NLCNF4";
+pub(crate) const KEY: &str = "UDXU4RCSJNZOIQHZNWXHXORDPRTGNJAHAHFRGZNEEJCPQTT2M7NLCNF4";
 const SEED: &str = "29497ba00f41dd45936b4cc4bda1decb67c128e69fb3d490ee820daf7c318c0a";
 /// Of `hunter2`.
 const BCRYPT: &str = "$2b$04$abcdefghijklmnopqrstuuV3duMsC0HpUex6N9qapiuOHHWkwRXVm";
@@ -80,7 +80,7 @@ fn forbidden(what: &str) -> String {
 }
 
 /// The signature of what INFO asks to sign.
-fn sign(nonce: &str) -> String {
+pub(crate) fn sign(nonce: &str) -> String {
     let byte = |at| u8::from_str_radix(&SEED[at..at + 2], 16).unwrap();
     let seed: Vec<u8> = (0..SEED.len()).step_by(2).map(byte).collect();
     let pair = ring::signature::Ed25519KeyPair::from_seed_unchecked(&seed).unwrap();

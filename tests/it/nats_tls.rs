@@ -1,5 +1,6 @@
 //! TLS for NATS clients: after INFO or before it, with certificates of clients or without.
 
+use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -203,6 +204,49 @@ fn clients_show_certificates_of_an_authority_that_is_trusted() {
         ] {
             assert!(is_closed(&mut secure(shown)), "{} takes {what}", server.name());
         }
+    }
+}
+
+/// How the handshake of a client went that has been greeted: whole, or cut short by an earlier one.
+fn handshake(server: &Server, config: &Arc<rustls::ClientConfig>) -> rustls::HandshakeKind {
+    let mut stream = std::net::TcpStream::connect(server.address()).unwrap();
+    let mut line = Vec::new();
+    while !line.ends_with(b"\r\n") {
+        line.push(0);
+        let end = line.len() - 1;
+        stream.read_exact(&mut line[end..]).unwrap();
+    }
+    let name = "localhost".try_into().unwrap();
+    let mut client = rustls::ClientConnection::new(Arc::clone(config), name).unwrap();
+    let mut tls = rustls::Stream::new(&mut client, &mut stream);
+    tls.write_all(b"CONNECT {\"user\":\"ann\",\"pass\":\"secret\",\"verbose\":false}\r\nPING\r\n")
+        .unwrap();
+    // What the client is to remember comes before this.
+    let mut said = [0; 6];
+    tls.read_exact(&mut said).unwrap();
+    assert_eq!(&said, b"PONG\r\n");
+    client.handshake_kind().unwrap()
+}
+
+/// CVE-2025-68121: what a listener remembered of a client let it in at another one.
+#[test]
+fn sessions_are_taken_up_only_where_they_began() {
+    let files = Files::new();
+    let shown = files.authority.client(None, "somebody");
+    let config = client(&files.authority.pem, Some(&shown));
+    let server = |verify| {
+        let (cert, key, ca) = (files.path("cert"), files.path("key"), files.path("ca"));
+        let clients = if verify { format!("ca: {ca}, verify: on") } else { "verify: off".into() };
+        let tls = format!("{{cert: {cert}, key: {key}, {clients}}}");
+        Server::ours(&format!("server: {{nats_tls: {tls}}}\nusers: {ANN}"))
+    };
+    let (lenient, other, strict) = (server(false), server(false), server(true));
+    assert_eq!(handshake(&lenient, &config), rustls::HandshakeKind::Full);
+    assert_eq!(handshake(&lenient, &config), rustls::HandshakeKind::Resumed);
+    assert_eq!(handshake(&other, &config), rustls::HandshakeKind::Full);
+    for _ in 0..2 {
+        // Where certificates are asked for, each client shows its own each time.
+        assert_eq!(handshake(&strict, &config), rustls::HandshakeKind::Full);
     }
 }
 

@@ -132,7 +132,7 @@ pub(crate) fn publish(subject: &str, reply: &str, payload: &str) -> String {
 /// A server with a configuration.
 pub(crate) enum Server {
     Ours(Serving),
-    Real { child: Child, address: String, _home: tempfile::TempDir },
+    Real { child: Child, ports: Value, _home: tempfile::TempDir },
 }
 
 impl Server {
@@ -163,14 +163,14 @@ impl Server {
             eprintln!("skipped: there is no nats-server; tests/all.sh sets it up");
             return None;
         };
-        let mut address = String::new();
+        let mut ports = Value::Null;
         until("nats-server listens", || {
             assert!(child.try_wait().unwrap().is_none(), "nats-server has ended");
             let Some(found) = listens(home.path()) else { return false };
-            address = found;
+            ports = found;
             true
         });
-        Some(Self::Real { child, address, _home: home })
+        Some(Self::Real { child, ports, _home: home })
     }
 
     /// Both, as far as there are two.
@@ -185,7 +185,21 @@ impl Server {
                 let ready: Value = serde_json::from_slice(&ready).unwrap();
                 ready["nats"].as_str().unwrap().to_owned()
             }
-            Self::Real { address, .. } => address.clone(),
+            Self::Real { ports, .. } => {
+                of_url(ports.pointer("/nats/0").or(ports.pointer("/tls/0")))
+            }
+        }
+    }
+
+    /// Where web pages connect.
+    pub(crate) fn websocket(&self) -> String {
+        match self {
+            Self::Ours(serving) => {
+                let ready = std::fs::read(serving.path("ready.json")).unwrap();
+                let ready: Value = serde_json::from_slice(&ready).unwrap();
+                format!("ws://{}/nats", ready["http"].as_str().unwrap())
+            }
+            Self::Real { ports, .. } => format!("ws://{}", of_url(ports.pointer("/websocket/0"))),
         }
     }
 
@@ -223,12 +237,15 @@ fn start(program: &Path, home: &Path, configuration: &str) -> Option<Child> {
 }
 
 /// Where nats-server listens, from the file that it writes when it is ready.
-fn listens(home: &Path) -> Option<String> {
+fn listens(home: &Path) -> Option<Value> {
     let mut entries = std::fs::read_dir(home).ok()?.filter_map(Result::ok);
     let file = entries.find(|entry| entry.path().extension().is_some_and(|e| e == "ports"))?;
-    let ports: Value = serde_json::from_slice(&std::fs::read(file.path()).ok()?).ok()?;
-    let url = ports.pointer("/nats/0").or(ports.pointer("/tls/0"))?.as_str()?;
-    Some(url.rsplit_once('/')?.1.to_owned())
+    serde_json::from_slice(&std::fs::read(file.path()).ok()?).ok()
+}
+
+/// The address in a URL.
+fn of_url(url: Option<&Value>) -> String {
+    url.and_then(Value::as_str).unwrap().rsplit_once('/').unwrap().1.to_owned()
 }
 
 impl Drop for Server {

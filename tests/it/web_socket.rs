@@ -1,6 +1,6 @@
 //! A WebSocket client of RFC 6455 alone, byte by byte, so that frames are cut as a test wants them.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
@@ -24,6 +24,8 @@ pub(crate) const LAST: u8 = 0x80;
 /// An open connection.
 pub(crate) struct WebSocket {
     stream: TcpStream,
+    /// The answer that opened it.
+    head: String,
     /// What binary frames have brought and nobody has read yet.
     received: Vec<u8>,
 }
@@ -56,7 +58,17 @@ impl WebSocket {
             return Err(head);
         }
         assert!(head.contains(ACCEPT), "{head}");
-        Ok(Self { stream, received: Vec::new() })
+        Ok(Self { stream, head, received: Vec::new() })
+    }
+
+    /// The status line and headers that opened it.
+    pub(crate) fn head(&self) -> &str {
+        &self.head
+    }
+
+    /// Sends these bytes as they are.
+    pub(crate) fn raw(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).unwrap();
     }
 
     /// Sends one frame. `first` is its first byte: what it is, and [`LAST`] or not.
@@ -127,6 +139,15 @@ impl WebSocket {
         }
         line.truncate(line.len() - 2);
         String::from_utf8(line).unwrap()
+    }
+
+    /// Whether the other side ends the connection, whatever it says before.
+    pub(crate) fn ends(&mut self) -> bool {
+        let mut rest = Vec::new();
+        match self.stream.read_to_end(&mut rest) {
+            Ok(_) => true,
+            Err(error) => !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
+        }
     }
 
     /// Whether the other side has ended the connection, which is waited for.

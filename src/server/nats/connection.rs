@@ -197,8 +197,10 @@ impl Connection {
             let has_room = self.queued < self.shared.server_limits.max_unsent;
             let may_read =
                 has_room && !self.held && self.paused.is_none() && !self.session.is_busy();
+            // Who has not logged in gets no memory before what there is has been filled.
+            let spare = if self.session.is_admitted() { self.room / 2 } else { 1 };
             let result = tokio::select! {
-                read = read_some(reader, self.decoder.buffer(), self.room), if may_read => {
+                read = read_some(reader, self.decoder.buffer(), self.room, spare), if may_read => {
                     self.received(read, level).await
                 }
                 written = write_some(writer, &mut self.queue), if !self.queue.is_empty() => {
@@ -272,6 +274,7 @@ impl Connection {
         self.times.heard = Instant::now();
         self.place.active(self.times.heard - self.times.opened);
         self.room = match read {
+            _ if !self.session.is_admitted() => LEAST_READ,
             _ if read >= self.room => (self.room * 2).min(MOST_READ),
             _ if read < self.room / 8 => (self.room / 2).max(LEAST_READ),
             _ => self.room,
@@ -473,8 +476,9 @@ async fn read_some<R: AsyncRead + Unpin>(
     reader: &mut R,
     buffer: &mut BytesMut,
     room: usize,
+    spare: usize,
 ) -> io::Result<usize> {
-    if buffer.capacity() - buffer.len() < room / 2 {
+    if buffer.capacity() - buffer.len() < spare {
         buffer.reserve(room);
     }
     reader.read_buf(buffer).await
