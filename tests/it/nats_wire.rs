@@ -132,7 +132,7 @@ pub(crate) fn publish(subject: &str, reply: &str, payload: &str) -> String {
 /// A server with a configuration.
 pub(crate) enum Server {
     Ours(Serving),
-    Real { child: Child, address: String, _home: tempfile::TempDir },
+    Real { name: &'static str, child: Child, ports: Value, _home: tempfile::TempDir },
 }
 
 impl Server {
@@ -156,21 +156,38 @@ impl Server {
     pub(crate) fn real(configuration: &str) -> Option<Self> {
         let beside = interpreter().map(|python| python.with_file_name("nats-server"));
         let program = beside.filter(|path| path.exists()).unwrap_or("nats-server".into());
-        let home = tempfile::tempdir().unwrap();
-        let child = start(&program, home.path(), configuration);
-        let Some(mut child) = child else {
+        let server = Self::of_file("nats-server", &program, &[], configuration);
+        if server.is_none() {
             assert_ne!(std::env::var("CI").ok().as_deref(), Some("true"), "no nats-server");
             eprintln!("skipped: there is no nats-server; tests/all.sh sets it up");
-            return None;
-        };
-        let mut address = String::new();
-        until("nats-server listens", || {
-            assert!(child.try_wait().unwrap().is_none(), "nats-server has ended");
+        }
+        server
+    }
+
+    /// This program in the place of nats-server, and nats-server where there is one.
+    pub(crate) fn both_of_file(configuration: &str) -> Vec<Self> {
+        let program = Path::new(env!("CARGO_BIN_EXE_claudebus"));
+        let ours = Self::of_file("claudebus nats-server", program, &["nats-server"], configuration);
+        std::iter::once(ours.unwrap()).chain(Self::real(configuration)).collect()
+    }
+
+    /// A program that takes nats-server's flags, if it can be started.
+    fn of_file(
+        name: &'static str,
+        program: &Path,
+        first: &[&str],
+        configuration: &str,
+    ) -> Option<Self> {
+        let home = tempfile::tempdir().unwrap();
+        let mut child = start(program, first, home.path(), configuration)?;
+        let mut ports = Value::Null;
+        until("it listens", || {
+            assert!(child.try_wait().unwrap().is_none(), "{name} has ended: {configuration}");
             let Some(found) = listens(home.path()) else { return false };
-            address = found;
+            ports = found;
             true
         });
-        Some(Self::Real { child, address, _home: home })
+        Some(Self::Real { name, child, ports, _home: home })
     }
 
     /// Both, as far as there are two.
@@ -185,7 +202,15 @@ impl Server {
                 let ready: Value = serde_json::from_slice(&ready).unwrap();
                 ready["nats"].as_str().unwrap().to_owned()
             }
-            Self::Real { address, .. } => address.clone(),
+            Self::Real { ports, .. } => first_of(ports, "nats").unwrap(),
+        }
+    }
+
+    /// Where it listens for WebSocket, if it was started from a file that says so.
+    pub(crate) fn websocket(&self) -> Option<String> {
+        match self {
+            Self::Ours(_) => None,
+            Self::Real { ports, .. } => first_of(ports, "websocket"),
         }
     }
 
@@ -193,7 +218,7 @@ impl Server {
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Ours(_) => "claudebus",
-            Self::Real { .. } => "nats-server",
+            Self::Real { name, .. } => name,
         }
     }
 
@@ -205,10 +230,11 @@ impl Server {
     }
 }
 
-fn start(program: &Path, home: &Path, configuration: &str) -> Option<Child> {
+fn start(program: &Path, first: &[&str], home: &Path, configuration: &str) -> Option<Child> {
     let file: PathBuf = home.join("nats.conf");
     std::fs::write(&file, configuration).unwrap();
     Command::new(program)
+        .args(first)
         .args(["-js", "-a", "127.0.0.1", "-p", "-1", "-c"])
         .arg(file)
         .arg("-sd")
@@ -222,13 +248,16 @@ fn start(program: &Path, home: &Path, configuration: &str) -> Option<Child> {
         .ok()
 }
 
-/// Where nats-server listens, from the file that it writes when it is ready.
-fn listens(home: &Path) -> Option<String> {
+/// Where a server listens, from the file that it writes when it is ready.
+fn listens(home: &Path) -> Option<Value> {
     let mut entries = std::fs::read_dir(home).ok()?.filter_map(Result::ok);
     let file = entries.find(|entry| entry.path().extension().is_some_and(|e| e == "ports"))?;
-    let ports: Value = serde_json::from_slice(&std::fs::read(file.path()).ok()?).ok()?;
-    let url = ports.pointer("/nats/0").or(ports.pointer("/tls/0"))?.as_str()?;
-    Some(url.rsplit_once('/')?.1.to_owned())
+    serde_json::from_slice(&std::fs::read(file.path()).ok()?).ok()
+}
+
+/// The first address of a kind, without what stands before it in a URL.
+fn first_of(ports: &Value, kind: &str) -> Option<String> {
+    Some(ports[kind][0].as_str()?.rsplit_once('/')?.1.to_owned())
 }
 
 impl Drop for Server {

@@ -5,6 +5,7 @@
 
 mod clients;
 mod connection;
+mod secured;
 mod tls;
 mod upgrade;
 mod websocket;
@@ -24,7 +25,8 @@ use crate::wire::nats::Info;
 
 pub(super) use clients::{Client, Clients, Way};
 pub(super) use tls::Tls;
-pub use tls::{ClientCertificates, NatsCertificate, NatsTls};
+pub(super) use secured::Secured;
+pub use tls::{ClientCertificates, HandshakeFirst, NatsCertificate, NatsTls};
 pub(super) use upgrade::{Gate, serve_websocket, upgrade};
 
 use clients::Place;
@@ -49,7 +51,7 @@ fn info(shared: &Shared, address: SocketAddr, tls: Option<&Tls>) -> Info {
         version: NATS_VERSION.to_owned(),
         host: address.ip().to_string(),
         port: address.port(),
-        auth_required: !shared.logins.is_open(),
+        auth_required: shared.logins.must_be_presented(),
         tls_required: tls.is_some(),
         tls_verify: tls.is_some_and(Tls::verifies),
         max_payload: shared.limits.max_payload as u64,
@@ -126,9 +128,9 @@ async fn shake_hands(
     mut stream: TcpStream,
     connection: &mut Connection,
 ) -> Option<TlsStream<TcpStream>> {
-    let limit = connection.login_timeout();
+    let limit = tls.timeout().unwrap_or(connection.login_timeout());
     let work = async {
-        if !tls.is_first() {
+        if !begins(&stream, tls.first()).await {
             for chunk in connection.take_greeting() {
                 stream.write_all(&chunk).await?;
             }
@@ -149,6 +151,18 @@ async fn shake_hands(
         Err(_) => {
             tracing::debug!("a TLS handshake with a NATS client took too long");
             None
+        }
+    }
+}
+
+/// Whether the client begins, instead of waiting for INFO.
+async fn begins(stream: &TcpStream, first: HandshakeFirst) -> bool {
+    match first {
+        HandshakeFirst::Never => false,
+        HandshakeFirst::Always => true,
+        // What it sends is nothing but the handshake, or the handshake fails.
+        HandshakeFirst::Within(time) => {
+            tokio::time::timeout(time, stream.readable()).await.is_ok()
         }
     }
 }
