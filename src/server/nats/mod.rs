@@ -129,8 +129,9 @@ async fn shake_hands(
     connection: &mut Connection,
 ) -> Option<TlsStream<TcpStream>> {
     let limit = tls.timeout().unwrap_or(connection.login_timeout());
+    let waits = !begins(&stream, tls.first()).await;
     let work = async {
-        if !begins(&stream, tls.first()).await {
+        if waits {
             for chunk in connection.take_greeting() {
                 stream.write_all(&chunk).await?;
             }
@@ -155,14 +156,14 @@ async fn shake_hands(
     }
 }
 
-/// Whether the client begins, instead of waiting for INFO.
+/// Whether the client begins, instead of waiting for INFO. Takes no longer than it may.
 async fn begins(stream: &TcpStream, first: HandshakeFirst) -> bool {
     match first {
         HandshakeFirst::Never => false,
         HandshakeFirst::Always => true,
         // What it sends is nothing but the handshake, or the handshake fails.
         HandshakeFirst::Within(time) => {
-            tokio::time::timeout(time, stream.readable()).await.is_ok()
+            tokio::time::timeout(time, stream.peek(&mut [0])).await.is_ok()
         }
     }
 }
