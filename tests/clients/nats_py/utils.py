@@ -15,6 +15,7 @@ import subprocess
 import tempfile
 import time
 import unittest
+import unittest.mock  # A test takes for granted that somebody has done that.
 from pathlib import Path
 
 FILES = Path(os.environ["CLIENT_TEST_FILES"])
