@@ -24,9 +24,8 @@ fn users_of_a_file_and_those_who_say_nothing() {
           ]
         }
         no_auth_user: guest";
-    let violation = |subject: &str| {
-        format!("-ERR 'Permissions Violation for Publish to \"{subject}\"'\r\n")
-    };
+    let violation =
+        |subject: &str| format!("-ERR 'Permissions Violation for Publish to \"{subject}\"'\r\n");
     for server in Server::both_of_file(file) {
         let name = server.name();
         let login = |user: &str| json!({"user": user, "pass": "secret"});

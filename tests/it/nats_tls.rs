@@ -51,7 +51,10 @@ impl Authority {
 }
 
 /// A client's side: whom it trusts, and what it shows.
-pub(crate) fn client(authority: &str, shown: Option<&(String, String)>) -> Arc<rustls::ClientConfig> {
+pub(crate) fn client(
+    authority: &str,
+    shown: Option<&(String, String)>,
+) -> Arc<rustls::ClientConfig> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(authority.as_bytes()).unwrap()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());

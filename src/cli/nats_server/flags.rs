@@ -376,12 +376,16 @@ mod tests {
 
     #[test]
     fn users_and_certificates_are_understood() {
-        let line = "--user ann --pass s3cret --tls --tlscert c --tlskey=k --tlsverify --tlscacert a";
+        let line =
+            "--user ann --pass s3cret --tls --tlscert c --tlskey=k --tlsverify --tlscacert a";
         let found = options(line);
         assert_eq!(found.user.as_deref(), Some("ann"));
         assert_eq!(found.password, Some(Secret("s3cret".into())));
         let tls = found.tls.expect("it is asked for");
-        assert_eq!((tls.cert, tls.key, tls.ca), (Some("c".into()), Some("k".into()), Some("a".into())));
+        assert_eq!(
+            (tls.cert, tls.key, tls.ca),
+            (Some("c".into()), Some("k".into()), Some("a".into()))
+        );
         assert_eq!(tls.verify, Verify::On);
         assert_eq!(options("--tls=false --tlscert c").tls, None);
         assert_eq!(options("--tlscert c --tlsverify=false").tls.unwrap().verify, Verify::Off);

@@ -141,10 +141,7 @@ const RESPONSES: Table<Responses> = Table {
 };
 
 /// `authorization`.
-pub(super) fn authorization(
-    options: &mut NatsOptions,
-    entry: &Entry,
-) -> Result<(), NatsConfError> {
+pub(super) fn authorization(options: &mut NatsOptions, entry: &Entry) -> Result<(), NatsConfError> {
     apply(&AUTHORIZATION, entry.map()?, options)
 }
 
@@ -255,10 +252,7 @@ fn allow<const QUEUES: bool>(
     Ok(())
 }
 
-fn deny<const QUEUES: bool>(
-    lists: &mut Lists<QUEUES>,
-    entry: &Entry,
-) -> Result<(), NatsConfError> {
+fn deny<const QUEUES: bool>(lists: &mut Lists<QUEUES>, entry: &Entry) -> Result<(), NatsConfError> {
     lists.deny = subjects::<QUEUES>(entry)?;
     Ok(())
 }
@@ -270,10 +264,7 @@ fn subjects<const QUEUES: bool>(entry: &Entry) -> Result<Vec<String>, NatsConfEr
         _ => entry.string().map(|text| vec![text]),
     };
     let texts: Vec<String> = texts?;
-    texts
-        .iter()
-        .map(|text| checked::<QUEUES>(text).map_err(|why| entry.invalid(why)))
-        .collect()
+    texts.iter().map(|text| checked::<QUEUES>(text).map_err(|why| entry.invalid(why))).collect()
 }
 
 fn responses(permissions: &mut Permissions, entry: &Entry) -> Result<(), NatsConfError> {
@@ -303,9 +294,8 @@ fn response_time(responses: &mut Responses, entry: &Entry) -> Result<(), NatsCon
         responses.expires = None;
         return Ok(());
     }
-    responses.expires = Some(entry.duration()?)
-        .filter(|time| !time.is_zero())
-        .or(Responses::default().expires);
+    responses.expires =
+        Some(entry.duration()?).filter(|time| !time.is_zero()).or(Responses::default().expires);
     Ok(())
 }
 

@@ -36,7 +36,8 @@ pub(super) struct Table<T: 'static> {
     pub(super) refused: &'static [(&'static str, &'static str)],
 }
 
-const TOP: Table<NatsOptions> = Table { within: "", rows: TOP_ROWS, ignored: IGNORED, refused: REFUSED };
+const TOP: Table<NatsOptions> =
+    Table { within: "", rows: TOP_ROWS, ignored: IGNORED, refused: REFUSED };
 
 const TOP_ROWS: &[(&str, Take<NatsOptions>)] = &[
     ("listen", |o, e| {

@@ -118,9 +118,11 @@ impl TlsOptions {
                 name_users: verify == Verify::Map,
             },
             (_, None) => {
-                return Err("clients' certificates are to be verified, and `ca_file` (--tlscacert) \
+                return Err(
+                    "clients' certificates are to be verified, and `ca_file` (--tlscacert) \
                             does not say who may have signed them"
-                    .to_owned());
+                        .to_owned(),
+                );
             }
         };
         Ok(NatsTls {

@@ -198,8 +198,14 @@ fn errors_name_the_place_and_what_to_do() {
         ("websocket { port: 1, no_tls: true, token: x }", "`token` is not supported"),
         ("authorization { users: [{pass: a}] }", "f.conf:1:25: `users`: a user needs `user`"),
         ("authorization { users: [{user: a, nkey: SUAX}] }", "f.conf:1:41: `nkey`: "),
-        ("authorization { users: [{user: a, permissions: {publish: a..b}}] }", "`a..b` is not a subject"),
-        ("authorization { users: [{user: a, permission: {pub: {alow: x}}}] }", "did you mean `allow`?"),
+        (
+            "authorization { users: [{user: a, permissions: {publish: a..b}}] }",
+            "`a..b` is not a subject",
+        ),
+        (
+            "authorization { users: [{user: a, permission: {pub: {alow: x}}}] }",
+            "did you mean `allow`?",
+        ),
         ("authorization { users: [{user: a, pass: \"$2a$10$x\"}] }", "bcrypt"),
         ("authorization: yes", "is not a map"),
         ("jetstream { domain: x }", "`domain` is not supported"),
@@ -286,12 +292,18 @@ fn certificates_and_the_listener_for_websocket() {
          allowed_origins: [\"https://a.example:8443\", \"http://[::1]\"] }",
     );
     let websocket = options.websocket.unwrap();
-    assert_eq!((websocket.host.as_deref(), websocket.port), (Some("127.0.0.1"), Some(Port::Number(80))));
+    assert_eq!(
+        (websocket.host.as_deref(), websocket.port),
+        (Some("127.0.0.1"), Some(Port::Number(80)))
+    );
     assert_eq!(websocket.origins, ["a.example", "[::1]"]);
     assert_eq!(options.warnings.len(), 1);
     let wss = good(&format!("websocket {{ port: 81, tls {{ {files}, min_version: 1.2 }} }}"));
     assert!(wss.websocket.unwrap().tls.is_some() && wss.warnings.len() == 1);
-    assert_eq!(good("jetstream { limits { max_request_batch: 100 } }").max_request_batch, Some(100));
+    assert_eq!(
+        good("jetstream { limits { max_request_batch: 100 } }").max_request_batch,
+        Some(100)
+    );
 }
 
 #[test]

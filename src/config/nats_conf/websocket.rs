@@ -84,9 +84,8 @@ pub(super) fn websocket(options: &mut NatsOptions, entry: &Entry) -> Result<(), 
         return Ok(());
     }
     if found.tls.is_none() && !found.no_tls {
-        return Err(entry.invalid(
-            "websocket requires TLS configuration; write no_tls: true to go without it",
-        ));
+        return Err(entry
+            .invalid("websocket requires TLS configuration; write no_tls: true to go without it"));
     }
     options.websocket = Some(found);
     Ok(())

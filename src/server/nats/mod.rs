@@ -24,8 +24,8 @@ use crate::model::answer::{API_LEVEL, NATS_VERSION};
 use crate::wire::nats::Info;
 
 pub(super) use clients::{Client, Clients, Way};
-pub(super) use tls::Tls;
 pub(super) use secured::Secured;
+pub(super) use tls::Tls;
 pub use tls::{ClientCertificates, HandshakeFirst, NatsCertificate, NatsTls};
 pub(super) use upgrade::{Gate, serve_websocket, upgrade};
 
