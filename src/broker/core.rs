@@ -75,6 +75,14 @@ impl<L: Log> Broker<L> {
         heard
     }
 
+    /// Gives messages to core subscriptions alone.
+    pub(super) fn overhear(&mut self, from: SessionId, batch: &MessageBatch, echo: bool) {
+        for message in batch.iter() {
+            let route = self.router.route(message.subject);
+            self.deliver_core(from, &route, batch, &message, echo);
+        }
+    }
+
     /// Tells a session that nobody got its request, if it wants to know and listens to the reply itself.
     pub(super) fn unheard(&mut self, from: SessionId, subject: &str, reply: &str) {
         if reply.is_empty() || !self.sessions.wants_unheard(from) {

@@ -199,6 +199,7 @@ impl<L: Log> Broker<L> {
                 self.publish(from, producer, first, &batch);
             }
             Request::Send { batch, echo } => self.send(from, &batch, echo),
+            Request::Overhear { batch, echo } => self.overhear(from, &batch, echo),
             Request::Subscribe { token, subject, queue } => {
                 if self.router.count(from) >= self.limits.max_subscriptions {
                     let reason = ApiError::insufficient_resources();

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use claudebus_storage::{Log, StreamId};
 
+use crate::model::consumer::ConsumerConfig;
 use crate::model::error::ApiError;
 use crate::model::schedule::PREFIX;
 use crate::model::stream::StreamConfig;
@@ -14,6 +15,27 @@ use super::scheduling::schedules_config;
 use super::state::{self, KeptStream};
 use super::stream::{Stream, config};
 use super::{Broker, Deadline};
+
+/// Whether new limits for consumers hold for those that are there.
+fn check_consumers(stream: &Stream, wanted: &StreamConfig) -> Result<(), ApiError> {
+    let limits = &wanted.consumer_limits;
+    let (pending, inactive) = (limits.max_ack_pending, limits.inactive_threshold);
+    let exceeds = |config: &ConsumerConfig| {
+        (pending > 0 && config.max_ack_pending > pending)
+            || (!inactive.is_zero() && config.inactive_threshold > inactive)
+    };
+    let beyond: Vec<&str> = stream
+        .consumers
+        .iter()
+        .filter(|(_, member)| exceeds(member.consumer.config()))
+        .map(|(name, _)| &**name)
+        .collect();
+    if beyond.is_empty() {
+        Ok(())
+    } else {
+        Err(ApiError::consumers_exceed_limits(beyond.join(", ")))
+    }
+}
 
 impl<L: Log> Broker<L> {
     /// Creates a stream as a client asks for. An existing one of the same configuration is as
@@ -27,6 +49,12 @@ impl<L: Log> Broker<L> {
         if wanted.sealed {
             return Err(ApiError::stream_invalid_config(
                 "stream configuration for create can not be sealed",
+            ));
+        }
+        // An update may say so, as with nats-server.
+        if wanted.mirror_direct && wanted.mirror.is_none() {
+            return Err(ApiError::stream_invalid_config(
+                "stream has no mirror but does have mirror direct",
             ));
         }
         if let Some(stream) = self.catalog.find(&wanted.name) {
@@ -71,6 +99,7 @@ impl<L: Log> Broker<L> {
         let stream = self.catalog.find(&wanted.name).ok_or_else(ApiError::stream_not_found)?;
         let id = stream.id;
         let wanted = config::check_update(&stream.config, wanted)?;
+        check_consumers(stream, &wanted)?;
         self.make_room_for(&wanted, Some(id))?;
         if let Some(stream) = self.catalog.get_mut(id) {
             stream.provisional = false;

@@ -20,7 +20,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 pub mod text;
-mod tls;
+pub mod tls;
 pub mod users;
 
 pub use error::ConfigError;

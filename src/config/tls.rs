@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::error::ConfigError;
 use super::resolve::Resolved;
-use crate::server::{ClientCertificates, NatsCertificate, NatsTls};
+use crate::server::{ClientCertificates, HandshakeFirst, NatsCertificate, NatsTls};
 
 /// `nats_tls.cert` for the server's own certificate.
 const LOCAL: &str = "local";
@@ -96,7 +96,9 @@ impl NatsTlsSettings {
                 name_users: verify == Verify::Map,
             },
         };
-        Ok(Some(NatsTls { certificate, clients, first: self.handshake_first }))
+        let first =
+            if self.handshake_first { HandshakeFirst::Always } else { HandshakeFirst::Never };
+        Ok(Some(NatsTls { certificate, clients, first, timeout: None }))
     }
 }
 

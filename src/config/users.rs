@@ -151,7 +151,7 @@ fn entry<'de, D: Deserializer<'de>, const QUEUES: bool>(from: D) -> Result<Strin
 }
 
 /// A subject, with a queue group where that may be.
-fn checked<const QUEUES: bool>(text: &str) -> Result<String, String> {
+pub(super) fn checked<const QUEUES: bool>(text: &str) -> Result<String, String> {
     let words: Vec<&str> = text.split(' ').collect();
     match words.as_slice() {
         [subject] if is_pattern(subject) => Ok(text.to_owned()),
@@ -343,7 +343,8 @@ impl UserSection {
 }
 
 impl Permissions {
-    fn grant(&self) -> Grant {
+    /// What they are as one.
+    pub(super) fn grant(&self) -> Grant {
         let target = |text: &String| match text.split_once(' ') {
             Some((subject, queue)) => Target::queue(subject, queue),
             None => Target::subject(text),

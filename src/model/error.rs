@@ -219,6 +219,10 @@ api_errors! {
     consumer_invalid_policy(why) = 400 / 10094 "{}";
     /// `max_ack_pending` above the stream's limit.
     consumer_max_pending_ack(limit) = 400 / 10121 "consumer max ack pending exceeds system limit of {}";
+    /// New limits for a stream's consumers that some of them exceed.
+    consumers_exceed_limits(names) = 500 / 10069 "change to limits violates consumers: {}";
+    /// `max_batch` above the server's limit.
+    consumer_max_request_batch(limit) = 400 / 10125 "consumer max request batch exceeds server limit of {}";
     /// A name is longer than 255 bytes.
     consumer_name_too_long(limit) = 400 / 10102 "consumer name is too long, maximum allowed is {}";
     /// A deliver subject with wildcards.

@@ -26,6 +26,9 @@ pub struct Limits {
     pub max_session_deliveries: usize,
     /// Longest wait of a pull request. 24 h: bounds how long a forgotten one is kept.
     pub max_pull_expires: Duration,
+    /// Messages that one pull request may ask for, of consumers that say nothing themselves, who may not ask
+    /// for more either. No limit (0): deliveries to a session are bounded by `max_session_deliveries`.
+    pub max_request_batch: u64,
     /// Longest duplicate window. 24 h: ids live in memory.
     pub max_duplicate_window: Duration,
     /// Ranges of counters remembered for each producer, to answer resent messages with their
@@ -51,6 +54,7 @@ impl Default for Limits {
             max_pending_bytes: 64 << 20,
             max_session_deliveries: 1 << 20,
             max_pull_expires: Duration::from_secs(24 * 3600),
+            max_request_batch: 0,
             max_duplicate_window: Duration::from_secs(24 * 3600),
             max_producer_ranges: 4096,
             max_atomic_messages: 1000,

@@ -61,6 +61,14 @@ pub enum Request {
         /// Whether the sender gets its own messages.
         echo: bool,
     },
+    /// Messages that ask something of the server, which does it by other requests: for core subscribers, who
+    /// may want to see what is asked. Neither a stream nor the sender learns whether anybody does.
+    Overhear {
+        /// The messages.
+        batch: MessageBatch,
+        /// Whether the sender gets its own messages.
+        echo: bool,
+    },
     /// Subscribe to a core subject. Not durable: messages published meanwhile.
     Subscribe {
         /// Names the subscription.

@@ -326,7 +326,9 @@ impl<L: CloseLog> BrokerThread<L> {
 /// Bytes that a request's messages keep in memory.
 fn message_bytes(request: &Request) -> usize {
     match request {
-        Request::Publish { batch, .. } | Request::Send { batch, .. } => batch.pinned_bytes(),
+        Request::Publish { batch, .. }
+        | Request::Send { batch, .. }
+        | Request::Overhear { batch, .. } => batch.pinned_bytes(),
         _ => 0,
     }
 }

@@ -44,6 +44,7 @@ pub struct ServerBuilder {
     pub(super) nats: Option<SocketAddr>,
     pub(super) nats_tls: Option<NatsTls>,
     pub(super) websocket: Option<SocketAddr>,
+    pub(super) websocket_tls: Option<NatsTls>,
     pub(super) http: Option<SocketAddr>,
     pub(super) http_hosts: Vec<String>,
     pub(super) durability: Durability,
@@ -57,6 +58,7 @@ pub struct ServerBuilder {
     pub(super) context_file: Option<PathBuf>,
     pub(super) tokens: Tokens,
     pub(super) users: Vec<User>,
+    pub(super) nobody: Option<String>,
     pub(super) crash_points: CrashPoints,
 }
 
@@ -69,6 +71,7 @@ impl Default for ServerBuilder {
             nats: None,
             nats_tls: None,
             websocket: None,
+            websocket_tls: None,
             http: None,
             http_hosts: Vec::new(),
             durability: Durability::default(),
@@ -82,6 +85,7 @@ impl Default for ServerBuilder {
             context_file: None,
             tokens: Tokens::default(),
             users: Vec::new(),
+            nobody: None,
             crash_points: CrashPoints::default(),
         }
     }
@@ -101,9 +105,11 @@ impl ServerBuilder {
         }
     }
 
-    /// Whether clients must say who they are.
+    /// Whether clients must say who they are to do everything.
     fn is_protected(&self) -> bool {
-        !self.tokens.is_empty() || !self.users.is_empty()
+        let nobody = self.users.iter().find(|user| Some(&user.name) == self.nobody.as_ref());
+        let is_open = nobody.is_some_and(|user| user.grant.is_everything());
+        !is_open && (!self.tokens.is_empty() || !self.users.is_empty())
     }
 
     /// The server's name, for people. `claudebus` by default.
@@ -159,6 +165,14 @@ impl ServerBuilder {
     #[must_use]
     pub fn websocket(mut self, address: SocketAddr) -> Self {
         self.websocket = Some(address);
+        self
+    }
+
+    /// Secures the connections of the WebSocket listener: `wss` instead of `ws`. The handshake comes first
+    /// there, whatever the options say.
+    #[must_use]
+    pub fn websocket_tls(mut self, options: NatsTls) -> Self {
+        self.websocket_tls = Some(options);
         self
     }
 
@@ -269,6 +283,13 @@ impl ServerBuilder {
     #[must_use]
     pub fn user(mut self, user: User) -> Self {
         self.users.push(user);
+        self
+    }
+
+    /// NATS clients that present nothing are let in as this user, who must be one of the users.
+    #[must_use]
+    pub fn no_auth_user(mut self, name: impl Into<String>) -> Self {
+        self.nobody = Some(name.into());
         self
     }
 

@@ -39,7 +39,7 @@ pub(super) async fn serve(listener: TcpListener, site: Site, hosts: Arc<Hosts>) 
         .merge(monitor::routes())
         .with_state(site.clone());
     if let Some(address) = site.addresses.nats {
-        let gate = nats::Gate::new(shared, address, Arc::clone(&hosts));
+        let gate = nats::Gate::new(shared, address, Arc::clone(&hosts), None);
         app = app.route(NATS_PATH, get(nats::upgrade).with_state(gate));
     }
     let app = app.layer(middleware::from_fn_with_state(hosts, check_host));

@@ -69,6 +69,11 @@ pub(super) struct Held {
 }
 
 impl Held {
+    /// What requests on this connection know of it.
+    pub(super) fn visitor(&self, address: SocketAddr) -> Visitor {
+        Visitor { address, is_let_go: Arc::clone(&self.is_let_go) }
+    }
+
     /// Whether the time without an answer is over. Makes room once the connection was let go.
     fn is_too_silent(&mut self, cx: &mut Context<'_>) -> bool {
         if self.is_let_go.load(Ordering::Relaxed) {
@@ -96,8 +101,7 @@ impl Visitor {
 
 impl Connected<IncomingStream<'_, Bounded>> for Visitor {
     fn connect_info(stream: IncomingStream<'_, Bounded>) -> Self {
-        let is_let_go = Arc::clone(&stream.io().is_let_go);
-        Self { address: *stream.remote_addr(), is_let_go }
+        stream.io().visitor(*stream.remote_addr())
     }
 }
 

@@ -31,7 +31,7 @@ pub use builder::{Server, ServerBuilder};
 pub use error::{ServerFailure, StartError, TlsError};
 pub use limits::ServerLimits;
 pub use login::{Credential, KeyError, Password, PasswordError, PublicKey, User};
-pub use nats::{ClientCertificates, NatsCertificate, NatsTls};
+pub use nats::{ClientCertificates, HandshakeFirst, NatsCertificate, NatsTls};
 pub use ready::{Ready, ReadyError};
 pub use running::{RunningServer, Stopped};
 pub use verify::{Verification, VerifyError, verify_directory};

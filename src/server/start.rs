@@ -121,6 +121,7 @@ fn logins(builder: &ServerBuilder) -> Logins {
     }
     let certified = builder.nats_tls.as_ref().is_some_and(NatsTls::names_users);
     Logins::new(builder.tokens.clone(), &builder.users, certified)
+        .with_nobody(builder.nobody.as_deref(), &builder.users)
 }
 
 fn welcome(builder: &ServerBuilder) -> Welcome {
@@ -221,8 +222,12 @@ async fn listen_to_http(builder: &ServerBuilder, parts: &mut Parts) -> Result<()
         parts.websocket = listener.local_addr().ok();
         let hosts = Arc::new(Hosts::new(parts.websocket, &builder.http_hosts));
         let told = parts.nats.or(parts.websocket).unwrap_or(address);
-        let gate = nats::Gate::new(Arc::clone(&parts.shared), told, hosts);
-        parts.tasks.spawn(nats::serve_websocket(listener, gate));
+        let tls = match &builder.websocket_tls {
+            Some(options) => Some(Arc::new(Tls::new(options, None)?)),
+            None => None,
+        };
+        let gate = nats::Gate::new(Arc::clone(&parts.shared), told, hosts, tls.as_deref());
+        parts.tasks.spawn(nats::serve_websocket(listener, gate, tls));
     }
     if let Some(address) = builder.http {
         let listener = bind("HTTP", address).await?;

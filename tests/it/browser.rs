@@ -20,9 +20,9 @@ fn browser() -> Option<PathBuf> {
 fn visit(home: &Path, browser: &Path, [open, login, token]: [&Server; 3], is_ours: bool) {
     let environment = [
         ("CHROMIUM", browser.display().to_string()),
-        ("OPEN_URL", open.websocket()),
-        ("LOGIN_URL", login.websocket()),
-        ("TOKEN_URL", token.websocket()),
+        ("OPEN_URL", open.websocket_url()),
+        ("LOGIN_URL", login.websocket_url()),
+        ("TOKEN_URL", token.websocket_url()),
         ("OWN_ORIGINS", if is_ours { "yes" } else { "no" }.to_owned()),
     ];
     run(&["browser/browser"], home, &environment, TESTS - usize::from(!is_ours));

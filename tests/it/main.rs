@@ -18,6 +18,7 @@ mod later;
 mod monitoring;
 mod native;
 mod nats;
+mod nats_conf;
 mod nats_login;
 mod nats_server;
 mod nats_tls;

@@ -305,7 +305,8 @@ fn what_cannot_be_done_is_said_and_ends_with_1() {
             "nats-server: typo.conf:2:3: unknown field \"store_dri\" in `jetstream`; did you mean `store_dir`?",
         ),
         (&["-c", "none.conf"], "nats-server: cannot read the configuration file none.conf: "),
-        (&["--tls"], "nats-server: --tls is not supported: "),
+        (&["--tls"], "nats-server: TLS Server certificate must be present and valid"),
+        (&["--user", "ann"], "nats-server: the user `ann` has no password"),
         (
             &["-a", "0.0.0.0", "-p", "-1"],
             "nats-server: 0.0.0.0:0 can be reached from other machines",
@@ -402,6 +403,12 @@ const GOOD: &[&str] = &[
     "authorization { token: $HOME, timeout: 2 }",
     "http: localhost:8222",
     "monitor_port: 8222\nclient_advertise: \"x:4222\"",
+    "authorization { user: ann, password: s3cret, timeout: 1 }",
+    "authorization { users: [ {user: ann, pass: a, permissions: {pub: a, sub: [b, \"c q\"]}}, {user: bob} ] }\nno_auth_user: bob",
+    "authorization { default_permissions { publish { allow: a, deny: [b] } }\nusers = [ {user: ann, password: a, permission { allow_responses: { max: 2, expires: \"1m\" } } } ] }",
+    "accounts { A { users: [ {user: ann, pass: a} ] } }",
+    "websocket { port: 8080, no_tls: true, allowed_origins: [\"http://a.example\"], handshake_timeout: 2s }",
+    "jetstream { strict: true, limits { max_request_batch: 100 } }",
 ];
 const BAD: &[&str] = &[
     "foo: 3",
@@ -419,6 +426,13 @@ const BAD: &[&str] = &[
     "include none.conf",
     "ping_interval: soon",
     "authorization { token: abc",
+    "authorization { user: ann, password: a, token: t }",
+    "authorization { user: ann, password: a, users: [{user: bob}] }",
+    "authorization { token: t, users: [{user: bob}] }",
+    "authorization { users: [{user: bob}, {user: bob}] }",
+    "authorization { users: [{pass: bob}] }",
+    "authorization { users: [{user: bob, permissions: {publish: \"a..b\"}}] }",
+    "tls { cert_file: none.pem }",
 ];
 
 #[test]

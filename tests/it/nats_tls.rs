@@ -16,9 +16,9 @@ use serde_json::{Value, json};
 use crate::nats_wire::{Server, Wire, publish};
 
 /// An authority made for a test.
-struct Authority {
+pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    pem: String,
+    pub(crate) pem: String,
 }
 
 impl Authority {
@@ -41,7 +41,7 @@ impl Authority {
     }
 
     /// A client's certificate with this e-mail address and common name.
-    fn client(&self, address: Option<&str>, common: &str) -> (String, String) {
+    pub(crate) fn client(&self, address: Option<&str>, common: &str) -> (String, String) {
         self.sign(|params| {
             params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
             let address = address.map(|text| SanType::Rfc822Name(text.try_into().unwrap()));
@@ -52,7 +52,10 @@ impl Authority {
 }
 
 /// A client's side: whom it trusts, and what it shows.
-fn client(authority: &str, shown: Option<&(String, String)>) -> Arc<rustls::ClientConfig> {
+pub(crate) fn client(
+    authority: &str,
+    shown: Option<&(String, String)>,
+) -> Arc<rustls::ClientConfig> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(authority.as_bytes()).unwrap()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -71,13 +74,13 @@ fn client(authority: &str, shown: Option<&(String, String)>) -> Arc<rustls::Clie
 }
 
 /// Files of certificates, and configurations that name them.
-struct Files {
+pub(crate) struct Files {
     folder: tempfile::TempDir,
-    authority: Authority,
+    pub(crate) authority: Authority,
 }
 
 impl Files {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let (folder, authority) = (tempfile::tempdir().unwrap(), Authority::new());
         let (certificate, key) = authority.sign(|_| {});
         for (name, pem) in [("ca", &authority.pem), ("cert", &certificate), ("key", &key)] {
@@ -86,7 +89,7 @@ impl Files {
         Self { folder, authority }
     }
 
-    fn path(&self, name: &str) -> String {
+    pub(crate) fn path(&self, name: &str) -> String {
         self.folder.path().join(name).display().to_string()
     }
 
@@ -104,7 +107,7 @@ impl Files {
         Server::both(&yaml, &configuration)
     }
 
-    fn trusting(&self) -> Arc<rustls::ClientConfig> {
+    pub(crate) fn trusting(&self) -> Arc<rustls::ClientConfig> {
         client(&self.authority.pem, None)
     }
 }

@@ -132,7 +132,7 @@ pub(crate) fn publish(subject: &str, reply: &str, payload: &str) -> String {
 /// A server with a configuration.
 pub(crate) enum Server {
     Ours(Serving),
-    Real { child: Child, ports: Value, _home: tempfile::TempDir },
+    Real { name: &'static str, child: Child, ports: Value, _home: tempfile::TempDir },
 }
 
 impl Server {
@@ -156,21 +156,38 @@ impl Server {
     pub(crate) fn real(configuration: &str) -> Option<Self> {
         let beside = interpreter().map(|python| python.with_file_name("nats-server"));
         let program = beside.filter(|path| path.exists()).unwrap_or("nats-server".into());
-        let home = tempfile::tempdir().unwrap();
-        let child = start(&program, home.path(), configuration);
-        let Some(mut child) = child else {
+        let server = Self::of_file("nats-server", &program, &[], configuration);
+        if server.is_none() {
             assert_ne!(std::env::var("CI").ok().as_deref(), Some("true"), "no nats-server");
             eprintln!("skipped: there is no nats-server; tests/all.sh sets it up");
-            return None;
-        };
+        }
+        server
+    }
+
+    /// This program in the place of nats-server, and nats-server where there is one.
+    pub(crate) fn both_of_file(configuration: &str) -> Vec<Self> {
+        let program = Path::new(env!("CARGO_BIN_EXE_claudebus"));
+        let ours = Self::of_file("claudebus nats-server", program, &["nats-server"], configuration);
+        std::iter::once(ours.unwrap()).chain(Self::real(configuration)).collect()
+    }
+
+    /// A program that takes nats-server's flags, if it can be started.
+    fn of_file(
+        name: &'static str,
+        program: &Path,
+        first: &[&str],
+        configuration: &str,
+    ) -> Option<Self> {
+        let home = tempfile::tempdir().unwrap();
+        let mut child = start(program, first, home.path(), configuration)?;
         let mut ports = Value::Null;
-        until("nats-server listens", || {
-            assert!(child.try_wait().unwrap().is_none(), "nats-server has ended");
+        until("it listens", || {
+            assert!(child.try_wait().unwrap().is_none(), "{name} has ended: {configuration}");
             let Some(found) = listens(home.path()) else { return false };
             ports = found;
             true
         });
-        Some(Self::Real { child, ports, _home: home })
+        Some(Self::Real { name, child, ports, _home: home })
     }
 
     /// Both, as far as there are two.
@@ -186,20 +203,28 @@ impl Server {
                 ready["nats"].as_str().unwrap().to_owned()
             }
             Self::Real { ports, .. } => {
-                of_url(ports.pointer("/nats/0").or(ports.pointer("/tls/0")))
+                first_of(ports, "nats").or_else(|| first_of(ports, "tls")).unwrap()
             }
         }
     }
 
     /// Where web pages connect.
-    pub(crate) fn websocket(&self) -> String {
+    pub(crate) fn websocket_url(&self) -> String {
         match self {
             Self::Ours(serving) => {
                 let ready = std::fs::read(serving.path("ready.json")).unwrap();
                 let ready: Value = serde_json::from_slice(&ready).unwrap();
                 format!("ws://{}/nats", ready["http"].as_str().unwrap())
             }
-            Self::Real { ports, .. } => format!("ws://{}", of_url(ports.pointer("/websocket/0"))),
+            Self::Real { ports, .. } => format!("ws://{}", first_of(ports, "websocket").unwrap()),
+        }
+    }
+
+    /// Where it listens for WebSocket, if it was started from a file that says so.
+    pub(crate) fn websocket(&self) -> Option<String> {
+        match self {
+            Self::Ours(_) => None,
+            Self::Real { ports, .. } => first_of(ports, "websocket"),
         }
     }
 
@@ -207,7 +232,7 @@ impl Server {
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Ours(_) => "claudebus",
-            Self::Real { .. } => "nats-server",
+            Self::Real { name, .. } => name,
         }
     }
 
@@ -219,10 +244,11 @@ impl Server {
     }
 }
 
-fn start(program: &Path, home: &Path, configuration: &str) -> Option<Child> {
+fn start(program: &Path, first: &[&str], home: &Path, configuration: &str) -> Option<Child> {
     let file: PathBuf = home.join("nats.conf");
     std::fs::write(&file, configuration).unwrap();
     Command::new(program)
+        .args(first)
         .args(["-js", "-a", "127.0.0.1", "-p", "-1", "-c"])
         .arg(file)
         .arg("-sd")
@@ -236,16 +262,16 @@ fn start(program: &Path, home: &Path, configuration: &str) -> Option<Child> {
         .ok()
 }
 
-/// Where nats-server listens, from the file that it writes when it is ready.
+/// Where a server listens, from the file that it writes when it is ready.
 fn listens(home: &Path) -> Option<Value> {
     let mut entries = std::fs::read_dir(home).ok()?.filter_map(Result::ok);
     let file = entries.find(|entry| entry.path().extension().is_some_and(|e| e == "ports"))?;
     serde_json::from_slice(&std::fs::read(file.path()).ok()?).ok()
 }
 
-/// The address in a URL.
-fn of_url(url: Option<&Value>) -> String {
-    url.and_then(Value::as_str).unwrap().rsplit_once('/').unwrap().1.to_owned()
+/// The first address of a kind, without what stands before it in a URL.
+fn first_of(ports: &Value, kind: &str) -> Option<String> {
+    Some(ports[kind][0].as_str()?.rsplit_once('/')?.1.to_owned())
 }
 
 impl Drop for Server {

@@ -1,8 +1,10 @@
 //! A WebSocket client of RFC 6455 alone, byte by byte, so that frames are cut as a test wants them.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
+
+use crate::nats_wire::Stream;
 
 /// How long anything may take.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -23,7 +25,7 @@ pub(crate) const LAST: u8 = 0x80;
 
 /// An open connection.
 pub(crate) struct WebSocket {
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
     /// The answer that opened it.
     head: String,
     /// What binary frames have brought and nobody has read yet.
@@ -37,9 +39,19 @@ impl WebSocket {
         path: &str,
         headers: &[(&str, &str)],
     ) -> Result<Self, String> {
-        let mut stream = TcpStream::connect(address).unwrap();
+        let stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(LIMIT)).unwrap();
         stream.set_write_timeout(Some(LIMIT)).unwrap();
+        Self::open_over(Box::new(stream), address, path, headers)
+    }
+
+    /// The same over a connection that is there, to a server at `address`.
+    pub(crate) fn open_over(
+        mut stream: Box<dyn Stream>,
+        address: SocketAddr,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<Self, String> {
         let headers: String =
             headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
         let request = format!(

@@ -10,6 +10,7 @@ use crate::model::consumer::{
 use crate::model::duration;
 use crate::model::error::ApiError;
 use crate::model::headers::is_key;
+use crate::model::limits::Limits;
 use crate::model::stream::{Retention, StreamConfig};
 use crate::model::subject::{is_name, is_pattern, is_publishable, matches, overlap};
 
@@ -51,6 +52,7 @@ pub(super) fn check_name(name: &str, config: &ConsumerConfig) -> Result<(), ApiE
 pub(super) fn complete(
     mut config: ConsumerConfig,
     stream: &StreamConfig,
+    limits: &Limits,
 ) -> Result<ConsumerConfig, ApiError> {
     if config.num_replicas > 1 {
         return Err(ApiError::replicas_not_supported());
@@ -79,7 +81,7 @@ pub(super) fn complete(
     if config.deliver_subject.is_some() {
         complete_push(&config, stream)?;
     } else {
-        complete_pull(&mut config)?;
+        complete_pull(&mut config, limits)?;
     }
     complete_groups(&mut config)?;
     if config.durable_name.is_none() && config.inactive_threshold.is_zero() {
@@ -156,11 +158,16 @@ fn complete_push(config: &ConsumerConfig, stream: &StreamConfig) -> Result<(), A
     Ok(())
 }
 
-fn complete_pull(config: &mut ConsumerConfig) -> Result<(), ApiError> {
+fn complete_pull(config: &mut ConsumerConfig, limits: &Limits) -> Result<(), ApiError> {
     if config.max_waiting <= 0 {
         config.max_waiting = DEFAULT_MAX_WAITING;
     }
-    config.max_batch = config.max_batch.max(0);
+    let most = i64::try_from(limits.max_request_batch).unwrap_or(i64::MAX);
+    if config.max_batch <= 0 {
+        config.max_batch = most;
+    } else if most > 0 && config.max_batch > most {
+        return Err(ApiError::consumer_max_request_batch(most));
+    }
     if !config.max_expires.is_zero() && config.max_expires < MIN_EXPIRES {
         return Err(ApiError::max_expires_too_small());
     }
@@ -380,7 +387,7 @@ mod tests {
     fn completed(change: impl FnOnce(&mut ConsumerConfig)) -> Result<ConsumerConfig, ApiError> {
         let mut config = durable();
         change(&mut config);
-        complete(config, &stream())
+        complete(config, &stream(), &Limits::default())
     }
 
     #[test]
@@ -494,10 +501,25 @@ mod tests {
         let mut stream = stream();
         stream.consumer_limits.max_ack_pending = 5;
         let with = |most| ConsumerConfig { max_ack_pending: most, ..durable() };
-        assert_eq!(complete(with(0), &stream).unwrap().max_ack_pending, 5);
-        assert!(complete(with(5), &stream).is_ok());
-        assert_eq!(complete(with(6), &stream).unwrap_err().err_code, 10121);
-        assert_eq!(complete(with(-1), &stream).unwrap_err().err_code, 10121);
+        let complete = |most| complete(with(most), &stream, &Limits::default());
+        assert_eq!(complete(0).unwrap().max_ack_pending, 5);
+        assert!(complete(5).is_ok());
+        assert_eq!(complete(6).unwrap_err().err_code, 10121);
+        assert_eq!(complete(-1).unwrap_err().err_code, 10121);
+    }
+
+    #[test]
+    fn the_servers_limit_for_one_request_and_one_past() {
+        let limits = Limits { max_request_batch: 100, ..Limits::default() };
+        let with = |most| ConsumerConfig { max_batch: most, ..durable() };
+        let complete = |config| complete(config, &stream(), &limits);
+        for (given, kept) in [(-1, 100), (0, 100), (7, 7), (100, 100)] {
+            assert_eq!(complete(with(given)).unwrap().max_batch, kept, "{given}");
+        }
+        assert_eq!(complete(with(101)).unwrap_err().err_code, 10125);
+        let push = ConsumerConfig { deliver_subject: Some("d".into()), ..durable() };
+        assert_eq!(complete(push).unwrap().max_batch, 0);
+        assert_eq!(super::complete(with(-1), &stream(), &Limits::default()).unwrap().max_batch, 0);
     }
 
     #[test]

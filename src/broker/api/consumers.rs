@@ -33,7 +33,7 @@ impl<L: Log> Broker<L> {
         rules::check_name(&name, &config)?;
         let id = self.use_stream(stream)?;
         let Some(stream) = self.catalog.get(id) else { return Err(ApiError::stream_not_found()) };
-        let config = rules::complete(config, &stream.config)?;
+        let config = rules::complete(config, &stream.config, &self.limits)?;
         if let Some(member) = stream.consumers.get(&name) {
             let same = rules::is_same(member.consumer.config(), &config);
             if same {

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 
 /// What the files are called by, whichever name the program was started by.
 pub(super) const PROGRAM: &str = "nats-server";
@@ -19,15 +19,11 @@ pub(super) struct PortsFile(PathBuf);
 
 impl PortsFile {
     /// Writes it into `folder`, whole or not at all.
-    pub(super) fn write(
-        folder: &Path,
-        nats: Option<SocketAddr>,
-        http: Option<SocketAddr>,
-    ) -> io::Result<Self> {
+    pub(super) fn write(folder: &Path, listeners: &[Listener]) -> io::Result<Self> {
         let path = folder.join(format!("{PROGRAM}_{}.ports", std::process::id()));
         // Whoever looks for the ending finds it when it is whole.
         let draft = path.with_extension("ports.tmp");
-        fs::write(&draft, ports(nats, http))?;
+        fs::write(&draft, ports(listeners))?;
         fs::rename(&draft, &path)?;
         Ok(Self(path))
     }
@@ -40,16 +36,24 @@ impl Drop for PortsFile {
     }
 }
 
+/// A listener of the server.
+pub(super) struct Listener {
+    /// Its name in the file.
+    pub(super) name: &'static str,
+    /// How URLs of it begin.
+    pub(super) scheme: &'static str,
+    pub(super) address: SocketAddr,
+}
+
 /// What it holds.
-fn ports(nats: Option<SocketAddr>, http: Option<SocketAddr>) -> String {
-    let mut ports = Map::new();
-    if let Some(address) = nats {
-        ports.insert("nats".to_owned(), json!([format!("nats://{}", reachable(address))]));
-    }
-    if let Some(address) = http {
-        ports.insert("monitoring".to_owned(), json!([format!("http://{}", reachable(address))]));
-    }
-    serde_json::Value::Object(ports).to_string()
+fn ports(listeners: &[Listener]) -> String {
+    let ports: Map<String, Value> = listeners
+        .iter()
+        .map(|Listener { name, scheme, address }| {
+            ((*name).to_owned(), json!([format!("{scheme}://{}", reachable(*address))]))
+        })
+        .collect();
+    Value::Object(ports).to_string()
 }
 
 /// The address under which programs of this machine reach a listener of all interfaces.
@@ -70,8 +74,10 @@ mod tests {
     #[test]
     fn the_ports_file_names_what_can_be_reached_and_goes_with_the_server() {
         let folder = tempfile::tempdir().unwrap();
-        let (nats, http) = (([0, 0, 0, 0], 4222).into(), ([127, 0, 0, 1], 8222).into());
-        let file = PortsFile::write(folder.path(), Some(nats), Some(http)).unwrap();
+        let nats = Listener { name: "nats", scheme: "nats", address: ([0, 0, 0, 0], 4222).into() };
+        let address = ([127, 0, 0, 1], 8222).into();
+        let http = Listener { name: "monitoring", scheme: "http", address };
+        let file = PortsFile::write(folder.path(), &[nats, http]).unwrap();
         let name = format!("nats-server_{}.ports", std::process::id());
         let read = || fs::read_to_string(folder.path().join(&name));
         let value: serde_json::Value = serde_json::from_str(&read().unwrap()).unwrap();
@@ -81,6 +87,6 @@ mod tests {
         drop(file);
         assert!(read().is_err());
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
-        assert_eq!(ports(None, None), "{}");
+        assert_eq!(ports(&[]), "{}");
     }
 }

@@ -3,8 +3,9 @@
 
 use std::path::PathBuf;
 
-use crate::config::nats_conf::{NatsOptions, Port};
+use crate::config::nats_conf::{NatsOptions, Port, TlsOptions};
 use crate::config::sections::Secret;
+use crate::config::tls::Verify;
 
 /// What is to be done.
 #[derive(Debug, PartialEq, Eq)]
@@ -71,10 +72,13 @@ enum What {
     JetStream,
     StoreDir,
     Token,
-    /// A name and a password, which the server cannot check.
     User,
-    /// TLS for clients, which the server does not speak.
+    Password,
     Tls,
+    TlsVerify,
+    TlsCert,
+    TlsKey,
+    TlsAuthority,
     /// Has no effect, and why.
     Ignored(&'static str),
     /// Is not supported, and what to do instead.
@@ -117,9 +121,13 @@ const FLAGS: &[Flag] = &[
     switch(&["js", "jetstream"], What::JetStream),
     valued(&["sd", "store_dir"], What::StoreDir),
     valued(&["auth"], What::Token),
-    valued(&["user", "pass"], What::User),
-    switch(&["tls", "tlsverify"], What::Tls),
-    valued(&["tlscert", "tlskey", "tlscacert"], What::Tls),
+    valued(&["user"], What::User),
+    valued(&["pass"], What::Password),
+    switch(&["tls"], What::Tls),
+    switch(&["tlsverify"], What::TlsVerify),
+    valued(&["tlscert"], What::TlsCert),
+    valued(&["tlskey"], What::TlsKey),
+    valued(&["tlscacert"], What::TlsAuthority),
     valued(
         &["client_advertise"],
         What::Ignored("there is one server, which clients know by the address they connect to"),
@@ -221,7 +229,13 @@ impl Flags {
     /// # Errors
     /// The flag that is not supported or makes no sense, and why.
     pub(super) fn apply(&self, options: &mut NatsOptions) -> Result<(), String> {
-        self.given.iter().try_for_each(|given| given.apply(options))
+        self.given.iter().try_for_each(|given| given.apply(options))?;
+        // `--tls=false` takes back what the file and other flags say.
+        let off = |given: &&Given| given.flag.what == What::Tls && !given.is_on();
+        if self.given.iter().any(|given| off(&given)) {
+            options.tls = None;
+        }
+        Ok(())
     }
 }
 
@@ -229,8 +243,7 @@ impl Given {
     fn apply(&self, options: &mut NatsOptions) -> Result<(), String> {
         let text = || self.value.clone();
         let path = || Some(PathBuf::from(&self.value)).filter(|path| !path.as_os_str().is_empty());
-        // Only switches are asked, whose values were read before.
-        let is_on = boolean(&self.name, &self.value).unwrap_or(false);
+        let is_on = self.is_on();
         match self.flag.what {
             What::Host => options.host = Some(text()).filter(|host| !host.is_empty()),
             What::Port => options.port = self.port()?,
@@ -247,9 +260,13 @@ impl Given {
             What::JetStream => options.jetstream = is_on,
             What::StoreDir => options.store_dir = path(),
             What::Token => options.token = Some(Secret(text())).filter(|token| !token.0.is_empty()),
-            What::User => return self.user(),
-            What::Tls if self.flag.is_switch && !is_on => {}
-            What::Tls => return self.tls(),
+            What::User => options.user = Some(text()).filter(|name| !name.is_empty()),
+            What::Password => {
+                options.password = Some(Secret(text())).filter(|password| !password.0.is_empty());
+            }
+            What::Tls | What::TlsVerify | What::TlsCert | What::TlsKey | What::TlsAuthority => {
+                self.apply_tls(options.tls.get_or_insert_default());
+            }
             What::Ignored(why) => options.warn(format_args!("--{}", self.name), why),
             What::Refused(_) if self.flag.is_switch && !is_on => {}
             What::Refused(instead) => return Err(self.unsupported(instead)),
@@ -259,6 +276,27 @@ impl Given {
         Ok(())
     }
 
+    /// Whether a switch is on. Only switches are asked, whose values were read before.
+    fn is_on(&self) -> bool {
+        boolean(&self.name, &self.value).unwrap_or(false)
+    }
+
+    /// Any of these flags asks for TLS.
+    fn apply_tls(&self, tls: &mut TlsOptions) {
+        let path = || Some(PathBuf::from(&self.value)).filter(|path| !path.as_os_str().is_empty());
+        match self.flag.what {
+            What::TlsVerify => match (self.is_on(), tls.verify) {
+                (true, Verify::Off) => tls.verify = Verify::On,
+                (false, Verify::On) => tls.verify = Verify::Off,
+                _ => {}
+            },
+            What::TlsCert => tls.cert = path(),
+            What::TlsKey => tls.key = path(),
+            What::TlsAuthority => tls.ca = path(),
+            _ => {}
+        }
+    }
+
     fn port(&self) -> Result<Port, String> {
         let (name, value) = (&self.name, &self.value);
         value.parse().map_err(|why| format!("invalid value \"{value}\" for flag -{name}: {why}"))
@@ -266,17 +304,6 @@ impl Given {
 
     fn unsupported(&self, instead: &str) -> String {
         format!("--{} is not supported: {instead}", self.name)
-    }
-
-    /// A name or a password.
-    fn user(&self) -> Result<(), String> {
-        Err(self
-            .unsupported("users are not told apart; let all clients present one token (--auth)"))
-    }
-
-    /// TLS for clients.
-    fn tls(&self) -> Result<(), String> {
-        Err(self.unsupported("NATS clients connect without TLS; put a proxy in front"))
     }
 }
 
@@ -348,6 +375,23 @@ mod tests {
     }
 
     #[test]
+    fn users_and_certificates_are_understood() {
+        let line =
+            "--user ann --pass s3cret --tls --tlscert c --tlskey=k --tlsverify --tlscacert a";
+        let found = options(line);
+        assert_eq!(found.user.as_deref(), Some("ann"));
+        assert_eq!(found.password, Some(Secret("s3cret".into())));
+        let tls = found.tls.expect("it is asked for");
+        assert_eq!(
+            (tls.cert, tls.key, tls.ca),
+            (Some("c".into()), Some("k".into()), Some("a".into()))
+        );
+        assert_eq!(tls.verify, Verify::On);
+        assert_eq!(options("--tls=false --tlscert c").tls, None);
+        assert_eq!(options("--tlscert c --tlsverify=false").tls.unwrap().verify, Verify::Off);
+    }
+
+    #[test]
     fn help_and_version_come_before_all_else() {
         for line in ["-v", "--version", "-p 1 version", "-v --nonsense"] {
             assert_eq!(parse(&words(line)), Ok(Request::Version), "{line}");
@@ -378,7 +422,7 @@ mod tests {
 
     #[test]
     fn what_is_not_supported_is_said() {
-        for line in ["--user a", "--pass b", "--tls", "--tlscert f", "-s", "--routes x", "-ms 1"] {
+        for line in ["-s", "--routes x", "-ms 1"] {
             let why = refused(line);
             let name = line.trim_start_matches('-').split(' ').next().unwrap();
             assert!(why.starts_with(&format!("--{name} is not supported: ")), "{line}: {why}");

@@ -4,10 +4,10 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
 
 use super::failed;
-use super::files::{PortsFile, write_pid};
+use super::files::{Listener, PortsFile, write_pid};
 use super::log::Log;
 use crate::cli::exit::Failure;
-use crate::config::nats_conf::{NatsOptions, Port};
+use crate::config::nats_conf::{NatsOptions, Port, WebSocketOptions};
 use crate::model::answer::NATS_VERSION;
 use crate::model::limits::Limits;
 use crate::server::{RunningServer, Server, ServerBuilder, ServerLimits, Stopped};
@@ -34,10 +34,46 @@ pub(super) fn describe(options: &NatsOptions) -> Result<ServerBuilder, Failure> 
     if let Some(name) = &options.server_name {
         builder = builder.name(name);
     }
+    builder = admit(builder, options)?;
+    if let Some(tls) = &options.tls {
+        builder = builder.nats_tls(tls.nats_tls().map_err(failed)?);
+    }
+    if let Some(websocket) = &options.websocket {
+        builder = listen_for_websocket(builder, websocket, host)?;
+    }
+    builder.check().map_err(failed)?;
+    Ok(builder)
+}
+
+/// Who is let in.
+fn admit(mut builder: ServerBuilder, options: &NatsOptions) -> Result<ServerBuilder, Failure> {
     if let Some(token) = &options.token {
         builder = builder.auth_token(&token.0);
     }
-    builder.check().map_err(failed)?;
+    for user in options.logins().map_err(failed)? {
+        builder = builder.user(user);
+    }
+    if let Some(nobody) = &options.no_auth_user {
+        builder = builder.no_auth_user(nobody);
+    }
+    Ok(builder)
+}
+
+/// The listener for WebSocket.
+fn listen_for_websocket(
+    mut builder: ServerBuilder,
+    options: &WebSocketOptions,
+    host: IpAddr,
+) -> Result<ServerBuilder, Failure> {
+    let host = options.host.as_deref().map_or(Ok(host), resolve)?;
+    let port = options.port.map_or(0, Port::number);
+    builder = builder.websocket(SocketAddr::new(host, port));
+    if let Some(tls) = &options.tls {
+        builder = builder.websocket_tls(tls.nats_tls().map_err(failed)?);
+    }
+    for origin in &options.origins {
+        builder = builder.http_host(origin);
+    }
     Ok(builder)
 }
 
@@ -53,6 +89,7 @@ fn limits(options: &NatsOptions) -> Limits {
         max_payload: options.max_payload.unwrap_or(default.max_payload),
         max_subscriptions: options.max_subscriptions.unwrap_or(default.max_subscriptions),
         max_pending_bytes: options.max_pending.unwrap_or(default.max_pending_bytes),
+        max_request_batch: options.max_request_batch.unwrap_or(default.max_request_batch),
         ..default
     }
 }
@@ -68,14 +105,20 @@ fn server_limits(options: &NatsOptions) -> ServerLimits {
     }
 }
 
-/// Where clients connect to. nats-server takes all interfaces if nobody says; without a token that would be a
-/// server for everyone.
+/// Where clients connect to. nats-server takes all interfaces if nobody says; where everyone is let in that
+/// would be a server for everyone.
 fn host(options: &NatsOptions) -> Result<IpAddr, Failure> {
     match &options.host {
         Some(host) => resolve(host),
-        None if options.token.is_some() => Ok(Ipv4Addr::UNSPECIFIED.into()),
+        None if !is_open(options) => Ok(Ipv4Addr::UNSPECIFIED.into()),
         None => Ok(Ipv4Addr::LOCALHOST.into()),
     }
+}
+
+/// Whether clients need not say who they are.
+fn is_open(options: &NatsOptions) -> bool {
+    let someone = options.token.is_some() || options.user.is_some() || !options.users.is_empty();
+    !someone || options.no_auth_user.is_some()
 }
 
 /// The address of a host, of IP version 4 if it has one.
@@ -119,9 +162,9 @@ fn begin(log: &Log, options: &NatsOptions, config: Option<&Path>) {
     for warning in &options.warnings {
         log.warn(warning);
     }
-    if options.host.is_none() && options.token.is_none() {
+    if options.host.is_none() && is_open(options) {
         log.warn(
-            "Listening on 127.0.0.1 only, since everyone is let in; give a token (--auth) to listen on all interfaces",
+            "Listening on 127.0.0.1 only, since everyone is let in; give a token (--auth) or a user (--user and --pass) to listen on all interfaces",
         );
     }
     if let Some(path) = &options.pid_file
@@ -164,12 +207,29 @@ async fn serve_until_stopped(
 
 fn ports_file(server: &RunningServer, options: &NatsOptions, log: &Log) -> Option<PortsFile> {
     let folder = options.ports_file_dir.as_ref()?;
-    let written = PortsFile::write(folder, server.nats_address(), server.http_address());
+    let written = PortsFile::write(folder, &listeners(server, options));
     written
         .inspect_err(|error| {
             log.error(format_args!("Error writing ports file to {}: {error}", folder.display()));
         })
         .ok()
+}
+
+fn listeners(server: &RunningServer, options: &NatsOptions) -> Vec<Listener> {
+    let nats = if options.tls.is_some() { "tls" } else { "nats" };
+    [
+        ("nats", nats, server.nats_address()),
+        ("monitoring", "http", server.http_address()),
+        ("websocket", websocket_scheme(options), server.websocket_address()),
+    ]
+    .into_iter()
+    .filter_map(|(name, scheme, address)| Some(Listener { name, scheme, address: address? }))
+    .collect()
+}
+
+fn websocket_scheme(options: &NatsOptions) -> &'static str {
+    let is_secured = options.websocket.as_ref().is_some_and(|websocket| websocket.tls.is_some());
+    if is_secured { "wss" } else { "ws" }
 }
 
 /// The lines that those who start a server wait for.
@@ -192,8 +252,15 @@ fn announce(server: &RunningServer, options: &NatsOptions, log: &Log) {
         }
         None => log.info("Streams are kept in memory; -js keeps them on the disk"),
     }
+    if let Some(address) = server.websocket_address() {
+        let scheme = websocket_scheme(options);
+        log.info(format_args!("Listening for websocket clients on {scheme}://{address}"));
+    }
     if let Some(address) = server.nats_address() {
         log.info(format_args!("Listening for client connections on {address}"));
+        if options.tls.is_some() {
+            log.info("TLS required for client connections");
+        }
     }
     log.info("Server is ready");
 }

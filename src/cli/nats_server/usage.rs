@@ -7,7 +7,7 @@ Usage: nats-server [options]
 claudebus in the place of nats-server. `claudebus --help` shows what else it does.
 
 Server Options:
-    -a, --addr, --net <host>         Bind to host address (default: 127.0.0.1, or 0.0.0.0 with --auth)
+    -a, --addr, --net <host>         Bind to host address (default: 127.0.0.1, or 0.0.0.0 with a login)
     -p, --port <port>                Use port for clients (default: 4222, any free one: -1)
     -n, --name
         --server_name <server_name>  Server name
@@ -32,13 +32,22 @@ JetStream Options:
     -sd, --store_dir <dir>           Set the storage directory
 
 Authorization Options:
+        --user <user>                User required for connections
+        --pass <password>            Password required for connections
         --auth <token>               Authorization token required for connections
+
+TLS Options:
+        --tls                        Enable TLS, do not verify clients
+        --tlscert <file>             Server certificate file
+        --tlskey <file>              Private key for server certificate
+        --tlsverify                  Enable TLS, verify client certificates
+        --tlscacert <file>           Client certificate CA for verification
 
 Common Options:
     -h, --help                       Show this message
     -v, --version                    Show version
 
 Accepted without effect: --client_advertise, --log_size_limit, --max_traced_msg_len.
-Refused, with the reason: users, TLS, clusters, syslog, profiling.
+Refused, with the reason: clusters, syslog, profiling.
 
 ";

@@ -45,8 +45,6 @@ pub(super) const REFUSED: &[(&str, &str)] = &[
     ("gateway", ONE_SERVER),
     ("leafnodes", ONE_SERVER),
     ("leaf", ONE_SERVER),
-    ("accounts", ONE_ACCOUNT),
-    ("no_auth_user", ONE_ACCOUNT),
     ("system_account", ONE_ACCOUNT),
     ("system", ONE_ACCOUNT),
     ("operator", TOKENS),
@@ -75,6 +73,7 @@ pub(super) const REFUSED: &[(&str, &str)] = &[
     ("ocsp_cache", "TLS comes without it"),
     ("proxies", "clients connect directly"),
     ("proxy_protocol", "clients connect directly"),
+    ("allow_non_tls", "clients that need no TLS have a listener of their own; run a second server"),
 ];
 
 /// Keys of `jetstream` that ask for what is not here.
@@ -89,15 +88,26 @@ pub(super) const REFUSED_JETSTREAM: &[(&str, &str)] = &[
     ("prev_encryption_key", ENCRYPTION),
     ("tpm", ENCRYPTION),
     ("extension_hint", ONE_SERVER),
-    ("limits", "limits of accounts are not kept; give each stream its own"),
     ("tags", "they place replicas, of which there is one"),
 ];
 
+/// Keys of `limits` in `jetstream`.
+pub(super) const REFUSED_LIMITS: &[(&str, &str)] = &[
+    ("max_ack_pending", "give each consumer its own"),
+    ("max_ha_assets", ONE_SERVER),
+    ("max_batch_inflight_per_stream", BATCHES),
+    ("max_batch_inflight_total", BATCHES),
+    ("max_batch_size", BATCHES),
+    ("max_batch_timeout", BATCHES),
+    ("duplicate_window", "give each stream its own"),
+];
+
+const BATCHES: &str = "limits of batches cannot be chosen";
 pub(super) const ONE_SERVER: &str = "there is one server, and no cluster; run it alone, with two copies of every file by `claudebus serve --copies 2`";
 pub(super) const ONE_ACCOUNT: &str =
     "all clients share one account; run one server for each, or separate them by subjects";
 pub(super) const TOKENS: &str =
-    "keys and JWTs are not checked; let clients present a token (authorization { token })";
+    "JWTs are not checked; list the users, with passwords or keys (authorization { users })";
 pub(super) const PLAIN_HTTP: &str = "the HTTP listener is plain; use http_port and a proxy";
 pub(super) const NO_SYSLOG: &str = "the log goes to stderr or to a file (log_file)";
 pub(super) const ENCRYPTION: &str = "files are not encrypted; use an encrypted file system";

@@ -1,10 +1,10 @@
 //! From the tree to options: one row for each key that is known.
 
 use super::error::NatsConfError;
-use super::keys::{IGNORED, IGNORED_JETSTREAM, REFUSED, REFUSED_JETSTREAM};
-use super::options::NatsOptions;
+use super::keys::{IGNORED, IGNORED_JETSTREAM, REFUSED, REFUSED_JETSTREAM, REFUSED_LIMITS};
+use super::options::{NatsOptions, without_effect};
 use super::tree::{Entry, Kind};
-use crate::config::sections::Secret;
+use super::{login, secure, websocket};
 
 /// Longest line without a payload, in bytes: fixed, as nats-server's default.
 const CONTROL_LINE: i64 = 4096;
@@ -21,20 +21,25 @@ const MOST_PAYLOAD: i64 = 64 << 20;
 /// Most connections or subscriptions that can be allowed: more than memory holds.
 const MOST: i64 = u32::MAX as i64;
 
-type Take = fn(&mut NatsOptions, &Entry) -> Result<(), NatsConfError>;
+/// What one row does with an entry of its key.
+pub(super) type Take<T> = fn(&mut T, &Entry) -> Result<(), NatsConfError>;
 
-/// The keys of one map.
-struct Table {
+/// The keys of one map, and what they change in a `T`.
+pub(super) struct Table<T: 'static> {
     /// The key of the map; empty at the top.
-    within: &'static str,
-    rows: &'static [(&'static str, Take)],
-    ignored: &'static [(&'static str, &'static str)],
-    refused: &'static [(&'static str, &'static str)],
+    pub(super) within: &'static str,
+    /// Keys that are known.
+    pub(super) rows: &'static [(&'static str, Take<T>)],
+    /// Keys that have no effect, and why.
+    pub(super) ignored: &'static [(&'static str, &'static str)],
+    /// Keys that ask for what is not here, and what to do instead.
+    pub(super) refused: &'static [(&'static str, &'static str)],
 }
 
-const TOP: Table = Table { within: "", rows: TOP_ROWS, ignored: IGNORED, refused: REFUSED };
+const TOP: Table<NatsOptions> =
+    Table { within: "", rows: TOP_ROWS, ignored: IGNORED, refused: REFUSED };
 
-const TOP_ROWS: &[(&str, Take)] = &[
+const TOP_ROWS: &[(&str, Take<NatsOptions>)] = &[
     ("listen", |o, e| {
         let (host, port) = e.listen()?;
         o.port = port;
@@ -66,11 +71,12 @@ const TOP_ROWS: &[(&str, Take)] = &[
     ("jetstream", jetstream),
     ("store_dir", store_dir),
     ("storedir", store_dir),
-    ("authorization", authorization),
-    ("tls", tls),
-    ("allow_non_tls", tls),
-    ("websocket", websocket),
-    ("ws", websocket),
+    ("authorization", login::authorization),
+    ("accounts", login::accounts),
+    ("no_auth_user", |o, e| e.string().map(|name| o.no_auth_user = Some(name))),
+    ("tls", |o, e| secure::tls(e, &mut o.warnings).map(|tls| o.tls = tls)),
+    ("websocket", websocket::websocket),
+    ("ws", websocket::websocket),
     ("debug", |o, e| e.boolean().map(|on| o.debug = on)),
     ("trace", |o, e| e.boolean().map(|on| o.trace = on)),
     ("trace_verbose", |o, e| e.boolean().map(|on| o.trace |= on)),
@@ -83,54 +89,62 @@ const TOP_ROWS: &[(&str, Take)] = &[
     ("ports_file_dir", |o, e| e.path().map(|path| o.ports_file_dir = Some(path))),
 ];
 
-const JETSTREAM: Table = Table {
+const JETSTREAM: Table<NatsOptions> = Table {
     within: "jetstream",
     rows: &[
         ("store_dir", store_dir),
         ("storedir", store_dir),
         ("enabled", |o, e| e.boolean().map(|on| o.jetstream = on)),
         ("enable", |o, e| e.boolean().map(|on| o.jetstream = on)),
+        ("limits", |o, e| apply(&JETSTREAM_LIMITS, e.map()?, o)),
     ],
     ignored: IGNORED_JETSTREAM,
     refused: REFUSED_JETSTREAM,
 };
 
-const AUTHORIZATION: Table = Table {
-    within: "authorization",
-    rows: &[
-        ("token", |o, e| {
-            let token = e.string()?;
-            o.token = (!token.is_empty()).then_some(Secret(token));
-            Ok(())
-        }),
-        ("timeout", |o, e| e.positive_duration().map(|time| o.auth_timeout = Some(time))),
-        ("user", users),
-        ("username", users),
-        ("pass", users),
-        ("password", users),
-        ("users", users),
-        ("default_permissions", users),
-        ("default_permission", users),
-        ("permissions", users),
-    ],
+const JETSTREAM_LIMITS: Table<NatsOptions> = Table {
+    within: "limits",
+    rows: &[("max_request_batch", |o, e| {
+        let most = u64::try_from(e.number()?).map_err(|_| e.invalid("it cannot be negative"))?;
+        o.max_request_batch = Some(most).filter(|most| *most > 0);
+        Ok(())
+    })],
     ignored: &[],
-    refused: &[("auth_callout", "clients are let in by a token (authorization { token })")],
+    refused: REFUSED_LIMITS,
 };
 
 /// The options that a file's entries are. Where a key comes twice, the last one counts.
 pub(super) fn options(entries: &[Entry]) -> Result<NatsOptions, NatsConfError> {
     let mut options = NatsOptions::default();
-    take(&TOP, entries, &mut options)?;
+    apply(&TOP, entries, &mut options)?;
     Ok(options)
 }
 
-fn take(table: &Table, entries: &[Entry], into: &mut NatsOptions) -> Result<(), NatsConfError> {
+/// Changes the options as the entries of one of their maps say.
+pub(super) fn apply(
+    table: &Table<NatsOptions>,
+    entries: &[Entry],
+    into: &mut NatsOptions,
+) -> Result<(), NatsConfError> {
+    let mut warnings = Vec::new();
+    take(table, entries, into, &mut warnings)?;
+    into.warnings.append(&mut warnings);
+    Ok(())
+}
+
+/// Changes `into` as the entries say, and adds to the warnings what has no effect.
+pub(super) fn take<T>(
+    table: &Table<T>,
+    entries: &[Entry],
+    into: &mut T,
+    warnings: &mut Vec<String>,
+) -> Result<(), NatsConfError> {
     for entry in entries {
         let key = entry.key.to_ascii_lowercase();
         if let Some((_, take)) = table.rows.iter().find(|(known, _)| *known == key) {
             take(into, entry)?;
         } else if let Some((_, why)) = table.ignored.iter().find(|(known, _)| *known == key) {
-            into.warn(format_args!("{}: `{}`", entry.place, entry.key), why);
+            warnings.push(without_effect(format_args!("{}: `{}`", entry.place, entry.key), why));
         } else if let Some((_, instead)) = table.refused.iter().find(|(known, _)| *known == key) {
             // An empty list or an explicit `false` asks for nothing.
             if !asks_for_nothing(entry) {
@@ -149,7 +163,7 @@ fn take(table: &Table, entries: &[Entry], into: &mut NatsOptions) -> Result<(), 
 }
 
 /// Whether the value switches off what its key stands for.
-fn asks_for_nothing(entry: &Entry) -> bool {
+pub(super) fn asks_for_nothing(entry: &Entry) -> bool {
     match &entry.value.kind {
         Kind::List(list) => list.is_empty(),
         Kind::Map(entries) => entries.is_empty(),
@@ -218,7 +232,7 @@ fn log_file(options: &mut NatsOptions, entry: &Entry) -> Result<(), NatsConfErro
 fn jetstream(options: &mut NatsOptions, entry: &Entry) -> Result<(), NatsConfError> {
     if let Kind::Map(entries) = &entry.value.kind {
         options.jetstream = true;
-        return take(&JETSTREAM, entries, options);
+        return apply(&JETSTREAM, entries, options);
     }
     let word = entry.value.text().unwrap_or_default().to_ascii_lowercase();
     options.jetstream = match word.as_str() {
@@ -227,31 +241,4 @@ fn jetstream(options: &mut NatsOptions, entry: &Entry) -> Result<(), NatsConfErr
         _ => entry.boolean()?,
     };
     Ok(())
-}
-
-fn authorization(options: &mut NatsOptions, entry: &Entry) -> Result<(), NatsConfError> {
-    take(&AUTHORIZATION, entry.map()?, options)
-}
-
-/// Users, their passwords and permissions.
-fn users(_: &mut NatsOptions, entry: &Entry) -> Result<(), NatsConfError> {
-    Err(entry.unsupported(
-        "users are not told apart; let all clients present one token (authorization { token })",
-    ))
-}
-
-/// TLS for clients.
-fn tls(_: &mut NatsOptions, entry: &Entry) -> Result<(), NatsConfError> {
-    if asks_for_nothing(entry) {
-        return Ok(());
-    }
-    Err(entry.unsupported("NATS clients connect without TLS; put a proxy in front"))
-}
-
-/// The listener for clients over WebSocket.
-fn websocket(_: &mut NatsOptions, entry: &Entry) -> Result<(), NatsConfError> {
-    if asks_for_nothing(entry) {
-        return Ok(());
-    }
-    Err(entry.unsupported("NATS clients connect over TCP"))
 }

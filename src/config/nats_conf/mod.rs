@@ -1,26 +1,33 @@
 //! Configuration files of nats-server: what their common keys say, for `claudebus nats-server`.
 //!
 //! The format is a lenient mix of JSON, YAML and HCL. `lexer` reads characters and words, `parser`
-//! makes a tree of them, `mapping` makes [`NatsOptions`] of the tree. Reading files and the environment
+//! makes a tree of them, `mapping` makes [`NatsOptions`] of the tree, with `login` for users,
+//! `secure` for TLS and `websocket`. Reading files and the environment
 //! is the caller's, by [`Sources`]; nothing here starts anything.
 
 mod duration;
 mod error;
 mod keys;
 mod lexer;
+mod login;
 mod mapping;
 mod options;
 mod parser;
+mod secure;
 #[cfg(test)]
 mod tests;
 mod tree;
 mod values;
+mod websocket;
 
 use std::io;
 use std::path::Path;
 
 pub use error::{NatsConfError, Place};
+pub use login::NatsUser;
 pub use options::{NatsOptions, Port};
+pub use secure::TlsOptions;
+pub use websocket::WebSocketOptions;
 
 /// Largest file. 4 MiB: a hundred times the largest that people write.
 const MAX_FILE: u64 = 4 << 20;

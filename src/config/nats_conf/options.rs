@@ -5,6 +5,10 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::super::sections::Secret;
+use super::login::NatsUser;
+use super::secure::TlsOptions;
+use super::websocket::WebSocketOptions;
+use crate::config::users::Permissions;
 
 /// A port to listen on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +45,7 @@ impl FromStr for Port {
 }
 
 /// What nats-server can be told. What nobody said is left to the server's own defaults.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct NatsOptions {
     /// Where clients connect to; none if nobody said.
     pub host: Option<String>,
@@ -73,6 +77,22 @@ pub struct NatsOptions {
     pub store_dir: Option<PathBuf>,
     /// What clients must present.
     pub token: Option<Secret>,
+    /// The one user there is, if no list of them is given.
+    pub user: Option<String>,
+    /// Its password.
+    pub password: Option<Secret>,
+    /// Users, of a list.
+    pub users: Vec<NatsUser>,
+    /// What users may do of whom nothing is said.
+    pub default_permissions: Option<Permissions>,
+    /// The user that clients are who present nothing.
+    pub no_auth_user: Option<String>,
+    /// How connections are secured; not at all if nobody said.
+    pub tls: Option<TlsOptions>,
+    /// The listener for WebSocket, if there is one.
+    pub websocket: Option<WebSocketOptions>,
+    /// Most messages of one request for them, where a consumer says nothing itself.
+    pub max_request_batch: Option<u64>,
     /// Log what happens in detail.
     pub debug: bool,
     /// Log the protocol.
@@ -109,6 +129,14 @@ impl Default for NatsOptions {
             jetstream: false,
             store_dir: None,
             token: None,
+            user: None,
+            password: None,
+            users: Vec::new(),
+            default_permissions: None,
+            no_auth_user: None,
+            tls: None,
+            websocket: None,
+            max_request_batch: None,
             debug: false,
             trace: false,
             logtime: true,
@@ -124,6 +152,11 @@ impl Default for NatsOptions {
 impl NatsOptions {
     /// Notes that something was said which has no effect, and why.
     pub fn warn(&mut self, what: impl std::fmt::Display, why: &str) {
-        self.warnings.push(format!("{what} has no effect: {why}"));
+        self.warnings.push(without_effect(what, why));
     }
+}
+
+/// The words for something that was said and has no effect.
+pub(super) fn without_effect(what: impl std::fmt::Display, why: &str) -> String {
+    format!("{what} has no effect: {why}")
 }

@@ -188,11 +188,25 @@ fn errors_name_the_place_and_what_to_do() {
         ("port: 1 }", "found `}`"),
         ("{port: 1} x", "expected the end of the file, found `x`"),
         ("cluster { name: x }", "f.conf:1:1: `cluster` is not supported: there is one server"),
-        ("accounts { A {} }", "`accounts` is not supported"),
+        ("accounts { A {}, B {} }", "`accounts` is not supported"),
+        ("accounts { A { exports: [x] } }", "f.conf:1:16: `exports` is not supported"),
         ("mqtt { port: 1883 }", "`mqtt` is not supported"),
-        ("tls { cert_file: x }", "`tls` is not supported"),
-        ("websocket { port: 1 }", "`websocket` is not supported"),
-        ("authorization { users: [{user: a}] }", "f.conf:1:17: `users` is not supported"),
+        ("tls { cert_file: x }", "`tls`: TLS Server private key must be present"),
+        ("tls { cert_file: x, key_file: y, verify: true }", "`ca_file` (--tlscacert)"),
+        ("tls { pinned_certs: [x] }", "`pinned_certs` is not supported"),
+        ("websocket { port: 1 }", "websocket requires TLS configuration"),
+        ("websocket { port: 1, no_tls: true, token: x }", "`token` is not supported"),
+        ("authorization { users: [{pass: a}] }", "f.conf:1:25: `users`: a user needs `user`"),
+        ("authorization { users: [{user: a, nkey: SUAX}] }", "f.conf:1:41: `nkey`: "),
+        (
+            "authorization { users: [{user: a, permissions: {publish: a..b}}] }",
+            "`a..b` is not a subject",
+        ),
+        (
+            "authorization { users: [{user: a, permission: {pub: {alow: x}}}] }",
+            "did you mean `allow`?",
+        ),
+        ("authorization { users: [{user: a, pass: \"$2a$10$x\"}] }", "bcrypt"),
         ("authorization: yes", "is not a map"),
         ("jetstream { domain: x }", "`domain` is not supported"),
     ] {
@@ -200,7 +214,96 @@ fn errors_name_the_place_and_what_to_do() {
         assert!(error.contains(expected), "{text:?}: {error}");
     }
     // What is switched off is not asked for.
-    good("cluster {}\ntls {}\nsyslog: false\naccounts: []");
+    good("cluster {}\ntls {}\nsyslog: false\naccounts: []\nwebsocket {}");
+}
+
+const KEY: &str = "UDXU4RCSJNZOIQHZNWXHXORDPRTGNJAHAHFRGZNEEJCPQTT2M7NLCNF4";
+
+#[test]
+fn users_and_what_they_may_do() {
+    let options = good(&format!(
+        "authorization {{
+           default_permissions {{ publish: \"orders.>\" }}
+           users = [
+             {{ user: ann, password: s3cret, permissions {{
+                 sub: {{ allow: [\"_INBOX.>\", \"orders.* workers\"], deny: orders.secret }}
+                 allow_responses: {{ max: 5, expires: 1m }} }} }}
+             {{ nkey: {KEY} }}
+             {{ username: guest }}
+           ]
+         }}
+         no_auth_user: guest"
+    ));
+    assert!(!format!("{options:?}").contains("s3cret"));
+    let users = options.logins().unwrap();
+    let [ann, kim, guest] = &users[..] else { panic!("{users:?}") };
+    assert!(!ann.grant.may_publish("orders.a"), "answers alone");
+    assert!(ann.grant.may_subscribe("orders.x", Some("workers")));
+    assert!(!ann.grant.may_receive("orders.secret", None));
+    let responses = ann.grant.responses().unwrap();
+    assert_eq!((responses.max, responses.expires), (Some(5), Some(Duration::from_secs(60))));
+    assert_eq!(kim.name, KEY);
+    for other in [kim, guest] {
+        assert!(other.grant.may_publish("orders.a") && !other.grant.may_publish("x"));
+    }
+    assert_eq!(guest.credential, crate::server::Credential::Certificate);
+    let one = good("authorization { user: ann, pass: b, timeout: 1 }").logins().unwrap();
+    assert!(one.len() == 1 && one[0].grant.is_everything());
+    let account = good("accounts { A { users: [{user: a, pass: b}], jetstream: enabled } }");
+    assert_eq!(account.logins().unwrap()[0].name, "a");
+    for (text, why) in [
+        ("authorization { user: a }", "has no password"),
+        ("authorization { pass: a }", "no user"),
+        ("authorization { user: a, pass: b, token: t }", "Cannot have a user/pass and token"),
+        ("authorization { user: a, pass: b, users: [{user: c}] }", "single user/pass and a users"),
+        ("authorization { token: t, users: [{user: c}] }", "a token and a users array"),
+        ("authorization { users: [{user: c}, {user: c}] }", "Duplicate user \"c\" detected"),
+        ("authorization { users: [{user: c}] }\nno_auth_user: d", "\"d\" not present as user"),
+    ] {
+        let error = good(text).logins().expect_err(text);
+        assert!(error.contains(why), "{text}: {error}");
+    }
+}
+
+#[test]
+fn certificates_and_the_listener_for_websocket() {
+    use crate::config::tls::Verify;
+    use crate::server::HandshakeFirst;
+    let files = "cert_file: c, key_file: k";
+    for (more, first) in [
+        ("", HandshakeFirst::Never),
+        ("handshake_first: true", HandshakeFirst::Always),
+        ("first: auto", HandshakeFirst::Within(Duration::from_millis(50))),
+        ("handshake_first: 300ms", HandshakeFirst::Within(Duration::from_millis(300))),
+    ] {
+        let tls = good(&format!("tls {{ {files}, {more} }}")).tls.unwrap();
+        assert_eq!((tls.first, tls.verify), (first, Verify::Off), "{more}");
+    }
+    for (more, verify) in [
+        ("verify: true", Verify::On),
+        ("verify_and_map: true, verify: true", Verify::Map),
+        ("verify: true, verify_and_map: true", Verify::Map),
+    ] {
+        let tls = good(&format!("tls {{ {files}, ca_file: a, timeout: 2, {more} }}")).tls.unwrap();
+        assert_eq!((tls.verify, tls.timeout), (verify, Some(Duration::from_secs(2))), "{more}");
+    }
+    let options = good(
+        "websocket { listen: \"127.0.0.1:80\", no_tls: true, compression: true
+         allowed_origins: [\"https://a.example:8443\", \"http://[::1]\"] }",
+    );
+    let websocket = options.websocket.unwrap();
+    assert_eq!(
+        (websocket.host.as_deref(), websocket.port),
+        (Some("127.0.0.1"), Some(Port::Number(80)))
+    );
+    assert_eq!(websocket.origins, ["a.example", "[::1]"]);
+    assert_eq!(options.warnings.len(), 1);
+    let wss = good(&format!("websocket {{ port: 81, tls {{ {files}, min_version: 1.2 }} }}"));
+    assert!(wss.websocket.unwrap().tls.is_some() && wss.warnings.len() == 1);
+    assert_eq!(
+        good("jetstream { limits { max_request_batch: 100 } }").max_request_batch,
+        Some(100)
+    );
 }
 
 #[test]

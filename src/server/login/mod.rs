@@ -66,6 +66,8 @@ pub(super) struct Logins {
     tokens: Tokens,
     passwords: HashMap<String, (Password, Arc<Grant>)>,
     keys: HashMap<PublicKey, Arc<Grant>>,
+    /// Whether there are users, however they are known.
+    has_users: bool,
     /// All users, by the name that a certificate must hold. Only if certificates name users.
     certified: Option<HashMap<String, Arc<Grant>>>,
     /// Hashes of real users, one of which is checked for each user that does not exist, so that time tells
@@ -75,6 +77,8 @@ pub(super) struct Logins {
     choice: RandomState,
     checks: Arc<Semaphore>,
     everything: Arc<Grant>,
+    /// Who clients are that present nothing, if they are let in.
+    nobody: Option<(String, Arc<Grant>)>,
 }
 
 impl Logins {
@@ -102,20 +106,31 @@ impl Logins {
             tokens,
             passwords,
             keys,
+            has_users: !users.is_empty(),
             certified: certified.then_some(by_name),
             decoys,
             choice: RandomState::new(),
             checks: Arc::new(Semaphore::new(MAX_CHECKS)),
             everything: Arc::default(),
+            nobody: None,
         }
+    }
+
+    /// Lets in clients that present nothing as the user of this name; nobody does if there is none.
+    pub(super) fn with_nobody(mut self, name: Option<&str>, users: &[User]) -> Self {
+        let found = users.iter().find(|user| Some(user.name.as_str()) == name);
+        self.nobody = found.map(|user| (user.name.clone(), Arc::new(user.grant.clone())));
+        self
+    }
+
+    /// Whether a client that presents nothing is not let in.
+    pub(super) fn must_be_presented(&self) -> bool {
+        !self.is_open() && self.nobody.is_none()
     }
 
     /// Whether nobody is configured, so that everyone is let in and may do everything.
     pub(super) fn is_open(&self) -> bool {
-        self.tokens.is_empty()
-            && self.passwords.is_empty()
-            && self.keys.is_empty()
-            && self.certified.is_none()
+        self.tokens.is_empty() && !self.has_users && self.certified.is_none()
     }
 
     /// What a client is to sign, if there are users with keys.
@@ -158,6 +173,11 @@ impl Logins {
         if let Some(user) = presented.user.filter(|user| !user.is_empty()) {
             let grant = self.admit_user(user, presented.password.unwrap_or_default()).await?;
             return Some(Admitted::new(user, &grant));
+        }
+        if presented.token.is_none_or(str::is_empty)
+            && let Some((name, grant)) = &self.nobody
+        {
+            return Some(Admitted::new(name, grant));
         }
         self.tokens.hold(presented.token).then(|| Admitted::new("", &self.everything))
     }
@@ -278,12 +298,13 @@ mod tests {
         let users = [user("ann", password(HASH))];
         let keys = [user("kim", Credential::Key(KEY.parse().unwrap()))];
         let certificates = [user("cat@example.org", Credential::Certificate)];
-        let shapes: [(&[&str], &[User], bool); 6] = [
+        let shapes: [(&[&str], &[User], bool); 7] = [
             (&["secret"], &[], false),
             (&[], &users, false),
             (&[], &keys, false),
             (&["secret"], &users, false),
             (&[], &certificates, true),
+            (&[], &certificates, false),
             (&[], &[], true),
         ];
         for (at, (secrets, users, certified)) in shapes.into_iter().enumerate() {
@@ -307,6 +328,29 @@ mod tests {
             }
         }
         assert!(Logins::new(Tokens::default(), &[], false).is_open());
+    }
+
+    #[tokio::test]
+    async fn who_presents_nothing_may_be_a_user_and_who_presents_something_wrong_is_nobody() {
+        let users = [user("ann", password("plain")), user("guest", Credential::Certificate)];
+        let logins = Logins::new(Tokens::default(), &users, false);
+        assert!(logins.must_be_presented());
+        let logins = logins.with_nobody(Some("guest"), &users);
+        assert!(!logins.must_be_presented() && !logins.is_open());
+        let admitted = logins.admit(Presented::default()).await.unwrap();
+        assert_eq!(admitted.name, "guest");
+        assert!(admitted.grant.may_publish("guest") && !admitted.grant.may_publish("ann"));
+        let ann = logins.admit(by_password("ann", "plain")).await.unwrap();
+        assert!(ann.grant.may_publish("ann"));
+        for wrong in [by_password("ann", "wrong"), by_password("guest", ""), by_password("x", "")] {
+            assert!(logins.admit(wrong).await.is_none());
+        }
+        let token = Presented { token: Some("x"), ..Presented::default() };
+        let key = Presented { key: Some(KEY), ..Presented::default() };
+        assert!(logins.admit(token).await.is_none() && logins.admit(key).await.is_none());
+        assert!(!logins.admit_wholly(None).await);
+        let unknown = Logins::new(Tokens::default(), &users, false).with_nobody(Some("x"), &users);
+        assert!(unknown.admit(Presented::default()).await.is_none());
     }
 
     #[tokio::test]

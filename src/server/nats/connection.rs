@@ -95,6 +95,8 @@ pub(super) struct Connection {
 /// When something was heard or said last.
 struct Times {
     opened: Instant,
+    /// The client must have said who it is.
+    login: Instant,
     /// The client was heard.
     heard: Instant,
     /// The client took something, or there was nothing for it to take.
@@ -137,6 +139,7 @@ impl Connection {
             pending: Arc::default(),
             times: Times {
                 opened: now,
+                login: now + shared.server_limits.login_timeout,
                 heard: now,
                 written: now,
                 ping: now + shared.server_limits.ping_interval,
@@ -167,6 +170,8 @@ impl Connection {
         W: AsyncWrite + Unpin,
     {
         let _alive = self.shared.alive.clone();
+        // A handshake before this has a time of its own.
+        self.times.login = Instant::now() + self.login_timeout();
         let attached = Attachment::new(&self.shared.broker, self.id, &self.pending).await;
         let Ok((_attachment, mut incoming)) = attached else { return };
         self.requests.push(Request::Opened);
@@ -226,7 +231,7 @@ impl Connection {
     /// When there may be something to do without anybody's doing.
     fn next_look(&self) -> Instant {
         let limits = &self.shared.server_limits;
-        let login = (!self.session.is_admitted()).then(|| self.times.opened + limits.login_timeout);
+        let login = (!self.session.is_admitted()).then_some(self.times.login);
         let write = (!self.queue.is_empty()).then(|| self.times.written + limits.write_timeout);
         [login, write, self.paused].into_iter().flatten().fold(self.times.ping, Instant::min)
     }
@@ -250,7 +255,7 @@ impl Connection {
             add(&self.shared.counters.sessions_too_slow, 1);
             return Err(End::Lost);
         }
-        if !self.session.is_admitted() && self.times.opened + limits.login_timeout <= now {
+        if !self.session.is_admitted() && self.times.login <= now {
             return Err(self.session.refuse("Authentication Timeout", &mut self.out).into());
         }
         if self.times.ping <= now {

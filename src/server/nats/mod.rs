@@ -5,6 +5,7 @@
 
 mod clients;
 mod connection;
+mod secured;
 mod tls;
 mod upgrade;
 mod websocket;
@@ -23,8 +24,9 @@ use crate::model::answer::{API_LEVEL, NATS_VERSION};
 use crate::wire::nats::Info;
 
 pub(super) use clients::{Client, Clients, Way};
+pub(super) use secured::Secured;
 pub(super) use tls::Tls;
-pub use tls::{ClientCertificates, NatsCertificate, NatsTls};
+pub use tls::{ClientCertificates, HandshakeFirst, NatsCertificate, NatsTls};
 pub(super) use upgrade::{Gate, serve_websocket, upgrade};
 
 use clients::Place;
@@ -53,7 +55,7 @@ fn info(shared: &Shared, address: SocketAddr, tls: Option<&Tls>) -> Info {
         version: NATS_VERSION.to_owned(),
         host: address.ip().to_string(),
         port: address.port(),
-        auth_required: !shared.logins.is_open(),
+        auth_required: shared.logins.must_be_presented(),
         tls_required: tls.is_some(),
         tls_verify: tls.is_some_and(Tls::verifies),
         max_payload: shared.limits.max_payload as u64,
@@ -130,9 +132,10 @@ async fn shake_hands(
     mut stream: TcpStream,
     connection: &mut Connection,
 ) -> Option<TlsStream<TcpStream>> {
-    let limit = connection.login_timeout();
+    let limit = tls.timeout().unwrap_or(connection.login_timeout());
+    let waits = !begins(&stream, tls.first()).await;
     let work = async {
-        if !tls.is_first() {
+        if waits {
             for chunk in connection.take_greeting() {
                 stream.write_all(&chunk).await?;
             }
@@ -153,6 +156,18 @@ async fn shake_hands(
         Err(_) => {
             tracing::debug!("a TLS handshake with a NATS client took too long");
             None
+        }
+    }
+}
+
+/// Whether the client begins, instead of waiting for INFO. Takes no longer than it may.
+async fn begins(stream: &TcpStream, first: HandshakeFirst) -> bool {
+    match first {
+        HandshakeFirst::Never => false,
+        HandshakeFirst::Always => true,
+        // What it sends is nothing but the handshake, or the handshake fails.
+        HandshakeFirst::Within(time) => {
+            tokio::time::timeout(time, stream.peek(&mut [0])).await.is_ok()
         }
     }
 }

@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
@@ -25,7 +26,21 @@ pub struct NatsTls {
     pub clients: ClientCertificates,
     /// Whether the handshake comes first of all. Otherwise clients are told by INFO that it follows, as
     /// most expect.
-    pub first: bool,
+    pub first: HandshakeFirst,
+    /// Time for the handshake; as long as clients may take to say who they are if not given.
+    pub timeout: Option<Duration>,
+}
+
+/// Whether the handshake comes before INFO.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HandshakeFirst {
+    /// INFO comes first, and says that the handshake follows.
+    #[default]
+    Never,
+    /// The client begins.
+    Always,
+    /// The client may begin within this time; INFO comes if it does not.
+    Within(Duration),
 }
 
 /// The certificate of the listener for NATS clients.
@@ -88,8 +103,13 @@ impl Tls {
         Ok(())
     }
 
-    pub(super) fn is_first(&self) -> bool {
+    pub(super) fn first(&self) -> HandshakeFirst {
         self.options.first
+    }
+
+    /// Time for the handshake, if it has one of its own.
+    pub(super) fn timeout(&self) -> Option<Duration> {
+        self.options.timeout
     }
 
     pub(super) fn verifies(&self) -> bool {
@@ -206,7 +226,8 @@ mod tests {
         let files = |certificate: &str, key: &str| NatsTls {
             certificate: NatsCertificate::Files { certificate: path(certificate), key: path(key) },
             clients: ClientCertificates::NotAsked,
-            first: false,
+            first: HandshakeFirst::Never,
+            timeout: None,
         };
         let own = KeyPair::generate().unwrap();
         let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();

@@ -17,7 +17,7 @@ use super::super::http_listener::{Bounded, Visitor};
 use super::clients::{Place, Way};
 use super::connection::Connection;
 use super::websocket::{ByteStream, bounded};
-use super::{info, most};
+use super::{Secured, Tls, info, most};
 use crate::wire::nats::Info;
 
 /// What lets clients in over WebSocket.
@@ -31,14 +31,16 @@ pub(in crate::server) struct Gate {
 }
 
 impl Gate {
-    /// `address` is the one that INFO tells, and `hosts` are those whose web pages may connect.
+    /// `address` is the one that INFO tells, `hosts` are those whose web pages may connect, and `tls` is
+    /// what is around the WebSocket, of which INFO tells as nats-server's does.
     pub(in crate::server) fn new(
         shared: Arc<Shared>,
         address: SocketAddr,
         hosts: Arc<Hosts>,
+        tls: Option<&Tls>,
     ) -> Self {
-        // A WebSocket has no TLS inside; what is around it is no part of INFO.
-        let (info, most) = (Arc::new(info(&shared, address, None)), most(&shared));
+        let told = Info { tls_available: tls.is_some(), ..info(&shared, address, tls) };
+        let (info, most) = (Arc::new(told), most(&shared));
         Self { shared, info, hosts, most }
     }
 }
@@ -80,16 +82,28 @@ async fn cut_off(mut stopping: watch::Receiver<bool>) {
 }
 
 /// Serves NATS clients over WebSocket, at every path, until the server stops.
-pub(in crate::server) async fn serve_websocket(listener: TcpListener, gate: Gate) {
+pub(in crate::server) async fn serve_websocket(
+    listener: TcpListener,
+    gate: Gate,
+    tls: Option<Arc<Tls>>,
+) {
     let mut stopping = gate.shared.stopping.clone();
     let listener = Bounded::new(listener, &gate.shared.server_limits);
+    let limit = gate.shared.server_limits.login_timeout;
     let app = Router::new().fallback(upgrade).with_state(gate);
     let app = app.into_make_service_with_connect_info::<Visitor>();
     let stop = async move {
         // Ends when told, and when the server is gone.
         let _ = stopping.changed().await;
     };
-    if let Err(error) = axum::serve(listener, app).with_graceful_shutdown(stop).await {
+    let served = match tls {
+        Some(tls) => {
+            let listener = Secured::new(listener, tls, limit);
+            axum::serve(listener, app).with_graceful_shutdown(stop).await
+        }
+        None => axum::serve(listener, app).with_graceful_shutdown(stop).await,
+    };
+    if let Err(error) = served {
         tracing::error!(%error, "the WebSocket listener failed");
     }
 }

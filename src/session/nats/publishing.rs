@@ -99,6 +99,7 @@ impl Session {
                 }
                 Way::Server => {
                     acks.flush(requests);
+                    requests.push(Request::Overhear { batch: batch.range(at..at + 1), echo });
                     self.in_flight += jetstream::receive(&message, &self.permissions, requests);
                 }
             }

@@ -172,15 +172,18 @@ fn requests_to_the_server_and_messages_keep_their_order() {
     let requests = script.take();
     let [
         Request::Send { batch: first, .. },
+        Request::Overhear { batch: asked, .. },
         Request::ApiTo { reply, .. },
         Request::Ack(ack),
         Request::Send { batch: second, .. },
+        Request::Overhear { .. },
         Request::Pull(pull),
     ] = &requests[..]
     else {
         panic!("{requests:?}");
     };
     assert_eq!((first.len(), second.len(), reply.as_str()), (1, 2, "r"));
+    assert_eq!(asked.iter().map(|message| message.subject).collect::<Vec<_>>(), ["$JS.API.INFO"]);
     assert_eq!(ack.sequences, [(1, 2)]);
     assert_eq!((pull.batch, &pull.reply), (5, &ReplyTo::Subject("in.1".into())));
     assert!(script.session.take_publishes() && !script.session.take_publishes());
