@@ -19,6 +19,20 @@ struct Body {
     max_bytes: i64,
     no_wait: bool,
     idle_heartbeat: i64,
+    /// These three are for consumers with priority groups, of which there are none.
+    min_pending: i64,
+    min_ack_pending: i64,
+    id: String,
+}
+
+impl Body {
+    /// What is wrong with a pull that can be read, in nats-server's words.
+    fn wrong(&self) -> Option<&'static str> {
+        if self.min_pending > 0 || self.min_ack_pending > 0 {
+            return Some("Not a Overflow Priority consumer");
+        }
+        (!self.id.is_empty()).then_some("Not a Pinned Client Priority consumer")
+    }
 }
 
 /// A pull request arrives.
@@ -34,10 +48,12 @@ pub(super) fn receive(
         return;
     }
     let text = body.trim_ascii();
-    let body = match parse(text) {
+    let parsed = parse(text).map_err(|error| in_go(text, &error));
+    let checked = parsed.and_then(|body| body.wrong().map_or(Ok(body), |why| Err(why.to_owned())));
+    let body = match checked {
         Ok(body) => body,
-        Err(error) => {
-            let headers = answer::status(400, &format!("Bad Request - {}", in_go(text, &error)));
+        Err(why) => {
+            let headers = answer::status(400, &format!("Bad Request - {why}"));
             let subject = reply.to_owned();
             requests.push(Request::Tell { subject, headers, payload: Bytes::new() });
             return;
@@ -74,6 +90,8 @@ const FIELDS: &[(&str, &str)] = &[
     ("max_bytes", "int"),
     ("no_wait", "bool"),
     ("idle_heartbeat", "time.Duration"),
+    ("min_pending", "int64"),
+    ("min_ack_pending", "int64"),
 ];
 
 /// Why a body cannot be read, in the real server's words where clients may meet them.
@@ -142,6 +160,8 @@ mod tests {
                 r#"{"expires":1.5}"#,
                 "json: cannot unmarshal number 1.5 into Go struct field .expires of type time.Duration",
             ),
+            (r#"{"min_pending":1}"#, "Not a Overflow Priority consumer"),
+            (r#"{"id":"x"}"#, "Not a Pinned Client Priority consumer"),
         ];
         for (body, text) in texts {
             receive("S", "c", "inbox", body.as_bytes(), &mut requests);
