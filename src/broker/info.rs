@@ -6,7 +6,7 @@ use std::time::Duration;
 use claudebus_storage::log::Filter;
 use claudebus_storage::{Log, StreamId};
 
-use crate::model::api::{SUBJECTS_PAGE, StreamInfoOptions};
+use crate::model::api::{SUBJECTS_PAGE, StreamInfoOptions, SubjectsPage};
 use crate::model::consumer::ConsumerInfo;
 use crate::model::error::ApiError;
 use crate::model::stream::{StreamInfo, StreamState};
@@ -46,7 +46,7 @@ impl<L: Log> Broker<L> {
             first_seq: if held.last_seq == 0 { 0 } else { held.first_seq },
             first_ts: Timestamp(self.first_time(id).unwrap_or(0)),
             last_seq: held.last_seq,
-            last_ts: Timestamp(held.last_time),
+            last_ts: Timestamp(held.last_time.max(stream.last_unkept_at(held.last_seq))),
             num_subjects: held.subjects,
             num_deleted: (held.last_seq + 1)
                 .saturating_sub(held.first_seq)
@@ -55,13 +55,13 @@ impl<L: Log> Broker<L> {
             ..StreamState::default()
         };
         if options.deleted_details && state.num_deleted > 0 {
-            state.deleted = (held.first_seq..held.last_seq)
+            state.deleted = (held.first_seq..=held.last_seq)
                 .filter(|seq| !self.log.contains(id, *seq))
                 .take(MAX_DELETED)
                 .collect();
         }
         if !options.subjects_filter.is_empty() {
-            state.subjects = self.subjects_page(id, options);
+            state.subjects = self.subjects_of(id, options);
         }
         Ok(StreamInfo {
             config: stream.config.clone(),
@@ -82,7 +82,7 @@ impl<L: Log> Broker<L> {
         })
     }
 
-    fn subjects_page(&self, id: StreamId, options: &StreamInfoOptions) -> BTreeMap<String, u64> {
+    fn subjects_of(&self, id: StreamId, options: &StreamInfoOptions) -> BTreeMap<String, u64> {
         let filter = Filter::any_of([options.subjects_filter.as_str()]);
         let mut all = BTreeMap::new();
         self.log.subjects(id, &filter, &mut |subject, summary| {
@@ -90,6 +90,19 @@ impl<L: Log> Broker<L> {
         });
         let offset = usize::try_from(options.offset).unwrap_or(usize::MAX);
         all.into_iter().skip(offset).take(SUBJECTS_PAGE).collect()
+    }
+
+    /// Where the subjects of [`stream_info`](Self::stream_info) stand among all that match.
+    pub(super) fn subjects_page(&self, id: StreamId, options: &StreamInfoOptions) -> SubjectsPage {
+        if options.subjects_filter.is_empty() {
+            return SubjectsPage::default();
+        }
+        let filter = Filter::any_of([options.subjects_filter.as_str()]);
+        let mut total = 0;
+        self.log.subjects(id, &filter, &mut |_, _| total += 1);
+        // As in nats-server, nothing is said of a page where there is nothing at all.
+        let offset = usize::try_from(options.offset).unwrap_or(usize::MAX);
+        SubjectsPage { total, offset: if total > 0 { offset } else { 0 } }
     }
 
     /// Everything about a consumer.

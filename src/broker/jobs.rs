@@ -319,7 +319,8 @@ impl<L: Log> Broker<L> {
             Task::Purge { answer: None, .. } => _ = self.grown.insert(job.stream),
             // It went before this job came to it.
             Task::Delete { seq, answer: Some(answer), .. } => {
-                self.answer_api(answer, Err(ApiError::sequence_not_found(seq)));
+                let error = self.nothing_to_delete(answer.0, job.stream, seq);
+                self.answer_api(answer, Err(error));
             }
             Task::Open(opening) => self.finish_opening(job.stream, *opening),
             Task::Exhume(exhumation) => {

@@ -67,7 +67,11 @@ impl<L: Log> Broker<L> {
         if std::mem::take(&mut member.unheard) {
             let group = member.consumer.config().deliver_group.clone();
             let before = member.consumer.num_waiting();
-            let heard = |subject: &str| self.is_listened_to(subject, group.as_deref());
+            let delivers_to = member.consumer.config().deliver_subject.clone();
+            let heard = |subject: &str| match delivers_to.as_deref() == Some(subject) {
+                true => self.is_bound_to(subject, group.as_deref()),
+                false => self.is_listened_to(subject, group.as_deref()),
+            };
             member.consumer.drop_unheard_pulls(heard);
             if member.consumer.num_waiting() < before {
                 // It was in use until now: the time to come back begins.
@@ -83,7 +87,7 @@ impl<L: Log> Broker<L> {
         let Some(subject) = config.deliver_subject.clone().filter(|_| !member.pushing) else {
             return;
         };
-        if !self.is_listened_to(&subject, config.deliver_group.as_deref()) {
+        if !self.is_bound_to(&subject, config.deliver_group.as_deref()) {
             return;
         }
         let heartbeat = (!config.idle_heartbeat.is_zero()).then_some(config.idle_heartbeat);
@@ -197,10 +201,21 @@ impl<L: Log> Broker<L> {
     pub(super) fn is_bound(&self, id: StreamId, name: &str) -> bool {
         self.catalog.get(id).and_then(|s| s.consumers.get(name)).is_some_and(|member| {
             let config = member.consumer.config();
-            config.deliver_subject.as_deref().is_some_and(|subject| {
-                self.is_listened_to(subject, config.deliver_group.as_deref())
-            })
+            config
+                .deliver_subject
+                .as_deref()
+                .is_some_and(|subject| self.is_bound_to(subject, config.deliver_group.as_deref()))
         })
+    }
+
+    /// Whether somebody is subscribed to `subject` itself, in that group or in none. Other subscriptions
+    /// get what is delivered there, but whoever only looks on must not use messages up (nats-server does
+    /// the same).
+    fn is_bound_to(&self, subject: &str, group: Option<&str>) -> bool {
+        let Route { plain, queues, .. } = self.route_to(subject, group);
+        let listeners = if group.is_some() { queues.concat() } else { plain };
+        let is_of = |id| self.router.get(id).is_some_and(|found| *found.subject == *subject);
+        listeners.into_iter().any(is_of)
     }
 
     /// Tells a status to who waits for it.

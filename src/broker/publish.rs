@@ -12,6 +12,7 @@ use rand::RngExt;
 use crate::model::batch::{MessageBatch, MessageView};
 use crate::model::error::ApiError;
 use crate::model::event::Event;
+use crate::model::headers;
 use crate::model::request::{ProducerId, SessionId};
 use crate::model::transform::Transform;
 
@@ -354,6 +355,9 @@ impl<L: Log> Broker<L> {
             (run.stored, run.told) = (0, 0);
             run.mapped = self.map_subject(Some(id), run.subject);
         }
+        // Statuses are the server's to send; a client that publishes one has the rest of its block kept.
+        let headers = headers::without_status(message.headers);
+        let message = &MessageView { headers: &headers, ..*message };
         match self.check(run, id, message)? {
             Err(seq) => Ok(Placed { stream: id, seq, duplicate: true }),
             Ok(checked) => self.place(run, id, message, checked),
@@ -429,6 +433,9 @@ impl<L: Log> Broker<L> {
             stream.last_message_id.push_str(asked.message_id.unwrap_or_default());
         }
         if unwanted {
+            if let Some(stream) = self.catalog.get_mut(id) {
+                stream.last_unkept = (seq, run.time);
+            }
             return Ok(Placed { stream: id, seq, duplicate: false });
         }
         let rollup = if planned.is_some() { Some(Rollup::Subject) } else { asked.rollup };
@@ -485,14 +492,20 @@ fn extends(range: Option<&mut Range>, placed: Placed) -> bool {
 /// The body of JetStream's answer, in a slice of `buffer`.
 fn answer_body(stream: &str, outcome: Result<Placed, ApiError>, buffer: &mut BytesMut) -> Bytes {
     let text = match outcome {
-        // A stream's name holds no character that JSON would escape but a quotation mark.
         Ok(placed) => {
-            let name = serde_json::to_string(stream).unwrap_or_default();
             let duplicate = if placed.duplicate { ",\"duplicate\": true" } else { "" };
-            format!("{{\"stream\":{name},\"seq\":{}{duplicate}}}", placed.seq)
+            format!("{{\"stream\":{},\"seq\":{}{duplicate}}}", quoted(stream), placed.seq)
         }
-        Err(error) => serde_json::json!({ "error": error, "stream": stream, "seq": 0 }).to_string(),
+        Err(error) => {
+            let error = serde_json::to_string(&error).unwrap_or_default();
+            format!("{{\"error\":{error},\"stream\":{},\"seq\":0}}", quoted(stream))
+        }
     };
     buffer.extend_from_slice(text.as_bytes());
     buffer.split().freeze()
+}
+
+/// A text as JSON has it.
+fn quoted(text: &str) -> String {
+    serde_json::to_string(text).unwrap_or_default()
 }

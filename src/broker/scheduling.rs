@@ -76,6 +76,9 @@ impl<L: Log> Broker<L> {
             }
             return Ok(None);
         };
+        if !allowed {
+            return Err(ApiError::schedules_disabled());
+        }
         let schedule = Schedule::parse(text, asked.schedule.time_zone).map_err(|why| {
             if why.is_about_zone() {
                 ApiError::schedule_time_zone_invalid(why)
@@ -83,9 +86,6 @@ impl<L: Log> Broker<L> {
                 ApiError::schedule_pattern_invalid(why)
             }
         })?;
-        if !allowed {
-            return Err(ApiError::schedules_disabled());
-        }
         let due = schedule
             .first(self.now.wall)
             .ok_or_else(|| ApiError::schedule_pattern_invalid("it is never due"))?;

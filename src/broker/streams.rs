@@ -79,6 +79,10 @@ impl<L: Log> Broker<L> {
         wanted: StreamConfig,
     ) -> Result<StreamId, ApiError> {
         let Some(stream) = self.catalog.get(id) else { return Err(ApiError::stream_not_found()) };
+        if wanted.first_seq > 1 {
+            // It has begun already.
+            return Err(ApiError::stream_name_exists());
+        }
         let wanted = config::check_update(&stream.config, wanted)
             .map_err(|_| ApiError::stream_name_exists())?;
         self.make_room_for(&wanted, Some(id))?;

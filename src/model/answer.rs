@@ -9,7 +9,7 @@ use claudebus_storage::Record;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::api::{ApiResponse, SUBJECTS_PAGE};
+use super::api::{ApiResponse, SUBJECTS_PAGE, SubjectsPage};
 use super::consumer::{ConsumerConfig, ConsumerInfo, PriorityPolicy};
 use super::error::ApiError;
 use super::headers::{Block, names};
@@ -119,16 +119,16 @@ fn nothing(kind: AnswerKind) -> Map<String, Value> {
 
 fn fields(kind: AnswerKind, response: &ApiResponse, server: &str) -> Map<String, Value> {
     match response {
-        ApiResponse::Stream { info, did_create } => {
+        ApiResponse::Stream { info, did_create, subjects } => {
             let mut fields = stream(info);
             if *did_create {
                 fields.insert("did_create".to_owned(), true.into());
             }
             if kind == AnswerKind("stream_info") {
-                let subjects = info.state.subjects.len();
-                let limit = if subjects > 0 { SUBJECTS_PAGE } else { 0 };
-                fields.insert("total".to_owned(), subjects.into());
-                fields.insert("offset".to_owned(), 0.into());
+                let SubjectsPage { total, offset } = *subjects;
+                let limit = if total > 0 { SUBJECTS_PAGE } else { 0 };
+                fields.insert("total".to_owned(), total.into());
+                fields.insert("offset".to_owned(), offset.into());
                 fields.insert("limit".to_owned(), limit.into());
                 fields.insert("cluster".to_owned(), json!({ "leader": server }));
             }
@@ -264,6 +264,7 @@ pub fn direct_failure(error: &ApiError) -> Option<Bytes> {
         10059 | 20003 => None,
         10037 => Some(status(404, "Message Not Found")),
         10003 => Some(status(408, "Bad Request")),
+        10025 => Some(status(408, "Malformed Request")),
         _ => Some(status(error.code, &error.description)),
     }
 }
@@ -297,7 +298,11 @@ mod tests {
         let (created, ts) = (Timestamp(1), Timestamp(2));
         let info =
             Box::new(StreamInfo { config, created, state, mirror: None, sources: Vec::new(), ts });
-        let answer = json("STREAM.INFO.S", &Ok(ApiResponse::Stream { info, did_create: false }));
+        let subjects = SubjectsPage { total: 3, offset: 2 };
+        let response = ApiResponse::Stream { info, did_create: false, subjects };
+        let answer = json("STREAM.INFO.S", &Ok(response));
+        assert_eq!((&answer["total"], &answer["offset"]), (&json!(3), &json!(2)));
+        assert_eq!(answer["limit"], 100_000);
         assert_eq!(answer["config"].get("dead_letters"), None);
         assert_eq!(answer["config"]["metadata"]["_nats.req.level"], "0");
         assert_eq!(answer["cluster"]["leader"], "me");

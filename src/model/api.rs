@@ -261,7 +261,17 @@ pub struct StreamInfoOptions {
     /// List subjects matched by this, with their counts.
     pub subjects_filter: String,
     /// Skip so many subjects.
+    #[serde(deserialize_with = "negative_is_zero")]
     pub offset: u64,
+}
+
+/// Which of the subjects that match an answer lists.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SubjectsPage {
+    /// Subjects that match, listed or not.
+    pub total: usize,
+    /// Those that were skipped.
+    pub offset: usize,
 }
 
 /// Body of list requests.
@@ -269,6 +279,7 @@ pub struct StreamInfoOptions {
 #[serde(default)]
 pub struct ListOptions {
     /// Skip so many.
+    #[serde(deserialize_with = "negative_is_zero")]
     pub offset: u64,
     /// Only streams with a subject that overlaps this.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -411,6 +422,9 @@ pub enum ApiResponse {
         info: Box<StreamInfo>,
         #[serde(skip_serializing_if = "super::stream::is_false")]
         did_create: bool,
+        /// Where the subjects that were asked for stand among all of them. Only NATS clients are told.
+        #[serde(skip)]
+        subjects: SubjectsPage,
     },
     StreamNames {
         total: usize,
@@ -481,4 +495,10 @@ pub enum ApiResponse {
         record: claudebus_storage::Record,
         no_headers: bool,
     },
+}
+
+/// Clients may write -1 for no offset.
+fn negative_is_zero<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    let number = Option::<i64>::deserialize(deserializer)?;
+    Ok(number.and_then(|number| u64::try_from(number).ok()).unwrap_or_default())
 }

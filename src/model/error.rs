@@ -115,6 +115,8 @@ api_errors! {
     source_overlapping_filters = 400 / 10147 "source filters can not overlap";
     /// A stream with sources publishes nothing of its own.
     source_with_schedules = 400 / 10187 "stream source can not also schedule messages";
+    /// Less than no replica.
+    negative_replicas = 400 / 10133 "replicas count cannot be negative";
     /// Only one replica on one machine.
     replicas_not_supported = 500 / 10074 "replicas > 1 not supported in non-clustered mode";
     /// No message there.
@@ -227,6 +229,8 @@ api_errors! {
     consumer_name_too_long(limit) = 400 / 10102 "consumer name is too long, maximum allowed is {}";
     /// A deliver subject with wildcards.
     deliver_to_wildcards = 400 / 10079 "consumer deliver subject has wildcards";
+    /// Without acknowledgements none can be pending.
+    max_ack_pending_without_acks = 400 / 10082 "consumer requires ack policy for max ack pending";
     /// A push consumer has no pulls that could wait.
     push_max_waiting = 400 / 10080 "consumer in push mode can not set max waiting";
     /// The stream captures what the consumer delivers.

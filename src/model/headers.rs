@@ -2,6 +2,11 @@
 //!
 //! A block travels and is stored byte for byte; these functions look into it or build a new one.
 
+use std::borrow::Cow;
+
+/// What every block begins with.
+const VERSION: &[u8] = b"NATS/1.0";
+
 /// First line of every block.
 const VERSION_LINE: &[u8] = b"NATS/1.0\r\n";
 
@@ -111,6 +116,19 @@ pub fn get<'a>(block: &'a [u8], key: &str) -> Option<&'a str> {
     iter(block).find(|(k, _)| *k == key).map(|(_, value)| value)
 }
 
+/// A block without the status on its first line, if it has one: nothing is left of a block that had
+/// nothing else.
+#[must_use]
+pub fn without_status(block: &[u8]) -> Cow<'_, [u8]> {
+    let rest = block.strip_prefix(VERSION).filter(|rest| !rest.starts_with(b"\r"));
+    let end = rest.and_then(|rest| memchr::memchr(b'\r', rest));
+    match rest.zip(end).and_then(|(rest, end)| rest.get(end..)) {
+        None => Cow::Borrowed(block),
+        Some(b"\r\n\r\n") => Cow::Borrowed(b""),
+        Some(lines) => Cow::Owned([VERSION, lines].concat()),
+    }
+}
+
 /// Whether a block is well formed: version line, lines of key and value, empty line, no status.
 #[must_use]
 pub fn is_well_formed(block: &[u8]) -> bool {
@@ -218,6 +236,21 @@ impl Block {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_status_is_left_out() {
+        for (block, left) in [
+            ("", ""),
+            ("NATS/1.0\r\n\r\n", "NATS/1.0\r\n\r\n"),
+            ("NATS/1.0\r\nA: 1\r\n\r\n", "NATS/1.0\r\nA: 1\r\n\r\n"),
+            ("NATS/1.0 503\r\n\r\n", ""),
+            ("NATS/1.0 503 No\r\nA: 1\r\n\r\n", "NATS/1.0\r\nA: 1\r\n\r\n"),
+            ("NATS/1.0 503", "NATS/1.0 503"),
+            ("something else", "something else"),
+        ] {
+            assert_eq!(&*without_status(block.as_bytes()), left.as_bytes(), "{block:?}");
+        }
+    }
 
     #[test]
     fn a_block_goes_out_and_comes_back() {

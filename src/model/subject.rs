@@ -2,6 +2,9 @@
 
 pub use claudebus_storage::subject::{has_wildcard, is_subset, matches, overlap};
 
+/// What is wrong with a stream's name that [`is_name`] says no to, in nats-server's words.
+pub const BAD_NAME: &str = "stream name is required and can not contain '.', '*', '>', '\\', '/'";
+
 /// Longest subject, in bytes. A NATS control line holds 4,096 bytes; a subject of half that leaves
 /// room for a reply and sizes.
 pub const MAX_SUBJECT_BYTES: usize = 2048;

@@ -17,9 +17,12 @@ use crate::model::api::{
 use crate::model::consumer::{ConsumerConfig, is_group_name};
 use crate::model::error::ApiError;
 use crate::model::stream::{ConsumerLimits, StreamConfig};
-use crate::model::subject::is_name;
+use crate::model::subject::{BAD_NAME, is_name};
 use crate::model::time::Timestamp;
 use crate::wire::native::VARINT_MAX;
+
+/// The highest sequence that a stream may be told to begin with: far from where sequences end.
+const MAX_FIRST_SEQ: u64 = VARINT_MAX / 2;
 
 /// Field that clients add to configurations to have defaults refused; not needed here.
 const PEDANTIC: &str = "pedantic";
@@ -198,7 +201,8 @@ fn stream(
             Ok(ApiRequest::StreamCreate(Box::new(stream_config(name, body, strictness)?)))
         }
         ["UPDATE", name] => {
-            Ok(ApiRequest::StreamUpdate(Box::new(stream_config(name, body, strictness)?)))
+            let config = stream_config(name, body, strictness);
+            Ok(ApiRequest::StreamUpdate(Box::new(config.map_err(|why| of_update(why, body))?)))
         }
         ["INFO", name] => {
             let options = parse_options(body, strictness)?;
@@ -207,7 +211,7 @@ fn stream(
         ["NAMES"] => Ok(ApiRequest::StreamNames(parse_options(body, strictness)?)),
         ["LIST"] => Ok(ApiRequest::StreamList(parse_options(body, strictness)?)),
         ["DELETE", name] => {
-            if !object(body).is_ok_and(|object| object.is_empty()) {
+            if !says_nothing(body) {
                 return Err(ApiError::not_empty_request());
             }
             Ok(ApiRequest::StreamDelete { stream: stream_name(name)? })
@@ -216,6 +220,11 @@ fn stream(
             let options: PurgeOptions = parse_options(body, strictness)?;
             if options.seq > 0 && options.keep > 0 {
                 return Err(ApiError::bad_request());
+            }
+            if options.seq > MAX_FIRST_SEQ {
+                return Err(ApiError::purge_failed(format_args!(
+                    "seq can be {MAX_FIRST_SEQ} at most"
+                )));
             }
             Ok(ApiRequest::StreamPurge { stream: stream_name(name)?, options })
         }
@@ -231,7 +240,7 @@ fn stream(
                     Strictness::Strict => {
                         ApiError::bad_request_because("\"seq\" says which message")
                     }
-                    Strictness::Lenient if body.is_empty() => ApiError::bad_request(),
+                    Strictness::Lenient if says_nothing(body) => ApiError::bad_request(),
                     Strictness::Lenient => ApiError::message_delete_failed("no message found"),
                 });
             }
@@ -246,7 +255,7 @@ fn stream_config(
     body: &[u8],
     strictness: Strictness,
 ) -> Result<StreamConfig, ApiError> {
-    let value = match strictness {
+    let mut value = match strictness {
         Strictness::Lenient if body.trim_ascii() == b"null" => Map::new(),
         _ => object(body)?,
     };
@@ -255,6 +264,7 @@ fn stream_config(
     {
         check(limits, fields_of::<ConsumerLimits>(), &[])?;
     }
+    let negative = take_negative(&mut value);
     let mut config: StreamConfig = from_object(value, &[PEDANTIC], strictness)?;
     if config.name.is_empty() && strictness == Strictness::Strict {
         name.clone_into(&mut config.name);
@@ -263,20 +273,55 @@ fn stream_config(
         return Err(ApiError::stream_mismatch());
     }
     if name.contains(['*', '>']) {
-        return Err(ApiError::stream_invalid_config(
-            "stream name is required and can not contain '.', '*', '>', '\\', '/'",
-        ));
+        return Err(ApiError::stream_invalid_config(BAD_NAME));
     }
     stream_name(name)?;
-    if config.first_seq > VARINT_MAX / 2 {
-        let why = format!("first_seq can be {} at most", VARINT_MAX / 2);
+    if let Some(error) = negative {
+        return Err(error);
+    }
+    if config.first_seq > MAX_FIRST_SEQ {
+        let why = format!("first_seq can be {MAX_FIRST_SEQ} at most");
         return Err(ApiError::stream_invalid_config(why));
     }
     Ok(config)
 }
 
-/// Exactly one way to say which message.
-fn one_way(options: MessageGetOptions) -> Result<MessageGetOptions, ApiError> {
+/// Takes numbers out of a stream's configuration that may not be negative and are. What is wrong with
+/// the first of them, in nats-server's order.
+fn take_negative(config: &mut Map<String, Value>) -> Option<ApiError> {
+    let mut is_negative = |field: &str| {
+        let found = config.get(field).and_then(Value::as_i64).is_some_and(|number| number < 0);
+        found.then(|| config.remove(field)).is_some()
+    };
+    let replicas = is_negative("num_replicas").then(ApiError::negative_replicas);
+    let times = [
+        ("max_age", "max age can not be negative"),
+        ("duplicate_window", "duplicates window can not be negative"),
+        ("subject_delete_marker_ttl", "subject delete marker TTL must not be negative"),
+    ];
+    let mut wrong = times.map(|(field, why)| is_negative(field).then_some(why)).into_iter();
+    replicas.or_else(|| wrong.find_map(|why| why).map(ApiError::stream_invalid_config))
+}
+
+/// nats-server looks at the name in an update's body before it compares it with that in the subject.
+fn of_update(error: ApiError, body: &[u8]) -> ApiError {
+    let name = object(body).ok().and_then(|mut fields| fields.remove("name"));
+    let is_good = name.as_ref().and_then(Value::as_str).is_some_and(is_name);
+    if error == ApiError::stream_mismatch() && !is_good {
+        return ApiError::stream_invalid_config(BAD_NAME);
+    }
+    error
+}
+
+/// Whether a body is empty, or an empty object.
+fn says_nothing(body: &[u8]) -> bool {
+    object(body).is_ok_and(|fields| fields.is_empty())
+}
+
+/// Exactly one way to say which message. An empty subject is none.
+fn one_way(mut options: MessageGetOptions) -> Result<MessageGetOptions, ApiError> {
+    options.last_by_subj = options.last_by_subj.filter(|subject| !subject.is_empty());
+    options.next_by_subj = options.next_by_subj.filter(|subject| !subject.is_empty());
     let MessageGetOptions { seq, last_by_subj, next_by_subj, start_time, .. } = &options;
     let named = match (last_by_subj, next_by_subj, start_time) {
         (None, None, None) => *seq > 0,
@@ -415,8 +460,7 @@ fn consumer(
             Ok(ApiRequest::ConsumerList { stream: stream_name(stream)?, options })
         }
         ["DELETE", stream, consumer] => {
-            let is_empty = || object(body).is_ok_and(|object| object.is_empty());
-            if strictness == Strictness::Lenient && !is_empty() {
+            if strictness == Strictness::Lenient && !says_nothing(body) {
                 return Err(ApiError::not_empty_request());
             }
             Ok(ApiRequest::ConsumerDelete {
@@ -533,12 +577,39 @@ mod tests {
         assert_eq!(create(r#"{"backoff":[1,-1]}"#).err(), Some(10184));
         assert!(create(r#"{"ack_wait":1,"backoff":[1]}"#).is_ok());
         assert_eq!(lenient("CONSUMER.DELETE.S.c", r#"{"a":1}"#).err(), Some(10038));
+        assert_eq!(lenient("STREAM.CREATE.S", r#"{"name":"T","max_age":-1}"#).err(), Some(10056));
+        assert_eq!(lenient("STREAM.UPDATE.S", "").err(), Some(10052));
+        assert_eq!(lenient("STREAM.UPDATE.S", r#"{"name":"T"}"#).err(), Some(10056));
+        assert_eq!(lenient("STREAM.UPDATE.S", r#"{"name":"a/b"}"#).err(), Some(10052));
         assert!(lenient("CONSUMER.DELETE.S.c", "{}").is_ok());
         for operation in ["CONSUMER.NAMES.S", "CONSUMER.LIST.S", "CONSUMER.PAUSE.S.c"] {
             assert!(lenient(operation, "nonsense").is_ok(), "{operation}");
             assert_eq!(lenient(operation, "{nonsense").err(), Some(10025), "{operation}");
             assert_eq!(code(operation, "nonsense"), 10025);
         }
+    }
+
+    #[test]
+    fn nothing_lasts_a_negative_time() {
+        let create = |fields: &str| {
+            let body = format!(r#"{{"name":"S",{fields}}}"#);
+            parse("STREAM.CREATE.S", body.as_bytes(), Strictness::Lenient).map_err(|e| e.err_code)
+        };
+        assert_eq!(create(r#""num_replicas":-1,"max_age":-1"#).err(), Some(10133));
+        for field in ["max_age", "duplicate_window", "subject_delete_marker_ttl"] {
+            assert_eq!(create(&format!(r#""{field}":-1"#)).err(), Some(10052), "{field}");
+        }
+        assert!(create(r#""max_msgs":-1,"max_age":0"#).is_ok());
+    }
+
+    #[test]
+    fn a_sequence_to_begin_with_leaves_room_for_others() {
+        let purge = |seq: u64| {
+            let body = format!(r#"{{"seq":{seq}}}"#);
+            parse("STREAM.PURGE.S", body.as_bytes(), Strictness::Strict).map_err(|e| e.err_code)
+        };
+        assert!(purge(MAX_FIRST_SEQ).is_ok());
+        assert_eq!(purge(MAX_FIRST_SEQ + 1).err(), Some(10110));
     }
 
     #[test]

@@ -76,17 +76,22 @@ impl Aliases {
 pub(crate) struct Style {
     /// Whether counts of all requests to the server are shown: only where it is the row's own.
     pub(crate) shows_totals: bool,
+    /// Whether JSON is shown as it came: of INFO the fields in their order, of others every byte.
+    pub(crate) is_verbatim: bool,
 }
 
 impl Style {
     /// The lines for one operation.
     pub(crate) fn lines(self, operation: &Operation, aliases: &Aliases) -> Vec<String> {
         if let Some(json) = operation.line.strip_prefix("INFO ") {
+            if self.is_verbatim {
+                return self.info(json);
+            }
             let mut lines = vec!["INFO".to_owned()];
             lines.extend(self.json(json.as_bytes()).unwrap_or_else(|| vec![json.to_owned()]));
             return lines;
         }
-        let json = self.json(&operation.payload);
+        let json = if self.is_verbatim { None } else { self.json(&operation.payload) };
         let (headers, is_masked) = header_lines(operation.headers.as_deref());
         let sizes = match operation.verb() {
             "MSG" => usize::from(json.is_some()),
@@ -106,6 +111,17 @@ impl Style {
         value.as_object()?;
         self.flatten("", &value, &mut lines);
         Some(lines)
+    }
+
+    /// The fields of INFO in the order in which they came, and what stands behind them.
+    fn info(self, text: &str) -> Vec<String> {
+        let mut lines = vec!["INFO".to_owned()];
+        let fields: InOrder = serde_json::from_str(text).expect("INFO is an object");
+        for (name, value) in &fields.0 {
+            self.flatten(name, value, &mut lines);
+        }
+        lines.push(format!("  then {:?}", &text[text.trim_end().len()..]));
+        lines
     }
 
     fn flatten(self, path: &str, value: &Value, lines: &mut Vec<String>) {
@@ -152,6 +168,35 @@ impl Style {
         VOLATILE.contains(&key)
             || key.starts_with("_nats_")
             || (counts_requests && !self.shows_totals)
+    }
+}
+
+/// The fields of an object in the order in which they stand.
+struct InOrder(Vec<(String, Value)>);
+
+impl<'de> serde::Deserialize<'de> for InOrder {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields;
+
+        impl<'de> serde::de::Visitor<'de> for Fields {
+            type Value = InOrder;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: serde::de::MapAccess<'de>>(
+                self,
+                mut map: A,
+            ) -> Result<InOrder, A::Error> {
+                let mut fields = Vec::new();
+                while let Some(field) = map.next_entry()? {
+                    fields.push(field);
+                }
+                Ok(InOrder(fields))
+            }
+        }
+        deserializer.deserialize_map(Fields)
     }
 }
 
@@ -219,7 +264,7 @@ fn text(payload: &[u8]) -> Vec<String> {
 
 #[test]
 fn only_what_is_volatile_is_masked() {
-    let style = Style { shows_totals: false };
+    let style = Style { shows_totals: false, is_verbatim: false };
     let message = |line: &str, payload: &str| Operation {
         line: line.to_owned(),
         headers: None,
@@ -240,5 +285,20 @@ fn only_what_is_volatile_is_masked() {
             "  state.first_ts = \"0001-01-01T00:00:00Z\"",
             "  state.last_ts = *"
         ]
+    );
+}
+
+#[test]
+fn verbatim_json_is_shown_as_it_came() {
+    let style = Style { shows_totals: false, is_verbatim: true };
+    let lines = |line: &str, payload: &str| {
+        let (line, payload) = (line.to_owned(), payload.as_bytes().to_vec());
+        style.lines(&Operation { line, headers: None, payload }, &Aliases::default())
+    };
+    let body = r#"{"stream":"S", "seq":1}"#;
+    assert_eq!(lines("MSG x 1 23", body), ["MSG x 1 23", r#"  {\"stream\":\"S\", \"seq\":1}"#]);
+    assert_eq!(
+        lines(r#"INFO {"version":"1","proto":1,"headers":true} "#, ""),
+        ["INFO", "  version = *", "  proto = 1", "  headers = true", "  then \" \""]
     );
 }

@@ -31,7 +31,7 @@ pub(crate) fn play(row: &Row, number: usize, address: &str) -> String {
     let mut player = Player {
         address,
         number,
-        style: Style { shows_totals: row.is_fresh },
+        style: Style { shows_totals: row.is_fresh, is_verbatim: row.is_verbatim },
         peers: BTreeMap::new(),
         aliases: Aliases::default(),
         replies: Vec::new(),
@@ -215,8 +215,10 @@ impl Player<'_> {
         }
     }
 
-    /// The next operation that a script can mean: not a PING, nor an INFO after the first.
+    /// The next operation that a script can mean: not a PING, nor an INFO after the first, unless every byte
+    /// counts.
     fn read(&mut self, name: &str, deadline: Instant) -> Came {
+        let skips_info = !self.style.is_verbatim;
         loop {
             let peer = self.peer(name);
             let came = peer.connection.next(deadline);
@@ -226,7 +228,9 @@ impl Player<'_> {
                         peer.connection.send(b"PONG\r\n");
                         continue;
                     }
-                    "INFO" if operation.line.contains("\"connect_info\":true") => continue,
+                    "INFO" if skips_info && operation.line.contains("\"connect_info\":true") => {
+                        continue;
+                    }
                     _ => self.learn(operation),
                 }
             }

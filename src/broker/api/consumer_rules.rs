@@ -84,9 +84,6 @@ pub(super) fn complete(
         complete_pull(&mut config, limits)?;
     }
     complete_groups(&mut config)?;
-    if config.durable_name.is_none() && config.inactive_threshold.is_zero() {
-        config.inactive_threshold = DEFAULT_INACTIVE;
-    }
     let longest = stream.consumer_limits.inactive_threshold;
     if !longest.is_zero() {
         if config.inactive_threshold.is_zero() {
@@ -96,17 +93,24 @@ pub(super) fn complete(
             return Err(ApiError::inactive_threshold_excess(duration::as_go(longest)));
         }
     }
+    if config.durable_name.is_none() && config.inactive_threshold.is_zero() {
+        config.inactive_threshold = DEFAULT_INACTIVE;
+    }
     Ok(config)
 }
 
 fn complete_acks(config: &mut ConsumerConfig, stream: &StreamConfig) -> Result<(), ApiError> {
+    let most = stream.consumer_limits.max_ack_pending;
     if config.ack_policy == AckPolicy::None {
+        // Nothing awaits acknowledgement; the limit is shown all the same, as by nats-server.
+        if config.max_ack_pending == 0 && most > 0 {
+            config.max_ack_pending = most;
+        }
         return Ok(());
     }
     if config.ack_wait.is_zero() {
         config.ack_wait = DEFAULT_ACK_WAIT;
     }
-    let most = stream.consumer_limits.max_ack_pending;
     if config.max_ack_pending == 0 {
         config.max_ack_pending = if most > 0 { most } else { DEFAULT_MAX_ACK_PENDING };
     }
@@ -148,6 +152,9 @@ fn complete_push(config: &ConsumerConfig, stream: &StreamConfig) -> Result<(), A
     }
     if config.max_waiting != 0 {
         return Err(ApiError::push_max_waiting());
+    }
+    if config.ack_policy == AckPolicy::None && config.max_ack_pending > 0 {
+        return Err(ApiError::max_ack_pending_without_acks());
     }
     if config.flow_control && config.idle_heartbeat.is_zero() {
         return Err(ApiError::flow_control_requires_heartbeat());
@@ -406,6 +413,22 @@ mod tests {
     }
 
     #[test]
+    fn limits_of_a_stream_are_defaults() {
+        let mut stream = stream();
+        stream.consumer_limits.max_ack_pending = 5;
+        stream.consumer_limits.inactive_threshold = Duration::from_secs(60);
+        let without_acks = ConsumerConfig { ack_policy: AckPolicy::None, ..durable() };
+        for config in [durable(), without_acks.clone()] {
+            let ephemeral = ConsumerConfig { durable_name: None, ..config };
+            let config = complete(ephemeral, &stream, &Limits::default()).unwrap();
+            assert_eq!(config.max_ack_pending, 5);
+            assert_eq!(config.inactive_threshold, Duration::from_secs(60));
+        }
+        let push = ConsumerConfig { deliver_subject: Some("d".into()), ..without_acks };
+        assert_eq!(complete(push, &stream, &Limits::default()).unwrap_err().err_code, 10082);
+    }
+
+    #[test]
     fn contradictions_are_refused() {
         let refused = |change: fn(&mut ConsumerConfig)| completed(change).unwrap_err().err_code;
         assert_eq!(
@@ -467,7 +490,7 @@ mod tests {
         assert_eq!(pinned.priority_timeout, Duration::from_mins(2));
         let push = ConsumerConfig { deliver_subject: Some("d".into()), ..durable() };
         let push = ConsumerConfig { priority_policy: overflow, ..push };
-        assert_eq!(complete(push, &stream()).unwrap_err().err_code, 10178);
+        assert_eq!(complete(push, &stream(), &Limits::default()).unwrap_err().err_code, 10178);
     }
 
     #[test]

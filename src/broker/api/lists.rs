@@ -25,7 +25,7 @@ fn is_listed(stream: &Stream, options: &ListOptions) -> bool {
 impl<L: Log> Broker<L> {
     pub(super) fn stream_names(&self, options: &ListOptions) -> ApiResponse {
         let all: Vec<&Stream> = self.catalog.iter().filter(|s| is_listed(s, options)).collect();
-        let offset = offset(options);
+        let offset = offset(options).min(all.len());
         ApiResponse::StreamNames {
             total: all.len(),
             offset,
@@ -46,7 +46,7 @@ impl<L: Log> Broker<L> {
     ) -> Result<Reply, ApiError> {
         let all: Vec<StreamId> =
             self.catalog.iter().filter(|s| is_listed(s, options)).map(|s| s.id).collect();
-        let offset = offset(options);
+        let offset = offset(options).min(all.len());
         let page: Vec<StreamId> = all.iter().skip(offset).take(LIST_PAGE).copied().collect();
         if !last_round && page.iter().any(|id| self.first_time(*id).is_err()) {
             return Ok(Reply::Needs(page));

@@ -9,10 +9,12 @@ use crate::model::api::{ApiRequest, ApiResponse, MessageGetOptions, StoredMessag
 use crate::model::error::ApiError;
 use crate::model::request::{SessionId, Token};
 use crate::model::schedule::STREAM;
+use crate::model::stream::Storage;
 use crate::model::time::Timestamp;
 
 use super::super::jobs::Task;
 use super::super::reading::one;
+use super::super::sessions::SERVER;
 use super::super::stream::Stream;
 use super::super::{Awaiting, Broker};
 use super::{Parked, ParkedId, Reply};
@@ -213,7 +215,7 @@ impl<L: Log> Broker<L> {
             return Err(ApiError::message_delete_failed("message delete not permitted"));
         }
         if !self.log.contains(id, seq) {
-            return Err(ApiError::sequence_not_found(seq));
+            return Err(self.nothing_to_delete(answer.0, id, seq));
         }
         self.start_job(
             id,
@@ -221,6 +223,24 @@ impl<L: Log> Broker<L> {
             Filter::all(),
         );
         Ok(Reply::Later)
+    }
+
+    /// There is no such message. NATS clients are told in the words of nats-server's store, which differ
+    /// by where a stream is kept.
+    pub(in crate::broker) fn nothing_to_delete(
+        &self,
+        asker: SessionId,
+        id: StreamId,
+        seq: u64,
+    ) -> ApiError {
+        let is_file =
+            self.catalog.get(id).is_some_and(|stream| stream.config.storage == Storage::File);
+        if asker != SERVER || !is_file {
+            return ApiError::sequence_not_found(seq);
+        }
+        let last = self.log.stream(id).map_or(0, |held| held.last_seq);
+        let why = if seq > last { "stream store EOF" } else { "no message found" };
+        ApiError::message_delete_failed(why)
     }
 
     /// `SCHEDULE.DELETE`.

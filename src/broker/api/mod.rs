@@ -51,8 +51,8 @@ enum Reply {
     /// With information on these streams, which may need their first records' times.
     Needs(Vec<StreamId>),
     /// The stream was created or changed as asked, which is not done again while its first
-    /// record's time is read for the answer.
-    Done { id: StreamId, did_create: bool },
+    /// record's time is read for the answer. Others are told of the change behind it.
+    Done { id: StreamId, did_create: bool, change: Option<Change> },
 }
 
 impl<L: Log> Broker<L> {
@@ -77,13 +77,18 @@ impl<L: Log> Broker<L> {
             Ok(Reply::Needs(streams)) => {
                 self.park(answer, request, rounds, did_create, &streams);
             }
-            Ok(Reply::Done { id, did_create }) => {
+            Ok(Reply::Done { id, did_create, change }) => {
                 let Some(stream) = self.catalog.get(id).map(|found| found.config.name.clone())
                 else {
                     return self.answer_api(answer, Err(ApiError::stream_not_found()));
                 };
+                let name = stream.clone();
                 let info = ApiRequest::StreamInfo { stream, options: Default::default() };
                 self.answer_or_park(answer, info, rounds, did_create);
+                // The stream itself may store it, which the answer does not show.
+                if let Some(change) = change {
+                    self.advise_stream(change, &name);
+                }
             }
         }
     }
@@ -116,16 +121,13 @@ impl<L: Log> Broker<L> {
             ApiRequest::StreamCreate(config) => {
                 let existed = self.catalog.find(&config.name).is_some_and(|s| !s.provisional);
                 let id = self.create_stream((**config).clone())?;
-                if !existed {
-                    self.advise_stream(Change::Created, &config.name);
-                }
-                Ok(Reply::Done { id, did_create: true })
+                let change = (!existed).then_some(Change::Created);
+                Ok(Reply::Done { id, did_create: true, change })
             }
             ApiRequest::StreamUpdate(config) => {
                 let id = self.update_stream((**config).clone())?;
                 self.drop_unwanted(id);
-                self.advise_stream(Change::Updated, &config.name);
-                Ok(Reply::Done { id, did_create: false })
+                Ok(Reply::Done { id, did_create: false, change: Some(Change::Updated) })
             }
             ApiRequest::StreamInfo { stream, options } => {
                 let id = self.catalog.id_of(stream).ok_or_else(ApiError::stream_not_found)?;

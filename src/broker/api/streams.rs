@@ -71,7 +71,8 @@ impl<L: Log> Broker<L> {
         did_create: bool,
     ) -> Result<Reply, ApiError> {
         let info = Box::new(self.stream_info(id, options)?);
-        Ok(Reply::Now(ApiResponse::Stream { info, did_create }))
+        let subjects = self.subjects_page(id, options);
+        Ok(Reply::Now(ApiResponse::Stream { info, did_create, subjects }))
     }
 
     pub(super) fn stream_delete(&mut self, name: &str) -> Result<Reply, ApiError> {
@@ -100,8 +101,9 @@ impl<L: Log> Broker<L> {
         let id = stream.id;
         let held = self.log.stream(id).unwrap_or_default();
         let pattern = options.filter.as_deref().filter(|filter| !filter.is_empty());
-        if pattern.is_none() && options.seq == 0 && options.keep == 0 {
-            let purged = self.clear_stream(id);
+        let moves_on = options.seq > held.last_seq && !stream.is_mirror();
+        if pattern.is_none() && options.keep == 0 && (options.seq == 0 || moves_on) {
+            let purged = self.clear_stream(id, options.seq);
             return Ok(Reply::Now(ApiResponse::Purged { success: true, purged }));
         }
         let filter = pattern.map_or_else(Filter::all, |pattern| Filter::any_of([pattern]));
@@ -121,9 +123,11 @@ impl<L: Log> Broker<L> {
         Ok(Reply::Later)
     }
 
-    /// Deletes all records of a stream.
-    fn clear_stream(&mut self, id: StreamId) -> u64 {
+    /// Deletes all records of a stream. The next one gets the sequence `next`, if that is higher than it
+    /// would be.
+    fn clear_stream(&mut self, id: StreamId, next: u64) -> u64 {
         let purged = self.log.clear(id);
+        self.log.skip(id, next.saturating_sub(1));
         self.forget_schedules(id);
         let last = self.log.stream(id).map_or(0, |held| held.last_seq);
         let now = self.now;

@@ -7,7 +7,7 @@ use crate::model::request::AckKind;
 use crate::model::time::{Now, Timestamp};
 
 use super::pending::{Entry, State};
-use super::{Consumer, DeadReason, Delivered, Dying, Settled};
+use super::{Consumer, DeadReason, Delivered, Dying, GivenUp, Settled};
 
 impl Consumer {
     /// Applies acknowledgements of inclusive ranges of stream sequences. Those that are not
@@ -94,6 +94,7 @@ impl Consumer {
     }
 
     fn ack_through(&mut self, last: u64, settled: &mut Vec<Settled>) {
+        self.given_up = None;
         while let Some(seq) = self.pending.first().map(|entry| entry.seq).filter(|s| *s <= last) {
             settled.extend(self.settle(seq));
         }
@@ -122,6 +123,10 @@ impl Consumer {
                 self.floor = if first.seq > seq { next } else { own };
             }
             Some(_) => {}
+        }
+        let reaches = |given_up: &GivenUp| entry.consumer_seq == given_up.floor.consumer_seq + 1;
+        if self.pending.len() == 0 || self.given_up.as_ref().is_some_and(reaches) {
+            self.given_up = None;
         }
         Some(Settled { seq, meta: entry.meta })
     }
@@ -204,7 +209,14 @@ impl Consumer {
     /// The message is in the dead letters, or nobody wants it there: it is settled.
     pub(crate) fn bury(&mut self, seq: u64) -> Option<Settled> {
         self.dying.retain(|dying| *dying != seq);
-        self.settle(seq)
+        let entry = self.pending.get(seq)?;
+        let (state, again) = (entry.state.clone(), u64::from(entry.attempts > 1));
+        let before = self.given_up.unwrap_or(GivenUp { floor: self.floor, redelivered: 0 });
+        let settled = self.settle(seq);
+        if let State::Dying(DeadReason::NotAcknowledged | DeadReason::Refused) = state {
+            self.given_up = Some(GivenUp { redelivered: before.redelivered + again, ..before });
+        }
+        settled
     }
 
     /// The dead letters cannot take the message now: it waits behind the others.

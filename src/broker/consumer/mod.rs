@@ -146,6 +146,8 @@ pub(crate) struct Consumer {
     /// Number of the last delivery, redeliveries included.
     last_consumer_seq: u64,
     floor: SequencePair,
+    /// What is shown instead, while messages above the last acknowledged one were given up.
+    given_up: Option<GivenUp>,
     /// When something was last acknowledged, or removed while it awaited that; since the last restart.
     last_ack: Option<Timestamp>,
     pending: Pending,
@@ -175,6 +177,15 @@ pub(crate) struct Consumer {
     paced_until: Duration,
     /// Why reading cannot go on, if it cannot.
     damage: Option<String>,
+}
+
+/// Messages that were given up are settled, but they are not acknowledged: until others are, the floor
+/// is shown where it was, and they count as redelivered, as in nats-server. Forgotten by a restart.
+#[derive(Clone, Copy, Debug)]
+struct GivenUp {
+    floor: SequencePair,
+    /// How many of them were delivered more than once.
+    redelivered: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -223,6 +234,7 @@ impl Consumer {
             delivered: origin,
             last_consumer_seq: 0,
             floor: origin,
+            given_up: None,
             last_ack: None,
             pending: Pending::default(),
             timers: Timers::default(),
@@ -294,8 +306,9 @@ impl Consumer {
     /// Up to where everything is acknowledged.
     pub(crate) fn ack_floor(&self) -> SequencePair {
         let first = self.holding.as_ref().and_then(|holding| Some(holding.iter().next()?.0));
-        let stream_seq = self.floor.stream_seq.min(first.map_or(u64::MAX, |first| first - 1));
-        SequencePair { stream_seq, last_active: self.last_ack, ..self.floor }
+        let floor = self.given_up.map_or(self.floor, |given_up| given_up.floor);
+        let stream_seq = floor.stream_seq.min(first.map_or(u64::MAX, |first| first - 1));
+        SequencePair { stream_seq, last_active: self.last_ack, ..floor }
     }
 
     /// Deliveries that await acknowledgement.
@@ -303,9 +316,10 @@ impl Consumer {
         self.pending.len() as u64
     }
 
-    /// Those of them that were delivered more than once.
+    /// Those of them that were delivered more than once, and those given up since the last one was
+    /// acknowledged.
     pub(crate) fn num_redelivered(&self) -> u64 {
-        self.pending.redelivered()
+        self.pending.redelivered() + self.given_up.map_or(0, |given_up| given_up.redelivered)
     }
 
     /// Pulls that wait.
@@ -441,6 +455,7 @@ impl Consumer {
         // It is as if all that was there had been delivered.
         self.delivered.stream_seq = self.delivered.stream_seq.max(through);
         if self.pending.len() == 0 {
+            self.given_up = None;
             self.floor.consumer_seq = self.last_consumer_seq;
             self.floor.stream_seq = self.floor.stream_seq.max(through);
         }

@@ -106,11 +106,11 @@ impl<'a> Asked<'a> {
                 names::EXPECTED_STREAM if !value.is_empty() => {
                     asked.expected_stream.get_or_insert(value);
                 }
-                names::EXPECTED_LAST_SEQUENCE => {
-                    asked.expected_last.get_or_insert(sequence(key, value)?);
+                names::EXPECTED_LAST_SEQUENCE if !value.is_empty() => {
+                    asked.expected_last.get_or_insert(sequence(value));
                 }
-                names::EXPECTED_LAST_SUBJECT_SEQUENCE => {
-                    asked.expected_last_of_subject.get_or_insert(sequence(key, value)?);
+                names::EXPECTED_LAST_SUBJECT_SEQUENCE if !value.is_empty() => {
+                    asked.expected_last_of_subject.get_or_insert(sequence(value));
                 }
                 names::EXPECTED_LAST_SUBJECT_SEQUENCE_SUBJECT => {
                     asked.expected_subject.get_or_insert(value);
@@ -118,7 +118,7 @@ impl<'a> Asked<'a> {
                 names::EXPECTED_LAST_MESSAGE_ID if !value.is_empty() => {
                     asked.expected_last_id.get_or_insert(value);
                 }
-                names::ROLLUP => {
+                names::ROLLUP if !value.is_empty() => {
                     asked.rollup.get_or_insert(rollup(value)?);
                 }
                 names::STREAM_SOURCE => asked.is_copy = true,
@@ -138,10 +138,11 @@ impl<'a> Asked<'a> {
     }
 }
 
-fn sequence(key: &str, value: &str) -> Result<u64, ApiError> {
-    value.parse().map_err(|_| {
-        ApiError::bad_request_because(format_args!("{key} is \"{value}\", not a sequence"))
-    })
+/// The sequence that a publisher expects. What is no number is a sequence that no stream comes to, so
+/// that the answer says which one it has, as in nats-server.
+fn sequence(value: &str) -> u64 {
+    let is_number = value.bytes().all(|byte| byte.is_ascii_digit());
+    value.parse().ok().filter(|_| is_number).unwrap_or(u64::MAX)
 }
 
 fn rollup(value: &str) -> Result<Rollup, ApiError> {
@@ -165,9 +166,31 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_sequence_is_one_that_never_comes() {
+        for (value, expected) in [
+            ("x", Some(u64::MAX)),
+            ("-1", Some(u64::MAX)),
+            ("+1", Some(u64::MAX)),
+            ("99999999999999999999", Some(u64::MAX)),
+            ("01", Some(1)),
+            ("", None),
+        ] {
+            let block = format!(
+                "NATS/1.0\r\nNats-Expected-Last-Sequence: {value}\r\n\
+                 Nats-Expected-Last-Subject-Sequence: {value}\r\n\r\n"
+            );
+            let asked = Asked::parse(block.as_bytes()).unwrap();
+            assert_eq!(
+                (asked.expected_last, asked.expected_last_of_subject),
+                (expected, expected),
+                "{value:?}"
+            );
+        }
+    }
+
+    #[test]
     fn what_makes_no_sense_is_an_error() {
         for (line, err_code) in [
-            ("Nats-Expected-Last-Sequence: x", 10003),
             ("Nats-Rollup: some", 10111),
             ("Nats-TTL: 10ms", 10165),
             ("Nats-Expected-Last-Subject-Sequence-Subject: a", 10193),

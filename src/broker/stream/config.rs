@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::model::error::ApiError;
 use crate::model::limits::Limits;
 use crate::model::stream::{Discard, Retention, StreamConfig};
-use crate::model::subject::{is_name, is_pattern, is_subset, overlap};
+use crate::model::subject::{BAD_NAME, is_name, is_pattern, is_subset, overlap};
 
 use super::origins;
 
@@ -96,7 +96,7 @@ fn copies(config: &StreamConfig) -> bool {
 fn check_name(config: &StreamConfig) -> Result<(), ApiError> {
     let name = &config.name;
     if name.is_empty() {
-        return invalid("stream name is required and can not contain '.', '*', '>'");
+        return invalid(BAD_NAME);
     }
     if name.len() > MAX_NAME {
         return invalid(format_args!("stream name is too long, maximum allowed is {MAX_NAME}"));
@@ -105,7 +105,7 @@ fn check_name(config: &StreamConfig) -> Result<(), ApiError> {
         return Err(ApiError::invalid_stream_name());
     }
     if !is_name(name) {
-        return invalid("stream name is required and can not contain '.', '*', '>'");
+        return invalid(BAD_NAME);
     }
     if config.description.as_ref().is_some_and(|text| text.len() > MAX_DESCRIPTION) {
         return invalid(format_args!(
@@ -163,12 +163,12 @@ fn check_subjects(config: &StreamConfig) -> Result<(), ApiError> {
         if subject == ">" {
             return invalid("capturing all subjects requires no-ack to be true");
         }
-        if overlap(subject, "$SYS.>") && !is_subset(subject, "$SYS.ACCOUNT.>") {
-            return invalid("subjects that overlap with system api require no-ack to be true");
-        }
         let api = ["$JS.>", "$JSC.>", "$NRG.>"].iter().any(|api| overlap(subject, api));
         if api && !is_subset(subject, "$JS.EVENT.>") {
             return invalid("subjects that overlap with jetstream api require no-ack to be true");
+        }
+        if overlap(subject, "$SYS.>") && !is_subset(subject, "$SYS.ACCOUNT.>") {
+            return invalid("subjects that overlap with system api require no-ack to be true");
         }
     }
     Ok(())
@@ -201,13 +201,6 @@ pub(in crate::broker) fn check_update(
     if queue(old) != queue(&new) {
         return wrong("change retention policy to/from workqueue");
     }
-    if old.max_consumers != new.max_consumers {
-        return wrong("change MaxConsumers");
-    }
-    if old.first_seq != new.first_seq && new.first_seq != 0 {
-        return wrong("change the first sequence");
-    }
-    new.first_seq = old.first_seq;
     if old.sealed && !new.sealed {
         return wrong("unseal a sealed stream");
     }
@@ -317,6 +310,9 @@ mod tests {
         let sealed = check_update(&old, sealed).unwrap();
         assert!(sealed.deny_purge && sealed.discard == Discard::New);
         assert!(check_update(&sealed, old.clone()).is_err());
+        let mut other = old.clone();
+        (other.max_consumers, other.first_seq) = (3, 10);
+        assert_eq!(check_update(&old, other.clone()).unwrap(), other);
         // What sealing implies need not be said to seal once more.
         let mut again = old.clone();
         again.sealed = true;

@@ -43,6 +43,9 @@ pub(super) struct Stream {
     pub(super) durable_seq: u64,
     /// The message id of the last message; empty if it had none.
     pub(super) last_message_id: String,
+    /// Sequence and time of the last message that nobody wanted, so that it was not kept; since the last
+    /// restart.
+    pub(super) last_unkept: (u64, u64),
     /// Sequence and time of the first record, as last read.
     pub(super) first_time: Option<(u64, u64)>,
     /// Subjects with more messages than `max_msgs_per_subject`, waiting for their oldest to go.
@@ -93,6 +96,7 @@ impl Stream {
             consumers: Consumers::default(),
             durable_seq: 0,
             last_message_id: String::new(),
+            last_unkept: (0, 0),
             first_time: None,
             overflowing: BTreeSet::new(),
             overflow_from: (Box::from(""), 0),
@@ -164,6 +168,13 @@ impl Stream {
             Storage::File => StorageKind::File,
             Storage::Memory => StorageKind::Memory,
         }
+    }
+
+    /// When the last message came, if that was one that was not kept; 0 otherwise. `last_seq` is the
+    /// stream's last sequence.
+    pub(super) fn last_unkept_at(&self, last_seq: u64) -> u64 {
+        let (seq, time) = self.last_unkept;
+        if seq == last_seq { time } else { 0 }
     }
 
     /// Whether a message without headers is refused only for its size: nothing else to check

@@ -229,7 +229,11 @@ fn a_push_consumer_delivers_while_someone_listens() {
     };
     bench.consumer("S", config).unwrap();
     assert!(!bench.consumer_info("S", "c").push_bound);
-    let got = deliveries(&bench.run(B, subscribe(3, "push.*")));
+    let onlooker = bench.run(A, subscribe(2, "push.*"));
+    assert!(deliveries(&onlooker).is_empty(), "whoever looks on uses nothing up");
+    assert!(!bench.consumer_info("S", "c").push_bound);
+    bench.run(A, Request::Unsubscribe { token: Token(2), max: None });
+    let got = deliveries(&bench.run(B, subscribe(3, "push.here")));
     assert_eq!(got.len(), 2);
     assert!(bench.consumer_info("S", "c").push_bound);
     bench.events.clear();

@@ -234,6 +234,18 @@ fn purges() {
         let state = bench.info("S").state;
         assert_eq!((state.first_seq, state.last_seq, state.first_ts.0), (7, 6, 0));
     }
+    let mut bench = stream(|_| {});
+    bench.publish(1, 1, &["s.a", "s.a"]);
+    bench.consumer("S", durable("c")).unwrap();
+    let options = PurgeOptions { seq: 10, ..PurgeOptions::default() };
+    let purged = bench.api(ApiRequest::StreamPurge { stream: "S".into(), options });
+    assert_eq!(purged, Ok(ApiResponse::Purged { success: true, purged: 2 }));
+    let mut bench = bench.restarted(BrokerOptions::default());
+    let state = bench.info("S").state;
+    assert_eq!((state.first_seq, state.last_seq), (10, 9), "it goes on where it was told to");
+    bench.publish(2, 1, &["s.a"]);
+    assert_eq!(bench.seqs("S"), [10]);
+    assert_eq!(bench.consumer_info("S", "c").num_pending, 1);
     let mut bench = stream(|c| c.deny_purge = true);
     let options = PurgeOptions::default();
     let error = bench.api(ApiRequest::StreamPurge { stream: "S".into(), options }).unwrap_err();
@@ -263,7 +275,7 @@ fn a_change_that_waits_for_a_read_is_made_once() {
     config.sealed = true;
     config.max_msgs = 1;
     match bench.api(ApiRequest::StreamUpdate(Box::new(config))) {
-        Ok(ApiResponse::Stream { info, did_create: false }) => assert!(info.config.sealed),
+        Ok(ApiResponse::Stream { info, did_create: false, .. }) => assert!(info.config.sealed),
         other => panic!("{other:?}"),
     }
 }

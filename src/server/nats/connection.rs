@@ -113,15 +113,16 @@ impl Connection {
         let nonce = shared.logins.nonce();
         let client_ip = address.ip().to_string();
         let own = Info { client_id: id.0, client_ip, nonce: nonce.clone(), ..info.clone() };
-        Session::greet(&own, &mut out);
+        let mut session = Session::new(
+            Arc::clone(&shared.limits),
+            shared.welcome.name.as_str().into(),
+            shared.logins.is_open(),
+        );
+        session.greet(own, &mut out);
         Self {
             place,
             id,
-            session: Session::new(
-                Arc::clone(&shared.limits),
-                shared.welcome.name.as_str().into(),
-                shared.logins.is_open(),
-            ),
+            session,
             nonce,
             certified: Vec::new(),
             decoder: Decoder::new(shared.limits.max_payload, MAX_CONTROL_LINE),

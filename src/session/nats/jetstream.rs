@@ -21,6 +21,11 @@ pub(super) fn receive(
     requests: &mut Vec<Request>,
 ) -> usize {
     let Some(operation) = message.subject.strip_prefix(PREFIX) else { return 0 };
+    if operation.split('.').any(str::is_empty) {
+        // No subject, and so nobody's.
+        requests.push(unheard(message));
+        return 0;
+    }
     if let Some(rest) = operation.strip_prefix("CONSUMER.MSG.NEXT.") {
         match rest.split_once('.') {
             Some((stream, consumer)) => {
@@ -30,7 +35,7 @@ pub(super) fn receive(
         }
         return 0;
     }
-    let kind = AnswerKind::of(operation).unwrap_or(AnswerKind::SYSTEM);
+    let mut kind = AnswerKind::of(operation).unwrap_or(AnswerKind::SYSTEM);
     if kind.is_direct() && message.reply.is_empty() {
         return 0;
     }
@@ -42,8 +47,16 @@ pub(super) fn receive(
         requests.push(Request::Tell { subject, headers, payload: Bytes::new() });
         return 0;
     }
-    let request = parse(kind, operation, message)
-        .and_then(|request| permissions.check_request(&request).map(|()| request));
+    let request = parse(kind, operation, message).or_else(|error| {
+        let is_unknown = error.err_code == ApiError::unknown_operation("").err_code;
+        if !is_unknown {
+            return Err(error);
+        }
+        // Such as one without the name of its stream. The words are for clients of our own.
+        kind = AnswerKind::SYSTEM;
+        Err(ApiError::bad_request())
+    });
+    let request = request.and_then(|request| permissions.check_request(&request).map(|()| request));
     let subject = if kind.is_direct() { message.subject.to_owned() } else { String::new() };
     requests.push(Request::ApiTo { reply: message.reply.to_owned(), subject, kind, request });
     1
@@ -199,6 +212,17 @@ mod tests {
         };
         let error = ApiError::bad_request();
         assert_eq!(request, ApiRequest::Refused { stream: "S".into(), consumer: None, error });
+    }
+
+    #[test]
+    fn what_is_no_operation_is_a_bad_request() {
+        for subject in ["$JS.API.NONSENSE", "$JS.API.STREAM.CREATE", "$JS.API.CONSUMER.INFO.S"] {
+            let Request::ApiTo { kind, request, .. } = request(subject, b"", b"{}") else {
+                panic!("{subject} is not an API request");
+            };
+            assert_eq!((kind, request), (AnswerKind::SYSTEM, Err(ApiError::bad_request())));
+        }
+        assert!(matches!(request("$JS.API.STREAM.INFO..S", b"", b""), Request::Unheard { .. }));
     }
 
     #[test]

@@ -54,6 +54,8 @@ pub struct Session {
     admitted: bool,
     /// Which user it is; empty for nobody in particular.
     user: Box<str>,
+    /// What the server says of itself once more, behind the first answer to PING.
+    info: Option<Box<Info>>,
     /// What it may do then.
     permissions: Permissions,
     /// What a verbose client is told once all before it was confirmed.
@@ -120,6 +122,7 @@ impl Session {
             connect: Connect::default(),
             admitted: open,
             user: Box::default(),
+            info: None,
             permissions: Permissions::of_everything(),
             violations: VecDeque::new(),
             subscriptions: Subscriptions::default(),
@@ -132,8 +135,10 @@ impl Session {
     }
 
     /// Says who the server is, which comes before all else.
-    pub fn greet(info: &Info, out: &mut Output) {
-        line::info(out, info);
+    pub fn greet(&mut self, info: Info, out: &mut Output) {
+        line::info(out, &info);
+        // It has been signed by then.
+        self.info = Some(Box::new(Info { nonce: None, ..info }));
     }
 
     /// Takes an operation. Adds what the broker is asked to `requests`, and immediate answers to `out`.
@@ -311,7 +316,10 @@ impl Session {
                     line::error(out, &text);
                 }
             }
-            Event::Barrier { .. } => line::pong(out),
+            Event::Barrier { .. } => {
+                line::pong(out);
+                self.tell_account(out);
+            }
             Event::Unsubscribed { token } => self.subscriptions.forget(token),
             Event::Answered => self.in_flight = self.in_flight.saturating_sub(1),
             Event::Close { .. } => return Err(Ending::Stopping),
@@ -324,6 +332,19 @@ impl Session {
             | Event::Answer { .. } => {}
         }
         Ok(())
+    }
+
+    /// Tells a client that takes INFO at any time which account it is in, as nats-server does behind the
+    /// first PONG. Before that, a client may take nothing else for one.
+    fn tell_account(&mut self, out: &mut Output) {
+        if self.connect.protocol < 1 {
+            return;
+        }
+        if let Some(mut info) = self.info.take() {
+            info.connect_info = true;
+            info.remote_account = Some("$G".to_owned());
+            line::info(out, &info);
+        }
     }
 
     /// Deliveries of a consumer. One of a subject that the client may not get is left out, and stays

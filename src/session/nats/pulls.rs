@@ -52,10 +52,10 @@ pub(super) fn receive(
     let text = body.trim_ascii();
     // A bare number says nothing of groups.
     let names_group = text.first() == Some(&b'{');
-    let body = match parse(text) {
+    let body = match parse(text).map_err(|error| in_go(text, &error)) {
         Ok(body) => body,
-        Err(error) => {
-            let headers = answer::status(400, &format!("Bad Request - {}", in_go(text, &error)));
+        Err(why) => {
+            let headers = answer::status(400, &format!("Bad Request - {why}"));
             let subject = reply.to_owned();
             requests.push(Request::Tell { subject, headers, payload: Bytes::new() });
             return;
@@ -191,6 +191,8 @@ mod tests {
                 r#"{"expires":1.5}"#,
                 "json: cannot unmarshal number 1.5 into Go struct field .expires of type time.Duration",
             ),
+            (r#"{"min_pending":1}"#, "Not a Overflow Priority consumer"),
+            (r#"{"id":"x"}"#, "Not a Pinned Client Priority consumer"),
         ];
         for (body, text) in texts {
             receive("S", "c", "inbox", body.as_bytes(), &mut requests);

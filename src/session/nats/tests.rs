@@ -75,6 +75,26 @@ impl Script {
 }
 
 #[test]
+fn info_comes_once_more_behind_the_first_pong_to_those_who_take_it() {
+    for (protocol, comes) in [(0, false), (1, true)] {
+        let mut script = Script::new(true);
+        let info = Info { nonce: Some("x".into()), ..Info::default() };
+        script.session.greet(info, &mut script.out);
+        assert!(script.lines().contains("\"nonce\":\"x\""));
+        let connect = format!("CONNECT {{\"verbose\":false,\"protocol\":{protocol}}}\r\nPING\r\n");
+        script.send(&connect).unwrap();
+        assert_eq!(script.lines(), "");
+        script.event(Event::Barrier { token: PONG });
+        let lines = script.lines();
+        assert!(lines.starts_with("PONG\r\n"), "{lines}");
+        let says_so = lines.contains("\"connect_info\":true,\"remote_account\":\"$G\"");
+        assert_eq!((says_so, lines.contains("nonce")), (comes, false), "{lines}");
+        script.event(Event::Barrier { token: PONG });
+        assert_eq!(script.lines(), "PONG\r\n");
+    }
+}
+
+#[test]
 fn pong_waits_for_what_was_sent_before() {
     let mut script = Script::connected();
     script.send("SUB a 1\r\nPUB a 1\r\nx\r\nPING\r\n").unwrap();

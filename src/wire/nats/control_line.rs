@@ -25,6 +25,7 @@ pub(super) enum Verb {
     Pong,
     Ok,
     Error,
+    Info,
 }
 
 impl Verb {
@@ -46,6 +47,7 @@ impl Verb {
             b'C' => Self::Connect,
             b'+' => Self::Ok,
             b'-' => Self::Error,
+            b'I' => Self::Info,
             _ => return Err(ProtocolError::UnknownOperation),
         };
         let name = verb.name();
@@ -73,12 +75,13 @@ impl Verb {
             Self::Pong => b"PONG",
             Self::Ok => b"+OK",
             Self::Error => b"-ERR",
+            Self::Info => b"INFO",
         }
     }
 
     /// Whether a space or tab must follow. nats-server takes `CONNECT{}` and `PINGS`.
     fn is_set_apart(self) -> bool {
-        !matches!(self, Self::Connect | Self::Ping | Self::Pong | Self::Ok)
+        !matches!(self, Self::Connect | Self::Ping | Self::Pong | Self::Ok | Self::Info)
     }
 }
 
@@ -230,7 +233,8 @@ mod tests {
             let found = ControlLine::at(text.as_bytes(), 0, 10);
             assert_eq!(found.unwrap_err(), ProtocolError::UnknownOperation, "{text:?}");
         }
-        for text in ["", "P", "pU", "PUB", "PUB ", "Sub\t", "CONNEC", "CONNECT", "-E", "+", "PINGS"]
+        for text in
+            ["", "P", "pU", "PUB", "PUB ", "Sub\t", "CONNEC", "CONNECT", "-E", "+", "PINGS", "inf"]
         {
             let found = ControlLine::at(text.as_bytes(), 0, 10);
             assert!(matches!(found, Ok(None)), "{text:?} {found:?}");

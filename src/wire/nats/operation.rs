@@ -5,8 +5,8 @@ use super::control_line::{Arguments, ControlLine, Part, Verb, number};
 use super::error::ProtocolError;
 use crate::model::batch::MessageBatch;
 
-/// One operation of a client, or a row of messages. `+OK` means nothing from a client: the decoder
-/// skips it.
+/// One operation of a client, or a row of messages. `+OK` and INFO mean nothing from a client: the
+/// decoder skips them.
 #[derive(Clone, Debug)]
 pub enum Operation {
     /// Options of the connection. May come again.
@@ -54,10 +54,21 @@ impl Operation {
             Verb::Ping => Ok(Some(Self::Ping)),
             Verb::Pong => Ok(Some(Self::Pong)),
             Verb::Ok => Ok(None),
+            Verb::Info => ignore_info(bytes, line).map(|()| None),
             Verb::Error => Err(ProtocolError::Parse("-ERR: clients do not send it")),
             Verb::Publish | Verb::PublishWithHeaders => Err(ProtocolError::UnknownOperation),
         }
     }
+}
+
+/// INFO is what servers say to each other. From a client it changes nothing, but it must be JSON, as in
+/// nats-server.
+fn ignore_info(bytes: &[u8], line: ControlLine) -> Result<(), ProtocolError> {
+    let (start, len) = line.arguments;
+    let text = bytes.get(start..start + len).unwrap_or_default();
+    serde_json::from_slice::<Option<serde_json::Map<String, serde_json::Value>>>(text)
+        .map(drop)
+        .map_err(|_| ProtocolError::Parse("INFO: it takes an object in JSON"))
 }
 
 fn subscribe(bytes: &[u8], line: ControlLine) -> Result<Operation, ProtocolError> {

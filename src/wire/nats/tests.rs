@@ -161,6 +161,8 @@ fn sign() -> impl Strategy<Value = Written> {
         (verb("PING"), end()).prop_map(move |text| line(text, Some(Operation::Ping))),
         (verb("PONG"), end()).prop_map(move |text| line(text, Some(Operation::Pong))),
         (verb("+OK"), end()).prop_map(move |text| line(text, None)),
+        (verb("INFO"), end())
+            .prop_map(|(verb, end)| (format!("{verb} {{}}{end}").into_bytes(), None)),
     ]
 }
 
@@ -179,6 +181,8 @@ const PIECES: &[&[u8]] = &[
     b"ping",
     b"PONG\r\n",
     b"+OK\r\n",
+    b"INFO {}\r\n",
+    b"INFO",
     b"-ERR ",
     b"a.b ",
     b"\xff ",
@@ -309,6 +313,9 @@ fn faults_are_answered_as_nats_server_does() {
         ("\r\n", unknown),
         ("X", unknown),
         ("MSG a 1 0\r\n\r\n", unknown),
+        ("INFO\r\n", None),
+        ("INFO {\r\n", None),
+        ("INFO []\r\n", None),
         ("CONNECT x\r\n", None),
         ("CONNECT\r\n", None),
         ("CONNECT {\"verbose\":\"a\"}\r\n", None),

@@ -160,6 +160,26 @@ fn the_last_attempt_dies_and_a_late_ack_saves_it() {
 }
 
 #[test]
+fn the_floor_is_shown_below_what_was_given_up_until_something_else_is_acknowledged() {
+    let mut bench = Bench::new(ConsumerConfig { max_deliver: 2, ..config() }, 3);
+    bench.pull(at(0), |pull| pull.batch = 9);
+    bench.run(at(0));
+    assert_eq!(bench.ack(at(1), 1, 1, &AckKind::Ack), [1]);
+    bench.consumer.timeout(at(30));
+    bench.run(at(30));
+    bench.ack(at(31), 3, 3, &AckKind::InProgress);
+    bench.consumer.timeout(at(60));
+    assert_eq!(bench.consumer.next_dying().map(|dying| dying.seq), Some(2));
+    bench.consumer.bury(2);
+    let shown =
+        |bench: &Bench| (bench.consumer.ack_floor().stream_seq, bench.consumer.num_redelivered());
+    assert_eq!(shown(&bench), (1, 2));
+    assert_eq!(bench.consumer.num_ack_pending(), 1);
+    assert_eq!(bench.ack(at(60), 3, 3, &AckKind::Ack), [3]);
+    assert_eq!(shown(&bench), (3, 0));
+}
+
+#[test]
 fn termination_and_refusal() {
     let mut bench = Bench::new(ConsumerConfig { max_deliver: 2, ..config() }, 2);
     bench.pull(at(0), |pull| pull.batch = 4);
