@@ -191,8 +191,6 @@ mod tests {
                 r#"{"expires":1.5}"#,
                 "json: cannot unmarshal number 1.5 into Go struct field .expires of type time.Duration",
             ),
-            (r#"{"min_pending":1}"#, "Not a Overflow Priority consumer"),
-            (r#"{"id":"x"}"#, "Not a Pinned Client Priority consumer"),
         ];
         for (body, text) in texts {
             receive("S", "c", "inbox", body.as_bytes(), &mut requests);
