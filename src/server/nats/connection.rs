@@ -106,7 +106,8 @@ struct Times {
 }
 
 impl Connection {
-    pub(super) fn new(shared: Arc<Shared>, info: &Info, place: Place) -> Self {
+    /// In a box, so that the tasks it is handed on between do not each make room for it.
+    pub(super) fn new(shared: Arc<Shared>, info: &Info, place: Place) -> Box<Self> {
         let (id, address) = (place.client().id, place.client().address);
         let now = Instant::now();
         let mut out = Output::new();
@@ -119,7 +120,7 @@ impl Connection {
             shared.logins.is_open(),
         );
         session.greet(own, &mut out);
-        Self {
+        Box::new(Self {
             place,
             id,
             session,
@@ -146,7 +147,7 @@ impl Connection {
                 ping: now + shared.server_limits.ping_interval,
             },
             shared,
-        }
+        })
     }
 
     /// INFO, for who sends it before the connection is served.
@@ -165,7 +166,7 @@ impl Connection {
     }
 
     /// Serves the connection to its end.
-    pub(super) async fn run<R, W>(mut self, mut reader: R, mut writer: W)
+    pub(super) async fn run<R, W>(mut self: Box<Self>, mut reader: R, mut writer: W)
     where
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,

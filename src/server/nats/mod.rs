@@ -115,14 +115,15 @@ pub(super) async fn serve(listener: TcpListener, shared: Arc<Shared>, tls: Optio
 }
 
 /// Serves a connection to its end.
-async fn serve_one(mut connection: Connection, stream: TcpStream, tls: Option<Arc<Tls>>) {
+async fn serve_one(mut connection: Box<Connection>, stream: TcpStream, tls: Option<Arc<Tls>>) {
     let Some(tls) = tls else {
         let (reader, writer) = stream.into_split();
         return connection.run(reader, writer).await;
     };
-    if let Some(stream) = shake_hands(&tls, stream, &mut connection).await {
+    // In a box, so that connections without TLS do not make room for its handshake.
+    if let Some(stream) = Box::pin(shake_hands(&tls, stream, &mut connection)).await {
         let (reader, writer) = tokio::io::split(stream);
-        connection.run(reader, writer).await;
+        Box::pin(connection.run(reader, writer)).await;
     }
 }
 
