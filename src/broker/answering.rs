@@ -33,6 +33,13 @@ pub(super) struct Askers {
     waiting: HashMap<Token, Asker>,
 }
 
+impl Askers {
+    /// Whether a request is a direct get.
+    pub(super) fn ask_directly(&self, token: Token) -> bool {
+        self.waiting.get(&token).is_some_and(|asker| asker.kind.is_direct())
+    }
+}
+
 impl<L: Log> Broker<L> {
     /// A request whose answer goes to a subject.
     pub(super) fn api_to(
@@ -51,8 +58,10 @@ impl<L: Log> Broker<L> {
                 self.api(SERVER, token, request);
             }
             Err(error) => {
-                self.api_total += 1;
-                self.api_errors += 1;
+                if !kind.is_direct() {
+                    self.api_total += 1;
+                    self.api_errors += 1;
+                }
                 self.answer_asker(asker, &Err(error));
             }
         }

@@ -58,9 +58,14 @@ enum Reply {
 impl<L: Log> Broker<L> {
     /// Answers a request.
     pub(super) fn api(&mut self, from: SessionId, token: Token, request: ApiRequest) {
-        self.api_total += 1;
+        // Direct gets are no requests of the API for NATS, whose clients look at the counts.
+        self.api_total += u64::from(self.counts(from, token));
         self.keep_limits();
         self.answer_or_park((from, token), request, 0, false);
+    }
+
+    fn counts(&self, from: SessionId, token: Token) -> bool {
+        from != SERVER || !self.askers.ask_directly(token)
     }
 
     fn answer_or_park(
@@ -99,7 +104,7 @@ impl<L: Log> Broker<L> {
         (session, token): (SessionId, Token),
         result: Result<ApiResponse, ApiError>,
     ) {
-        self.api_errors += u64::from(result.is_err());
+        self.api_errors += u64::from(result.is_err() && self.counts(session, token));
         if session == SERVER {
             self.answered(token, &result);
             return;
