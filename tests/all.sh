@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Sets up what the tests need, says so, and runs them all: unit, property, end-to-end, the Python
-# client, NATS clients (in Python, in Rust, in node and in a browser) and conversations beside the real
-# nats-server, strace, failing disks, crashes and losses of power (smoke size), simulated machines, fuzz
-# targets for some seconds, licences and bans.
+# client, NATS clients (in Python, in Rust, in node and in a browser; of one its own suite too) and
+# conversations beside the real nats-server, strace, failing disks, crashes and losses of power (smoke size),
+# simulated machines, fuzz targets for some seconds, licences and bans.
 #
 #   tests/all.sh            everything
 #   CRASH_ROUNDS=100 tests/all.sh    more rounds of the crash test
@@ -37,6 +37,9 @@ export CLAUDEBUS_TEST_PYTHON="$PWD/.venv/bin/python"
 cargo test --workspace --locked --lib --bins \
     --test architecture --test journey --test golden --test it --test bit_rot --test nats
 cargo test --workspace --locked --doc
+
+step "the test suite of nats-py, with this program as nats-server"
+tests/clients.sh
 
 step "system calls, failing disks, the crash test with $CRASH_ROUNDS rounds, losses of power, and the simulation"
 cargo test --release --locked --test durability --test faults --test crash --test power_loss \
