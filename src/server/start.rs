@@ -237,6 +237,9 @@ async fn listen_to_http(builder: &ServerBuilder, parts: &mut Parts) -> Result<()
             nats: parts.nats,
             websocket: parts.websocket,
             http: parts.http.unwrap_or(address),
+            nats_tls: builder.nats_tls.is_some(),
+            nats_verify: builder.nats_tls.as_ref().is_some_and(NatsTls::verifies),
+            websocket_tls: builder.websocket_tls.is_some(),
         };
         let site = Site::new(Arc::clone(&parts.shared), addresses);
         parts.tasks.spawn(http::serve(listener, site, hosts));

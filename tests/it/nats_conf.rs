@@ -1,5 +1,6 @@
 //! A configuration file of nats-server says the same here as there: users, TLS, WebSocket.
 
+use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::Duration;
 
@@ -73,6 +74,46 @@ fn clients_may_begin_the_handshake_or_wait_for_info() {
         let waits = Wire::open(&server.address());
         assert_eq!(waits.info["tls_verify"], true, "{name}");
         assert_eq!(waits.secure(config()).connect(&login), "", "{name}");
+    }
+}
+
+/// What a server tells of itself by HTTP.
+fn varz(server: &Server) -> Value {
+    let address = server.monitor().expect("it has been asked for");
+    let mut stream = TcpStream::connect(&address).unwrap();
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    // Of HTTP 1.0 the answer comes in one piece.
+    let request = format!("GET /varz HTTP/1.0\r\nHost: {address}\r\n\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+    serde_json::from_str(body).unwrap()
+}
+
+#[test]
+fn monitoring_tells_what_is_secured() {
+    let files = Files::new();
+    let (cert, key, ca) = (files.path("cert"), files.path("key"), files.path("ca"));
+    let tls = format!("cert_file: \"{cert}\", key_file: \"{key}\", ca_file: \"{ca}\"");
+    let websocket = "listen: \"127.0.0.1:-1\"";
+    for (file, what) in [
+        (
+            format!(
+                "http: \"127.0.0.1:-1\"\ntls {{ {tls}, verify: true }}\nwebsocket {{ {websocket}, no_tls: true }}"
+            ),
+            json!([true, true, true]),
+        ),
+        (
+            format!("http: \"127.0.0.1:-1\"\nwebsocket {{ {websocket}, tls {{ {tls} }} }}"),
+            json!([null, null, null]),
+        ),
+    ] {
+        for server in Server::both_of_file(&file) {
+            let varz = varz(&server);
+            let told = [&varz["tls_required"], &varz["tls_verify"], &varz["websocket"]["no_tls"]];
+            assert_eq!(json!(told), what, "{}: {file}", server.name());
+        }
     }
 }
 

@@ -228,6 +228,14 @@ impl Server {
         }
     }
 
+    /// Where it listens for HTTP, likewise.
+    pub(crate) fn monitor(&self) -> Option<String> {
+        match self {
+            Self::Ours(_) => None,
+            Self::Real { ports, .. } => first_of(ports, "monitoring"),
+        }
+    }
+
     /// What it says of itself in errors of tests.
     pub(crate) fn name(&self) -> &'static str {
         match self {

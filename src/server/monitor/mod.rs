@@ -37,6 +37,12 @@ pub(super) struct Addresses {
     pub(super) nats: Option<SocketAddr>,
     pub(super) websocket: Option<SocketAddr>,
     pub(super) http: SocketAddr,
+    /// Whether that of NATS is secured.
+    pub(super) nats_tls: bool,
+    /// Whether clients must show certificates there.
+    pub(super) nats_verify: bool,
+    /// Whether that of WebSocket is secured.
+    pub(super) websocket_tls: bool,
 }
 
 /// What is told of.

@@ -61,9 +61,19 @@ fn settings(site: &Site) -> Map<String, Value> {
             varz.insert("port".to_owned(), address.port().into());
         }
         if let Some(address) = site.addresses.websocket {
-            let websocket =
-                json!({ "host": address.ip().to_string(), "port": address.port(), "no_tls": true });
+            let mut websocket = json!({ "host": address.ip().to_string(), "port": address.port() });
+            if let (false, Some(fields)) = (site.addresses.websocket_tls, websocket.as_object_mut())
+            {
+                fields.insert("no_tls".to_owned(), true.into());
+            }
             varz.insert("websocket".to_owned(), websocket);
+        }
+        for (name, is_so) in
+            [("tls_required", site.addresses.nats_tls), ("tls_verify", site.addresses.nats_verify)]
+        {
+            if is_so {
+                varz.insert(name.to_owned(), true.into());
+            }
         }
         if !shared.logins.is_open() {
             varz.insert("auth_required".to_owned(), true.into());

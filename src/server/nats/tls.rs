@@ -72,6 +72,12 @@ pub enum ClientCertificates {
 }
 
 impl NatsTls {
+    /// Whether clients must show certificates.
+    #[must_use]
+    pub fn verifies(&self) -> bool {
+        self.clients != ClientCertificates::NotAsked
+    }
+
     /// Whether certificates name users.
     #[must_use]
     pub fn names_users(&self) -> bool {
@@ -113,7 +119,7 @@ impl Tls {
     }
 
     pub(super) fn verifies(&self) -> bool {
-        self.options.clients != ClientCertificates::NotAsked
+        self.options.verifies()
     }
 
     pub(super) fn acceptor(&self) -> TlsAcceptor {
