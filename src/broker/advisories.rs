@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::model::consumer::ConsumerInfo;
 use crate::model::event::ConsumerPath;
+use crate::model::stream::StreamState;
 use crate::model::time::Timestamp;
 
 use super::Broker;
@@ -86,6 +87,40 @@ impl<L: Log> Broker<L> {
                 name: value,
             })
         });
+    }
+
+    /// Says that a snapshot begins.
+    pub(super) fn advise_snapshot(&mut self, stream: &str, state: &StreamState) {
+        let subject = format!("STREAM.SNAPSHOT_CREATE.{stream}");
+        self.advise(&subject, "snapshot_create", || json!({ "stream": stream, "state": state }));
+    }
+
+    /// Says that a snapshot is over.
+    pub(super) fn advise_snapshot_end(&mut self, stream: &str, start: Timestamp) {
+        let end = Timestamp(self.now.wall);
+        let subject = format!("STREAM.SNAPSHOT_COMPLETE.{stream}");
+        self.advise(
+            &subject,
+            "snapshot_complete",
+            || json!({ "stream": stream, "start": start, "end": end }),
+        );
+    }
+
+    /// Says that a restore begins.
+    pub(super) fn advise_restore(&mut self, stream: &str) {
+        let subject = format!("STREAM.RESTORE_CREATE.{stream}");
+        self.advise(&subject, "restore_create", || json!({ "stream": stream }));
+    }
+
+    /// Says that a restore is over.
+    pub(super) fn advise_restore_end(&mut self, stream: &str, start: Timestamp, bytes: u64) {
+        let end = Timestamp(self.now.wall);
+        let subject = format!("STREAM.RESTORE_COMPLETE.{stream}");
+        self.advise(
+            &subject,
+            "restore_complete",
+            || json!({ "stream": stream, "start": start, "end": end, "bytes": bytes }),
+        );
     }
 
     /// Says that a delivery was refused.

@@ -113,11 +113,22 @@ impl<L: Log> Broker<L> {
     /// Sends a message to whoever is subscribed to `subject`, once everything decided so far is
     /// durable.
     pub(super) fn answer_subject(&mut self, subject: Bytes, headers: Bytes, payload: Bytes) {
+        self.tell_listeners(subject, Bytes::new(), headers, payload);
+    }
+
+    /// The same with a subject for an answer.
+    pub(super) fn tell_listeners(
+        &mut self,
+        subject: Bytes,
+        reply: Bytes,
+        headers: Bytes,
+        payload: Bytes,
+    ) {
         let text = std::str::from_utf8(&subject).unwrap_or_default();
         let route = self.router.find(text);
         let mut chosen = Vec::new();
         self.router.receivers(&route, super::sessions::SERVER, true, &mut self.rng, &mut chosen);
-        let message = CoreMessage { subject, headers, payload, ..CoreMessage::default() };
+        let message = CoreMessage { subject, reply, headers, payload };
         for id in chosen {
             if let Some((session, token)) = self.router.count_delivery(id, 1) {
                 let message = message.clone();

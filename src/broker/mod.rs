@@ -50,6 +50,7 @@ mod streams;
 mod subject_tree;
 #[cfg(test)]
 mod tests;
+mod transfer;
 mod unfinished;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -80,6 +81,7 @@ use producers::Producers;
 use router::Router;
 use schedule::Schedule;
 use sessions::Sessions;
+use transfer::Transfers;
 
 pub use restore::RestoreError;
 pub use state::stream_names;
@@ -116,6 +118,8 @@ enum Awaiting {
     Message(ParkedId),
     /// A request for several messages.
     Direct(Token),
+    /// A snapshot of this name.
+    Snapshot(String),
     /// The last record's message id, after a restart.
     LastId(StreamId),
 }
@@ -133,6 +137,8 @@ enum Deadline {
     Burial(StreamId, Arc<str>),
     /// A stream may go on copying.
     Copying(StreamId),
+    /// A snapshot or restore of this name may go on, or has waited for too long.
+    Transfer(String),
 }
 
 /// The state machine. See the module's text.
@@ -177,6 +183,8 @@ pub struct Broker<L: Log> {
     askers: Askers,
     /// Requests for several messages that are being answered.
     directs: BTreeMap<Token, Direct>,
+    /// Snapshots and restores.
+    transfers: Transfers,
     /// Which streams copy from which.
     copies: Copies,
     /// Through how many streams that republish the message has come that is being stored.
@@ -232,6 +240,7 @@ impl<L: Log> Broker<L> {
             Request::Tell { subject, headers, payload } => {
                 self.answer_subject(subject.into(), headers, payload);
             }
+            Request::SnapshotAck { subject } => self.snapshot_acked(&subject),
             Request::FlowAnswer { subject } => self.flow_answered(&subject),
             Request::Unheard { subject, reply } => self.unheard(from, &subject, &reply),
             Request::NoResponders { tell } => self.sessions.tell_unheard(from, tell),
@@ -254,6 +263,7 @@ impl<L: Log> Broker<L> {
                     self.mourning.insert((stream, name));
                 }
                 Deadline::Copying(stream) => self.copy_again(stream),
+                Deadline::Transfer(name) => self.transfer_timeout(&name),
             }
         }
         for job in std::mem::take(&mut self.ready_jobs) {
@@ -395,6 +405,7 @@ impl<L: Log> Broker<L> {
             }
             Some(Awaiting::Message(parked)) => self.message_read(parked, result),
             Some(Awaiting::Direct(token)) => self.direct_read(token, result),
+            Some(Awaiting::Snapshot(name)) => self.snapshot_read(&name, result),
             Some(Awaiting::LastId(stream)) => self.last_id_read(stream, result),
         }
     }

@@ -29,6 +29,7 @@ use super::schedule::Schedule;
 use super::sessions::Sessions;
 use super::state::{self, KeptConsumer, KeptStream};
 use super::stream::{Stream, config};
+use super::transfer::Transfers;
 use super::{Awaiting, Broker, BrokerOptions};
 
 /// The broker cannot begin.
@@ -102,6 +103,7 @@ impl<L: Log> Broker<L> {
             next_parked: 0,
             askers: Askers::default(),
             directs: BTreeMap::new(),
+            transfers: Transfers::default(),
             copies: Copies::default(),
             hops: 0,
             horizon: Horizon::new(now),
@@ -111,6 +113,7 @@ impl<L: Log> Broker<L> {
         };
         broker.pass_kept_jobs();
         broker.restore_secrets()?;
+        broker.drop_restores();
         broker.restore_streams()?;
         for id in broker.catalog.ids() {
             // Before anything asks whether a message is still wanted.
@@ -219,7 +222,7 @@ impl<L: Log> Broker<L> {
     }
 
     /// Reads the last record's message id, which a publisher may expect.
-    fn read_last_id(&mut self, id: StreamId) {
+    pub(super) fn read_last_id(&mut self, id: StreamId) {
         let Some(held) = self.log.stream(id).filter(|held| held.messages > 0) else { return };
         let mut records = Vec::new();
         let request = one(id, held.last_seq);

@@ -11,6 +11,7 @@
 //! | `p/` id | a producer's counters |
 //! | `t/` stream id, sequence | a schedule |
 //! | `o/` stream id, source | the origin and the last sequence copied from it |
+//! | `r/` id | the name of a stream that is being restored under that id |
 //! | `j/` stream id, number | a job that a restart must not forget |
 //!
 //! Ids are big-endian, so that keys sort as ids do.
@@ -37,6 +38,7 @@ pub(super) const PRODUCERS: &[u8] = b"p/";
 pub(super) const COPIES: &[u8] = b"o/";
 pub(super) const JOBS: &[u8] = b"j/";
 pub(super) const SCHEDULES: &[u8] = b"t/";
+pub(super) const RESTORES: &[u8] = b"r/";
 
 /// Notes may grow to this, or to the size of their base, before a new base is written.
 pub(super) const MAX_NOTES: usize = 64 << 10;
@@ -73,6 +75,10 @@ pub(super) struct KeptSchedule {
 /// The key of what is lost of a stream.
 pub(super) fn gaps_key(id: StreamId) -> Vec<u8> {
     [GAPS, &id.0.to_be_bytes()].concat()
+}
+
+pub(super) fn restore_key(id: StreamId) -> Vec<u8> {
+    [RESTORES, &id.0.to_be_bytes()].concat()
 }
 
 pub(super) fn stream_key(id: StreamId) -> Vec<u8> {

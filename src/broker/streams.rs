@@ -114,7 +114,7 @@ impl<L: Log> Broker<L> {
 
     /// Checks that no other stream has a claim to `wanted`'s subjects. Default streams that hold
     /// nothing yield.
-    fn make_room_for(
+    pub(super) fn make_room_for(
         &mut self,
         wanted: &StreamConfig,
         own: Option<StreamId>,
@@ -145,7 +145,7 @@ impl<L: Log> Broker<L> {
     }
 
     /// Whether a stream holds no message and no consumer.
-    fn is_untouched(&self, id: StreamId) -> bool {
+    pub(super) fn is_untouched(&self, id: StreamId) -> bool {
         self.log.stream(id).is_none_or(|held| held.messages == 0)
             && self.catalog.get(id).is_none_or(|stream| stream.consumers.is_empty())
     }
@@ -168,13 +168,19 @@ impl<L: Log> Broker<L> {
         if stream.config.first_seq > 1 {
             self.log.skip(id, stream.config.first_seq - 1);
         }
+        self.insert_stream(stream);
+        Ok(id)
+    }
+
+    /// Inserts a stream that the log has.
+    pub(super) fn insert_stream(&mut self, stream: Stream) {
+        let id = stream.id;
         for subject in &stream.config.subjects {
             self.router.add_stream(subject, id);
         }
         self.catalog.insert(stream);
         self.keep_stream(id);
         self.begin_copies(id);
-        Ok(id)
     }
 
     /// Replaces a stream's configuration by a complete and permitted one.

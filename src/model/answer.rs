@@ -35,6 +35,8 @@ pub struct AnswerKind(&'static str);
 impl AnswerKind {
     /// Answers by the message itself or a status, not by JSON.
     pub const DIRECT: Self = Self("direct");
+    /// Answers to the end of what is to be restored.
+    pub const RESTORED: Self = Self("stream_create");
     /// Answers to what is no operation.
     pub const SYSTEM: Self = Self("system");
 
@@ -142,6 +144,12 @@ fn fields(kind: AnswerKind, response: &ApiResponse, server: &str) -> Map<String,
         ApiResponse::StreamNames { streams, .. } if streams.is_empty() => {
             replaced(response, "streams", Value::Null)
         }
+        ApiResponse::Snapshot { config, state } => {
+            let mut fields = object(response);
+            fields.insert("config".to_owned(), Value::Object(snapshot_config(config)));
+            fields.insert("state".to_owned(), json!(state));
+            fields
+        }
         ApiResponse::Consumer(info) => consumer(info),
         ApiResponse::ConsumerList { consumers, .. } => {
             let consumers =
@@ -178,6 +186,18 @@ pub fn stream(info: &StreamInfo) -> Map<String, Value> {
     if let Some(Value::Object(config)) = fields.get_mut("config") {
         OWN_STREAM_FIELDS.iter().for_each(|field| _ = config.remove(*field));
         describe(config, stream_level(&info.config));
+    }
+    fields
+}
+
+/// The configuration of a stream in a snapshot, in which the server says nothing of itself.
+fn snapshot_config(config: &StreamConfig) -> Map<String, Value> {
+    let mut fields = object(config);
+    OWN_STREAM_FIELDS.iter().for_each(|field| _ = fields.remove(*field));
+    describe(&mut fields, stream_level(config));
+    if let Some(Value::Object(metadata)) = fields.get_mut("metadata") {
+        metadata.remove("_nats.ver");
+        metadata.remove("_nats.level");
     }
     fields
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::consumer::{ConsumerConfig, ConsumerInfo};
 use super::error::ApiError;
-use super::stream::{StreamConfig, StreamInfo};
+use super::stream::{StreamConfig, StreamInfo, StreamState};
 use super::time::Timestamp;
 
 /// Names of a page of `STREAM.NAMES` and `CONSUMER.NAMES`.
@@ -133,12 +133,26 @@ pub enum ApiRequest {
         /// The priority group whose client is to be pinned no more.
         group: String,
     },
-    /// What this server never does, over NATS: refused once the stream and the consumer are found.
+    /// `STREAM.SNAPSHOT.<stream>`. Only over NATS.
+    StreamSnapshot {
+        /// The stream.
+        stream: String,
+        /// How it is to be sent.
+        options: SnapshotOptions,
+    },
+    /// `STREAM.RESTORE.<stream>`. Only over NATS.
+    StreamRestore(Box<StreamConfig>),
+    /// A part of what is to be restored, published to `$JS.SNAPSHOT.RESTORE.<stream>.<name>` (NATS).
+    RestoreChunk {
+        /// Names the restore.
+        name: String,
+        /// The part; empty at the end.
+        payload: bytes::Bytes,
+    },
+    /// A request that makes no sense, which is told once the stream is found.
     Refused {
         /// The stream.
         stream: String,
-        /// The consumer, if it is of one.
-        consumer: Option<String>,
         /// The answer.
         error: ApiError,
     },
@@ -347,6 +361,20 @@ pub struct DirectOptions {
     pub up_to_time: Option<Timestamp>,
 }
 
+/// Body of `STREAM.SNAPSHOT`. Numbers that are not positive mean the default.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct SnapshotOptions {
+    /// Where the snapshot goes.
+    pub deliver_subject: String,
+    /// Whether consumers are left out.
+    pub no_consumers: bool,
+    /// Bytes of each message.
+    pub chunk_size: i64,
+    /// Bytes that may be on their way.
+    pub window_size: i64,
+}
+
 /// Body of `DEAD.*`: which dead letters. All that are named must hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -466,6 +494,15 @@ pub enum ApiResponse {
         pause_until: Timestamp,
         #[serde(with = "super::duration")]
         pause_remaining: std::time::Duration,
+    },
+    /// To `STREAM.SNAPSHOT`.
+    Snapshot {
+        config: Box<StreamConfig>,
+        state: StreamState,
+    },
+    /// To `STREAM.RESTORE`: where the archive is to be published.
+    Restore {
+        deliver_subject: String,
     },
     /// To `CONSUMER.UNPIN`: done, and no more to say.
     Unpinned {},

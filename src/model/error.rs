@@ -251,6 +251,12 @@ api_errors! {
     max_expires_too_small = 400 / 10115 "consumer max request expires needs to be >= 1ms";
     /// An inactive threshold above the stream's limit.
     inactive_threshold_excess(limit) = 400 / 10153 "consumer inactive threshold exceeds system limit of {}";
+    /// A snapshot cannot be sent there.
+    snapshot_deliver_subject_invalid = 400 / 10015 "deliver subject not valid";
+    /// There is a stream of the name that one is to be restored under.
+    restore_name_exists = 400 / 10130 "stream name already in use, cannot restore";
+    /// A stream cannot be restored.
+    restore_failed(why) = 500 / 10062 "restore failed: {}";
     /// A priority policy without a group.
     priority_policy_without_group = 400 / 10159 "Setting PriorityPolicy requires at least one PriorityGroup to be set";
     /// A priority group without a name.

@@ -6,6 +6,7 @@
 
 pub mod answer;
 pub mod api;
+pub mod archive;
 pub mod batch;
 pub mod consumer;
 pub mod cron;
@@ -16,6 +17,7 @@ pub mod fields;
 pub mod headers;
 pub mod limits;
 pub mod request;
+pub mod s2;
 pub mod schedule;
 pub mod stream;
 pub mod subject;

@@ -141,6 +141,11 @@ pub enum Request {
         /// The message body.
         payload: Bytes,
     },
+    /// A part of a snapshot has arrived (NATS).
+    SnapshotAck {
+        /// The subject that it named.
+        subject: String,
+    },
     /// A client of a push consumer has received what was sent before it was asked to publish to this
     /// subject (NATS).
     FlowAnswer {

@@ -48,6 +48,16 @@ pub(super) fn check_name(name: &str, config: &ConsumerConfig) -> Result<(), ApiE
     if is_name(name) { Ok(()) } else { Err(ApiError::consumer_bad_name()) }
 }
 
+/// Checks a consumer of this name without others of its stream, and fills in defaults.
+pub(in crate::broker) fn complete_named(
+    name: &str,
+    config: ConsumerConfig,
+    stream: &StreamConfig,
+) -> Result<ConsumerConfig, ApiError> {
+    check_name(name, &config)?;
+    complete(config, stream)
+}
+
 /// Fills in defaults and checks what can be checked without other consumers.
 pub(super) fn complete(
     mut config: ConsumerConfig,

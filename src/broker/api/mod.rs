@@ -14,6 +14,7 @@ use crate::model::error::ApiError;
 use crate::model::event::Event;
 use crate::model::request::{SessionId, Token};
 
+pub(super) use consumer_rules::complete_named as complete_consumer;
 pub(super) use messages::stored_message;
 
 use super::advisories::Change;
@@ -178,12 +179,23 @@ impl<L: Log> Broker<L> {
             ApiRequest::ConsumerUnpin { stream, consumer, group } => {
                 self.consumer_unpin(stream, consumer, group)
             }
-            ApiRequest::Refused { stream, consumer, error } => {
-                let stream = self.catalog.find(stream).ok_or_else(ApiError::stream_not_found)?;
-                let is_there = |name: &String| stream.consumers.get(name).is_some();
-                if !consumer.as_ref().is_none_or(is_there) {
-                    return Err(ApiError::consumer_not_found());
+            ApiRequest::StreamSnapshot { stream, options } => {
+                let id = self.catalog.id_of(stream).ok_or_else(ApiError::stream_not_found)?;
+                if !last_round && self.first_time(id).is_err() {
+                    return Ok(Reply::Needs(vec![id]));
                 }
+                self.begin_snapshot(id, options).map(Reply::Now)
+            }
+            ApiRequest::StreamRestore(config) => {
+                self.begin_restore((**config).clone()).map(Reply::Now)
+            }
+            ApiRequest::RestoreChunk { name, payload } => {
+                let restored = self.restore_chunk(answer.1, name, payload)?;
+                let done = |id| Reply::Done { id, did_create: false };
+                Ok(restored.map_or(Reply::Later, done))
+            }
+            ApiRequest::Refused { stream, error } => {
+                self.catalog.find(stream).ok_or_else(ApiError::stream_not_found)?;
                 Err(error.clone())
             }
             ApiRequest::PublishBatch { messages } => {

@@ -8,6 +8,7 @@
 //! rebuilt by [`Consumer::restore`]: both go through the same functions.
 
 mod acks;
+mod archive;
 mod delivery;
 mod groups;
 mod holding;

@@ -343,7 +343,7 @@ impl Consumer {
     }
 
     /// Starts the clocks of pending messages after a restart.
-    fn resume(&mut self, now: Now) {
+    pub(super) fn resume(&mut self, now: Now) {
         let waits: Vec<(u64, Duration)> = self
             .pending
             .iter()

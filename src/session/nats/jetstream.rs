@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::permissions::Permissions;
-use super::{pulls, unsupported};
+use super::{pulls, snapshots, unsupported};
 use crate::model::answer::{self, AnswerKind};
 use crate::model::api::{ApiRequest, DirectOptions};
 use crate::model::batch::MessageView;
@@ -85,7 +85,7 @@ fn parse(
     if let Some(request) = several_messages(operation, message.payload) {
         return request;
     }
-    if let Some(request) = never(operation) {
+    if let Some(request) = snapshots::parse(operation, message.payload) {
         return request;
     }
     let request = api::parse(operation, message.payload, Strictness::Lenient)?;
@@ -110,17 +110,6 @@ fn wrong_direct_get(operation: &str, body: &[u8]) -> Option<&'static str> {
     let is_set = |value: &serde_json::Value| !value.is_null() && value != 0 && value != "";
     let asks_nothing = !asks.iter().any(|field| fields.get(*field).is_some_and(is_set));
     asks_nothing.then_some("Empty Request")
-}
-
-/// Operations that this server knows by name alone.
-fn never(operation: &str) -> Option<Result<ApiRequest, ApiError>> {
-    let tokens: Vec<&str> = operation.split('.').collect();
-    let (stream, error) = match tokens.as_slice() {
-        ["STREAM", "SNAPSHOT", stream] => (stream, ApiError::bad_request()),
-        ["STREAM", "RESTORE", ..] => return Some(Err(ApiError::bad_request())),
-        _ => return None,
-    };
-    Some(Ok(ApiRequest::Refused { stream: (*stream).to_owned(), consumer: None, error }))
 }
 
 /// A direct get that asks for several messages; nothing if it is for one, or for none that can be read.
@@ -201,17 +190,6 @@ mod tests {
             panic!("not an API request");
         };
         assert_eq!(request.expect_err("no cluster").err_code, 10010);
-    }
-
-    #[test]
-    fn what_is_known_by_name_alone_is_refused_once_its_stream_is_found() {
-        let Request::ApiTo { request: Ok(request), .. } =
-            request("$JS.API.STREAM.SNAPSHOT.S", b"", br#"{"deliver_subject":"d"}"#)
-        else {
-            panic!("not an API request");
-        };
-        let error = ApiError::bad_request();
-        assert_eq!(request, ApiRequest::Refused { stream: "S".into(), consumer: None, error });
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod jetstream;
 mod permissions;
 mod publishing;
 mod pulls;
+mod snapshots;
 mod statuses;
 mod subscriptions;
 #[cfg(test)]

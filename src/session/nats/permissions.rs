@@ -114,6 +114,12 @@ impl Permissions {
                 }
                 Ok(())
             }
+            ApiRequest::StreamSnapshot { options, .. }
+                if !self.grant.may_direct_to(&options.deliver_subject) =>
+            {
+                let violation = publish_violation(&options.deliver_subject);
+                Err(ApiError::bad_request_because(violation))
+            }
             ApiRequest::ConsumerCreate { config, .. } => match &config.deliver_subject {
                 Some(subject) if !self.grant.may_direct_to(subject) => {
                     Err(ApiError::consumer_create_failed(publish_violation(subject)))

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::Session;
 use super::acks::AckRun;
-use super::{acks, jetstream};
+use super::{acks, jetstream, snapshots};
 use crate::model::answer::NATS_VERSION;
 use crate::model::batch::{MessageBatch, MessageView};
 use crate::model::request::Request;
@@ -25,6 +25,10 @@ enum Way {
     Server,
     /// It says how far the client has come.
     Flow,
+    /// A part of a snapshot has arrived.
+    Snapshot,
+    /// A part of what is to be restored.
+    Restore,
     /// Where no client may publish.
     Nowhere,
 }
@@ -35,6 +39,8 @@ fn way_of(message: &MessageView<'_>) -> Way {
         [b'$', rest @ ..] if rest.starts_with(b"JS.ACK.") => Way::Ack,
         [b'$', rest @ ..] if rest.starts_with(b"JS.API.") => Way::Server,
         [b'$', rest @ ..] if rest.starts_with(b"JS.FC.") => Way::Flow,
+        [b'$', rest @ ..] if rest.starts_with(b"JS.SNAPSHOT.ACK.") => Way::Snapshot,
+        [b'$', rest @ ..] if rest.starts_with(b"JS.SNAPSHOT.RESTORE.") => Way::Restore,
         [b'$', rest @ ..] if rest.starts_with(b"NRG.") => Way::Nowhere,
         b"$SYS.REQ.USER.INFO" => Way::Server,
         _ => Way::Plain,
@@ -85,6 +91,15 @@ impl Session {
                 Way::Flow => {
                     acks.flush(requests);
                     requests.push(Request::FlowAnswer { subject: message.subject.to_owned() });
+                }
+                Way::Snapshot => {
+                    acks.flush(requests);
+                    requests.push(Request::SnapshotAck { subject: message.subject.to_owned() });
+                }
+                Way::Restore => {
+                    acks.flush(requests);
+                    requests.push(snapshots::chunk(&message));
+                    self.in_flight += 1;
                 }
                 Way::Nowhere => {
                     let subject = message.subject;
