@@ -30,6 +30,13 @@ pub(super) struct Transfers {
     restores: BTreeMap<String, Restoring>,
 }
 
+#[cfg(test)]
+impl Transfers {
+    pub(super) fn snapshots_are_over(&self) -> bool {
+        self.snapshots.is_empty()
+    }
+}
+
 impl<L: Log> Broker<L> {
     /// A snapshot or a restore may go on, or its client has been silent for too long.
     pub(super) fn transfer_timeout(&mut self, name: &str) {

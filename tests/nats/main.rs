@@ -23,6 +23,7 @@
     reason = "tests stop at the first surprise"
 )]
 
+mod backup;
 mod compare;
 mod connection;
 mod document;

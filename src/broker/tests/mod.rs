@@ -13,6 +13,7 @@ mod publishing;
 mod republishing;
 mod retention;
 mod scheduling;
+mod transfers;
 
 use std::time::Duration;
 
