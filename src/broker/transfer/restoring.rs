@@ -344,7 +344,7 @@ impl<L: Log> Broker<L> {
         let config = complete_consumer(name, config, &stream.config)?;
         let path = ConsumerPath { stream: stream.name.to_string(), consumer: name.to_owned() };
         let last = self.log.stream(id).map_or(0, |held| held.last_seq);
-        let is_push = config.deliver_subject.is_some();
+        let deliver_subject = config.deliver_subject.clone();
         let consumer = Consumer::revive(Arc::new(path), config, &progress, last, self.now);
         let base = consumer.base();
         let member = Member::new(id, consumer);
@@ -354,8 +354,8 @@ impl<L: Log> Broker<L> {
             stream.consumers.join(Arc::clone(&name), Box::new(member));
         }
         self.keep_consumer(id, &name);
-        if is_push {
-            self.listened.insert((id, Arc::clone(&name)));
+        if let Some(subject) = deliver_subject {
+            self.listened.add(&subject, &(id, Arc::clone(&name)));
         }
         self.recount(id, &name);
         self.stirred.insert((id, name));
