@@ -45,10 +45,10 @@ impl Bench {
         messages(&events, A).into_iter().filter_map(own).collect()
     }
 
-    fn begin_snapshot(&mut self, options: SnapshotOptions) {
+    fn begin_snapshot(&mut self, options: &SnapshotOptions) {
         self.handle(B, subscribe(5, "snap"));
         let deliver_subject = "snap".to_owned();
-        let options = SnapshotOptions { deliver_subject, ..options };
+        let options = SnapshotOptions { deliver_subject, ..options.clone() };
         let kind = AnswerKind::of("STREAM.SNAPSHOT.S").unwrap();
         let request = ApiRequest::StreamSnapshot { stream: "S".into(), options };
         assert_eq!(self.ask_nats(kind, request).len(), 1);
@@ -63,7 +63,7 @@ impl Bench {
     }
 
     fn snapshot(&mut self) -> Vec<u8> {
-        self.begin_snapshot(SnapshotOptions::default());
+        self.begin_snapshot(&SnapshotOptions::default());
         let parts = self.parts(SOON);
         let end = parts.last().expect("an end");
         assert!(end.payload.is_empty() && end.headers.starts_with(b"NATS/1.0 204\r\n"), "{end:?}");
@@ -201,7 +201,7 @@ fn a_snapshot_waits_for_its_client_and_not_for_ever() {
         bench.request("s.a", &[], &body);
     }
     let options = SnapshotOptions { chunk_size: 1024, window_size: 2048, ..Default::default() };
-    bench.begin_snapshot(options.clone());
+    bench.begin_snapshot(&options);
     let parts = bench.parts(SOON);
     assert_eq!(parts.len(), 2, "as many as the window holds");
     assert!(parts.iter().all(|part| part.payload.len() == 1024));
@@ -214,7 +214,7 @@ fn a_snapshot_waits_for_its_client_and_not_for_ever() {
     let end = bench.parts(LONG);
     assert!(end[0].headers.starts_with(b"NATS/1.0 408 No Flow Response"), "{end:?}");
     assert!(bench.broker.transfers.snapshots_are_over());
-    bench.begin_snapshot(options);
+    bench.begin_snapshot(&options);
     bench.handle(B, Request::Unsubscribe { token: Token(5), max: None });
     assert!(bench.parts(SOON).is_empty());
     assert!(bench.broker.transfers.snapshots_are_over(), "nobody listens");

@@ -201,15 +201,15 @@ impl<L: Log> Broker<L> {
         while let Some(block) = restoring.packed.next_block().map_err(|why| why.to_string())? {
             restoring.archive.push(&block);
             while let Some(entry) = restoring.archive.next_entry().map_err(|why| why.to_string())? {
-                self.take_entry(restoring, entry)?;
+                self.take_entry(restoring, &entry)?;
             }
         }
         Ok(())
     }
 
-    fn take_entry(&mut self, restoring: &mut Restoring, entry: Entry) -> Result<(), String> {
+    fn take_entry(&mut self, restoring: &mut Restoring, entry: &Entry) -> Result<(), String> {
         if entry.seq > 0 {
-            return self.take_message(restoring, &entry);
+            return self.take_message(restoring, entry);
         }
         let not_understood = |why| format!("{} is not understood: {why}", entry.name);
         if entry.name == archive::STATE {

@@ -20,7 +20,9 @@ use super::super::{Awaiting, Broker};
 use super::{MAX_TRANSFERS, NAME_LENGTH, PATIENCE};
 
 /// Bytes of a chunk, unless the client says otherwise.
-const CHUNK: usize = 128 << 10;
+const CHUNK: i64 = 128 << 10;
+/// Fewest that it may ask for.
+const MIN_CHUNK: usize = 1 << 10;
 /// What it may say.
 const CHUNKS: (i64, i64) = (1 << 10, 512 << 10);
 /// Bytes that may be on their way, whatever the client says: more only adds memory.
@@ -83,15 +85,15 @@ impl<L: Log> Broker<L> {
         }
         let info = self.stream_info(stream, &StreamInfoOptions::default())?;
         let (least, most) = CHUNKS;
-        let chunk = if options.chunk_size <= 0 { CHUNK as i64 } else { options.chunk_size };
+        let chunk = if options.chunk_size <= 0 { CHUNK } else { options.chunk_size };
         let window =
             if options.window_size <= 0 { WINDOW } else { options.window_size.min(WINDOW) };
         let mut snapshot = Snapshot {
             stream,
             stream_name: info.config.name.clone(),
             subject: options.deliver_subject.clone(),
-            chunk: usize::try_from(chunk.clamp(least, most)).unwrap_or(CHUNK),
-            window: usize::try_from(window).unwrap_or(CHUNK),
+            chunk: usize::try_from(chunk.clamp(least, most)).unwrap_or(MIN_CHUNK),
+            window: usize::try_from(window).unwrap_or(MIN_CHUNK),
             next: (info.state.first_seq, info.state.last_seq),
             packed: Vec::new(),
             sent: 0,
@@ -119,9 +121,8 @@ impl<L: Log> Broker<L> {
         let json = |value: Result<Vec<u8>, _>| value.unwrap_or_default();
         let now = self.now.wall;
         archive::put_file(archive::STATE, now, &json(serde_json::to_vec(state)), &mut head);
-        let consumers =
-            self.catalog.get(id).filter(|_| has_consumers).map(|stream| &stream.consumers);
-        for (name, member) in consumers.into_iter().flat_map(|consumers| consumers.iter()) {
+        let Some(stream) = self.catalog.get(id).filter(|_| has_consumers) else { return head };
+        for (name, member) in stream.consumers.iter() {
             let (config, state) = (member.consumer.config().clone(), member.consumer.progress());
             let body = json(serde_json::to_vec(&ArchivedConsumer { config, state }));
             archive::put_file(&format!("{}{name}", archive::CONSUMERS), now, &body, &mut head);
