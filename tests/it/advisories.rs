@@ -253,6 +253,14 @@ fn fields_that_make_no_sense_are_answered() {
             }
         }
     }
+    let consumer = "{\"stream_name\":\"S\",\"config\":{\"durable_name\":\"c\",\"ack_policy\":\"explicit\"}}";
+    assert_eq!(request(&mut client, "CONSUMER.DURABLE.CREATE.S.c", consumer)["name"], "c");
+    let pull = |body: &str| publish("$JS.API.CONSUMER.MSG.NEXT.S.c", INBOX, body);
+    // Together more than can be counted.
+    let huge = pull("{\"batch\":9223372036854775807,\"expires\":9223372036854775807}");
+    client.send(&huge.repeat(3));
+    client.send(&pull("{\"batch\":1,\"no_wait\":true}"));
+    assert!(client.until("\r\n\r\n\r\n").contains("404 No Messages"));
     let update = request(&mut client, "STREAM.INFO.S", "");
     assert_eq!(update["config"]["name"], "S", "{update}");
     // Monitoring pages too.

@@ -173,7 +173,9 @@ impl Pulls {
             return refuse("Request Timeout".into(), 408);
         }
         if pull.no_wait && pull.expires.is_none() {
-            let claimed: u64 = self.queue.iter().map(|waiting| waiting.messages_left).sum();
+            // A client may ask for any number of messages.
+            let claimed =
+                self.queue.iter().fold(0, |sum: u64, w| sum.saturating_add(w.messages_left));
             if available == 0 {
                 return refuse("No Messages".into(), 404);
             }
