@@ -253,7 +253,8 @@ fn fields_that_make_no_sense_are_answered() {
             }
         }
     }
-    let consumer = "{\"stream_name\":\"S\",\"config\":{\"durable_name\":\"c\",\"ack_policy\":\"explicit\"}}";
+    let consumer =
+        "{\"stream_name\":\"S\",\"config\":{\"durable_name\":\"c\",\"ack_policy\":\"explicit\"}}";
     assert_eq!(request(&mut client, "CONSUMER.DURABLE.CREATE.S.c", consumer)["name"], "c");
     let pull = |body: &str| publish("$JS.API.CONSUMER.MSG.NEXT.S.c", INBOX, body);
     // Together more than can be counted.
