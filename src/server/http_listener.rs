@@ -1,12 +1,13 @@
 //! A TCP listener that holds so many connections at once and no more, and none that says nothing.
 //!
-//! A connection that becomes a WebSocket is let go: other limits bound those.
+//! A connection that becomes a WebSocket is let go: other limits bound those. Only how much it may send
+//! before its client is known is bounded here, because a WebSocket collects whole messages.
 
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -47,8 +48,8 @@ impl Listener for Bounded {
         // As axum does it: tries again after errors that pass, such as too many open files.
         let (stream, from) = Listener::accept(&mut self.listener).await;
         let silence = Box::pin(tokio::time::sleep(self.patience));
-        let is_let_go = Arc::default();
-        (Held { stream, patience: self.patience, silence, is_let_go, permit }, from)
+        let terms = Arc::default();
+        (Held { stream, patience: self.patience, silence, terms, permit }, from)
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -63,20 +64,37 @@ pub(super) struct Held {
     patience: Duration,
     /// Over when nothing was answered for too long.
     silence: Pin<Box<Sleep>>,
-    /// Set by [`Visitor::let_go`].
-    is_let_go: Arc<AtomicBool>,
+    terms: Arc<Terms>,
     permit: Option<OwnedSemaphorePermit>,
+}
+
+/// What holds for a connection, whatever it has become.
+#[derive(Debug)]
+struct Terms {
+    /// Set by [`Visitor::let_go`].
+    is_let_go: AtomicBool,
+    /// Bytes that may still be received; [`NO_END`] if that is not bounded.
+    left: AtomicUsize,
+}
+
+/// Any number of bytes.
+const NO_END: usize = usize::MAX;
+
+impl Default for Terms {
+    fn default() -> Self {
+        Self { is_let_go: AtomicBool::new(false), left: AtomicUsize::new(NO_END) }
+    }
 }
 
 impl Held {
     /// What requests on this connection know of it.
     pub(super) fn visitor(&self, address: SocketAddr) -> Visitor {
-        Visitor { address, is_let_go: Arc::clone(&self.is_let_go) }
+        Visitor { address, terms: Arc::clone(&self.terms) }
     }
 
     /// Whether the time without an answer is over. Makes room once the connection was let go.
     fn is_too_silent(&mut self, cx: &mut Context<'_>) -> bool {
-        if self.is_let_go.load(Ordering::Relaxed) {
+        if self.terms.is_let_go.load(Ordering::Relaxed) {
             self.permit = None;
             return false;
         }
@@ -88,14 +106,24 @@ impl Held {
 #[derive(Clone, Debug)]
 pub(super) struct Visitor {
     pub(super) address: SocketAddr,
-    is_let_go: Arc<AtomicBool>,
+    terms: Arc<Terms>,
 }
 
 impl Visitor {
     /// Lifts the limits of this listener: the connection speaks something else than HTTP from now on,
     /// which has limits of its own.
     pub(super) fn let_go(&self) {
-        self.is_let_go.store(true, Ordering::Relaxed);
+        self.terms.is_let_go.store(true, Ordering::Relaxed);
+    }
+
+    /// From now on no more than so many bytes are received; what comes beyond them ends the connection.
+    pub(super) fn bound(&self, bytes: usize) {
+        self.terms.left.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Lifts the bound on bytes.
+    pub(super) fn unbind(&self) {
+        self.bound(NO_END);
     }
 }
 
@@ -111,7 +139,17 @@ impl AsyncRead for Held {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let left = self.terms.left.load(Ordering::Relaxed);
+        if left == 0 {
+            return Poll::Ready(Err(io::ErrorKind::QuotaExceeded.into()));
+        }
+        let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        if left != NO_END {
+            // One read more than allowed does no harm.
+            let count = buffer.filled().len() - before;
+            self.terms.left.store(left.saturating_sub(count), Ordering::Relaxed);
+        }
         if read.is_pending() && self.is_too_silent(cx) {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
@@ -191,7 +229,7 @@ mod tests {
         let mut listener = Bounded::new(listener, &limits());
         let _silent = TcpStream::connect(address).await.expect("connected");
         let (mut held, from) = listener.accept().await;
-        Visitor { address: from, is_let_go: Arc::clone(&held.is_let_go) }.let_go();
+        Visitor { address: from, terms: Arc::clone(&held.terms) }.let_go();
         let long = limits().http_patience * 10;
         assert!(tokio::time::timeout(long, held.read_u8()).await.is_err(), "it still waits");
         let _other = TcpStream::connect(address).await.expect("connected");

@@ -20,6 +20,7 @@ use super::super::attachment::{Attachment, PARTING, PRESSURE_PAUSE, SENT_PART};
 use super::super::broker_thread::{Batch, Gone, Input};
 use super::super::connection::Shared;
 use super::super::counters::add;
+use super::super::http_listener::Visitor;
 use super::super::login::{Admitted, Presented};
 use super::clients::Place;
 use crate::model::request::{Request, SessionId};
@@ -70,6 +71,8 @@ pub(super) struct Connection {
     nonce: Option<String>,
     /// The names in its certificate.
     certified: Vec<String>,
+    /// What may send only so much before the client is let in.
+    visitor: Option<Visitor>,
     decoder: Decoder,
     /// Room for the next read.
     room: usize,
@@ -126,6 +129,7 @@ impl Connection {
             session,
             nonce,
             certified: Vec::new(),
+            visitor: None,
             decoder: Decoder::new(shared.limits.max_payload, MAX_CONTROL_LINE),
             room: LEAST_READ,
             held: false,
@@ -158,6 +162,11 @@ impl Connection {
     /// The names in the client's certificate, which was found good.
     pub(super) fn set_certified(&mut self, names: Vec<String>) {
         self.certified = names;
+    }
+
+    /// What is bound in what it may send until the client is let in.
+    pub(super) fn set_visitor(&mut self, visitor: Visitor) {
+        self.visitor = Some(visitor);
     }
 
     /// Time for the client to say who it is.
@@ -358,6 +367,9 @@ impl Connection {
         self.decoder.allow_headers(client.headers);
         self.place.name(client);
         self.session.admit(&mut self.requests, &mut self.out);
+        if let Some(visitor) = self.visitor.take() {
+            visitor.unbind();
+        }
         Ok(())
     }
 

@@ -20,6 +20,10 @@ use super::websocket::{ByteStream, bounded};
 use super::{Secured, Tls, info, most};
 use crate::wire::nats::Info;
 
+/// Bytes that a client may send before it has logged in. 16 KiB: a CONNECT of 4 KiB, and what clients send
+/// with it. A WebSocket keeps what it has of a message, and one may have megabytes.
+const MOST_BEFORE_LOGIN: usize = 16 << 10;
+
 /// What lets clients in over WebSocket.
 #[derive(Clone)]
 pub(in crate::server) struct Gate {
@@ -64,9 +68,14 @@ pub(in crate::server) async fn upgrade(
     };
     let upgrade = bounded(upgrade, shared.limits.max_payload);
     let stopping = shared.stopping.clone();
-    let connection = Connection::new(shared, &info, place);
+    let is_open = shared.logins.is_open();
+    let mut connection = Connection::new(shared, &info, place);
     upgrade.on_upgrade(move |socket| async move {
         visitor.let_go();
+        if !is_open {
+            visitor.bound(MOST_BEFORE_LOGIN);
+            connection.set_visitor(visitor);
+        }
         let (reader, writer) = tokio::io::split(ByteStream::new(socket));
         tokio::select! {
             () = connection.run(reader, writer) => {}
