@@ -53,9 +53,10 @@ pub(in crate::broker) fn complete_named(
     name: &str,
     config: ConsumerConfig,
     stream: &StreamConfig,
+    limits: &Limits,
 ) -> Result<ConsumerConfig, ApiError> {
     check_name(name, &config)?;
-    complete(config, stream)
+    complete(config, stream, limits)
 }
 
 /// Fills in defaults and checks what can be checked without other consumers.

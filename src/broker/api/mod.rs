@@ -191,7 +191,7 @@ impl<L: Log> Broker<L> {
             }
             ApiRequest::RestoreChunk { name, payload } => {
                 let restored = self.restore_chunk(answer.1, name, payload)?;
-                let done = |id| Reply::Done { id, did_create: false };
+                let done = |id| Reply::Done { id, did_create: false, change: None };
                 Ok(restored.map_or(Reply::Later, done))
             }
             ApiRequest::Refused { stream, error } => {

@@ -341,7 +341,7 @@ impl<L: Log> Broker<L> {
     ) -> Result<(), ApiError> {
         let ArchivedConsumer { config, state: progress } = archived;
         let stream = self.catalog.get(id).ok_or_else(ApiError::stream_not_found)?;
-        let config = complete_consumer(name, config, &stream.config)?;
+        let config = complete_consumer(name, config, &stream.config, &self.limits)?;
         let path = ConsumerPath { stream: stream.name.to_string(), consumer: name.to_owned() };
         let last = self.log.stream(id).map_or(0, |held| held.last_seq);
         let deliver_subject = config.deliver_subject.clone();
