@@ -110,6 +110,9 @@ impl<L: Log> Broker<L> {
                 Seen::New => {
                     self.turn_to(&mut run, message.subject);
                     run.as_mut().map_or(Err(ApiError::no_stream_matches()), |run| {
+                        if run.route.has_wildcard {
+                            return Err(ApiError::invalid_subject(run.subject));
+                        }
                         self.deliver_core(from, &run.route, batch, &message, true);
                         self.store(run, &message)
                     })

@@ -8,6 +8,7 @@ use claudebus_storage::{Log, Record, StreamId};
 use super::Broker;
 use super::jobs::Task;
 use super::stream::Chore;
+use crate::model::subject::has_wildcard;
 
 impl<L: Log> Broker<L> {
     /// Deletes a record and tells the stream's consumers. Returns whether it was there.
@@ -50,7 +51,9 @@ impl<L: Log> Broker<L> {
     /// Deletes earlier messages that the message at `seq` replaces.
     pub(super) fn roll_up(&mut self, id: StreamId, subject: Option<&str>, seq: u64) {
         let filter = subject.map_or_else(Filter::all, |subject| Filter::any_of([subject]));
+        // A text with wildcards rolls up what it matches, as in JetStream.
         let cursor = subject
+            .filter(|subject| !has_wildcard(subject))
             .and_then(|subject| self.log.subject(id, subject))
             .map_or(0, |summary| summary.first);
         let task = Task::Purge { cursor, below: seq, left: u64::MAX, purged: 0, answer: None };

@@ -11,7 +11,7 @@ use rand::rngs::StdRng;
 
 use crate::access::Grant;
 use crate::model::request::{SessionId, Token};
-use crate::model::subject::{has_wildcard, is_publishable};
+use crate::model::subject::{has_wildcard, is_pattern};
 
 use super::subject_tree::SubjectTree;
 
@@ -49,6 +49,8 @@ impl Subscription {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Route {
     pub(super) stream: Option<StreamId>,
+    /// Whether a token of the subject is `*` or `>`, which NATS takes for a text like any other.
+    pub(super) has_wildcard: bool,
     /// Each of these gets the message.
     pub(super) plain: Vec<SubscriptionId>,
     /// One of each of these gets it: one list for each queue group.
@@ -211,9 +213,8 @@ impl Router {
 
     /// Where `subject` leads, for subjects that are used once, such as inboxes.
     pub(super) fn find(&self, subject: &str) -> Route {
-        // Streams hold what consumers can ask for by pattern, so no literal `*` or `>`.
-        let stream = if is_publishable(subject) { self.stream_of(subject) } else { None };
-        let mut route = Route { stream, ..Route::default() };
+        let stream = if is_pattern(subject) { self.stream_of(subject) } else { None };
+        let mut route = Route { stream, has_wildcard: has_wildcard(subject), ..Route::default() };
         if subject.split('.').any(str::is_empty) {
             // No subject, and so nobody's.
             return route;
@@ -370,6 +371,8 @@ mod tests {
         let route = router.route("a.b");
         assert!(route.stream.is_none() && route.has_no_subscriptions());
         router.add_stream(">", StreamId(7));
-        assert_eq!(router.find("a.*").stream, None, "a stream holds no literal wildcards");
+        assert!(router.find("a.*").has_wildcard && !router.find("a.b*").has_wildcard);
+        assert_eq!(router.find("a.*").stream, Some(StreamId(7)));
+        assert_eq!(router.find("a..b").stream, None);
     }
 }

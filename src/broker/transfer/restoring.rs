@@ -20,7 +20,7 @@ use crate::model::request::Token;
 use crate::model::s2;
 use crate::model::schedule::PREFIX;
 use crate::model::stream::StreamConfig;
-use crate::model::subject::is_publishable;
+use crate::model::subject::is_pattern;
 use crate::model::time::Timestamp;
 
 use super::super::Broker;
@@ -234,7 +234,7 @@ impl<L: Log> Broker<L> {
     fn take_message(&mut self, restoring: &mut Restoring, entry: &Entry) -> Result<(), String> {
         let Entry { name: subject, time, seq, headers, body } = entry;
         let held = self.log.stream(restoring.id).unwrap_or_default();
-        if *seq <= held.last_seq || !is_publishable(subject) || subject.starts_with(PREFIX) {
+        if *seq <= held.last_seq || !is_pattern(subject) || subject.starts_with(PREFIX) {
             return Err(format!("message {seq} makes no sense"));
         }
         if headers.len() > self.limits.max_headers
