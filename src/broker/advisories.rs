@@ -120,6 +120,7 @@ impl<L: Log> Broker<L> {
             fields.insert("type".to_owned(), kind.into());
             fields.insert("id".to_owned(), self.draw_name(22).into());
             fields.insert("timestamp".to_owned(), json!(Timestamp(self.now.wall)));
+            self.names.put_domain(fields);
         }
         self.announce(subject, b"", body.to_string().as_bytes());
     }
@@ -140,6 +141,9 @@ impl<L: Log> Broker<L> {
             "stream_seq": dying.seq,
             "deliveries": dying.attempts,
         });
+        if let Some(body) = body.as_object_mut() {
+            self.names.put_domain(body);
+        }
         if let (DeadReason::Terminated(words), Some(body)) = (&dying.reason, body.as_object_mut()) {
             body.insert("consumer_seq".to_owned(), dying.consumer_seq.into());
             if !words.is_empty() {

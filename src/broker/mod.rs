@@ -60,6 +60,7 @@ use claudebus_storage::log::{ReadBatch, ReadError};
 use claudebus_storage::{Log, LogEvent, LogFailure, Position, ReadId, StreamId};
 use rand::rngs::StdRng;
 
+use crate::model::answer::ServerNames;
 use crate::model::error::ApiError;
 use crate::model::event::Event;
 use crate::model::limits::Limits;
@@ -94,6 +95,8 @@ pub struct BrokerOptions {
     pub default_streams: Vec<StreamConfig>,
     /// The server's name, for answers that show it.
     pub server_name: String,
+    /// The domain of its streams (NATS), if they have one.
+    pub domain: Option<String>,
     /// Where randomness comes from: the choice among queue group members, names of ephemeral
     /// consumers, and the secret of a new data directory.
     pub seed: u64,
@@ -141,7 +144,7 @@ pub struct Broker<L: Log> {
     log: L,
     limits: Limits,
     defaults: Vec<StreamConfig>,
-    server_name: String,
+    names: ServerNames,
     now: Now,
     rng: StdRng,
     id_key: Key,

@@ -198,7 +198,8 @@ impl<L: Log> Broker<L> {
         buffer: &mut BytesMut,
     ) {
         let Some(stream) = run.stream.and_then(|id| self.catalog.get(id)) else { return };
-        let body = answer_body(&stream.name, outcome, buffer);
+        let domain = self.names.domain.as_deref();
+        let body = answer_body(&stream.name, domain, outcome, buffer);
         self.answer_subject(batch.slice(message.reply.as_bytes()), Bytes::new(), body);
     }
 
@@ -483,13 +484,19 @@ fn extends(range: Option<&mut Range>, placed: Placed) -> bool {
 }
 
 /// The body of JetStream's answer, in a slice of `buffer`.
-fn answer_body(stream: &str, outcome: Result<Placed, ApiError>, buffer: &mut BytesMut) -> Bytes {
+fn answer_body(
+    stream: &str,
+    domain: Option<&str>,
+    outcome: Result<Placed, ApiError>,
+    buffer: &mut BytesMut,
+) -> Bytes {
     let text = match outcome {
         // A stream's name holds no character that JSON would escape but a quotation mark.
         Ok(placed) => {
             let name = serde_json::to_string(stream).unwrap_or_default();
+            let domain = domain.map_or_else(String::new, |domain| format!(",\"domain\":\"{domain}\""));
             let duplicate = if placed.duplicate { ",\"duplicate\": true" } else { "" };
-            format!("{{\"stream\":{name},\"seq\":{}{duplicate}}}", placed.seq)
+            format!("{{\"stream\":{name}{domain},\"seq\":{}{duplicate}}}", placed.seq)
         }
         Err(error) => serde_json::json!({ "error": error, "stream": stream, "seq": 0 }).to_string(),
     };

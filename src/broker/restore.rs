@@ -8,6 +8,7 @@ use claudebus_storage::{Log, StreamId};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+use crate::model::answer::ServerNames;
 use crate::model::event::ConsumerPath;
 use crate::model::headers::{get, names};
 use crate::model::time::Now;
@@ -76,7 +77,7 @@ impl<L: Log> Broker<L> {
             log,
             limits: options.limits,
             defaults,
-            server_name: options.server_name,
+            names: ServerNames { server: options.server_name, domain: options.domain },
             now,
             rng: StdRng::seed_from_u64(options.seed),
             id_key: Key(0, 0),

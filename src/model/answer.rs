@@ -22,6 +22,24 @@ pub const NATS_VERSION: &str = concat!("2.11.9+claudebus.", env!("CARGO_PKG_VERS
 /// The level of the API that NATS clients are told (ADR-44): TTL of messages, pauses, batches of direct gets.
 pub const API_LEVEL: u32 = 1;
 
+/// What a server calls itself in answers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServerNames {
+    /// Its name.
+    pub server: String,
+    /// The domain of its streams, if it has one: `$JS.<domain>.API` leads to it, too.
+    pub domain: Option<String>,
+}
+
+impl ServerNames {
+    /// Adds the domain to what is said, if there is one.
+    pub fn put_domain(&self, fields: &mut Map<String, Value>) {
+        if let Some(domain) = &self.domain {
+            fields.insert("domain".to_owned(), domain.as_str().into());
+        }
+    }
+}
+
 /// Fields of stream configurations that NATS clients do not know.
 const OWN_STREAM_FIELDS: &[&str] = &["block_compression", "dead_letters"];
 /// Fields of consumer configurations that NATS clients do not know.
@@ -80,11 +98,15 @@ impl AnswerKind {
     }
 }
 
-/// The body of an answer in JSON. `server` is the server's name.
+/// The body of an answer in JSON.
 #[must_use]
-pub fn body(kind: AnswerKind, result: &Result<ApiResponse, ApiError>, server: &str) -> Bytes {
+pub fn body(
+    kind: AnswerKind,
+    result: &Result<ApiResponse, ApiError>,
+    names: &ServerNames,
+) -> Bytes {
     let mut answer = match result {
-        Ok(response) => fields(kind, response, server),
+        Ok(response) => fields(kind, response, names),
         Err(error) => {
             let mut fields = nothing(kind);
             fields.insert("error".to_owned(), json!(error));
@@ -117,7 +139,7 @@ fn nothing(kind: AnswerKind) -> Map<String, Value> {
     fields
 }
 
-fn fields(kind: AnswerKind, response: &ApiResponse, server: &str) -> Map<String, Value> {
+fn fields(kind: AnswerKind, response: &ApiResponse, names: &ServerNames) -> Map<String, Value> {
     match response {
         ApiResponse::Stream { info, did_create } => {
             let mut fields = stream(info);
@@ -130,12 +152,21 @@ fn fields(kind: AnswerKind, response: &ApiResponse, server: &str) -> Map<String,
                 fields.insert("total".to_owned(), subjects.into());
                 fields.insert("offset".to_owned(), 0.into());
                 fields.insert("limit".to_owned(), limit.into());
-                fields.insert("cluster".to_owned(), json!({ "leader": server }));
+                fields.insert("cluster".to_owned(), json!({ "leader": names.server }));
+            }
+            // nats-server leaves it out of the answer to a create.
+            if kind != AnswerKind("stream_create") {
+                names.put_domain(&mut fields);
             }
             fields
         }
         ApiResponse::StreamList { streams, .. } => {
-            let streams = streams.iter().map(|info| Value::Object(listed(stream(info)))).collect();
+            let entry = |info: &StreamInfo| {
+                let mut fields = listed(stream(info));
+                names.put_domain(&mut fields);
+                Value::Object(fields)
+            };
+            let streams = streams.iter().map(entry).collect();
             replaced(response, "streams", Value::Array(streams))
         }
         // nats-server writes no list at all here, and an empty one everywhere else.
@@ -153,7 +184,13 @@ fn fields(kind: AnswerKind, response: &ApiResponse, server: &str) -> Map<String,
             fields.remove("pause_remaining");
             fields
         }
-        other => object(other),
+        other => {
+            let mut fields = object(other);
+            if kind == AnswerKind("account_info") {
+                names.put_domain(&mut fields);
+            }
+            fields
+        }
     }
 }
 
@@ -268,7 +305,8 @@ mod tests {
 
     fn json(kind: &str, result: &Result<ApiResponse, ApiError>) -> Value {
         let kind = AnswerKind::of(kind).expect("an operation");
-        serde_json::from_slice(&body(kind, result, "me")).expect("JSON")
+        let names = ServerNames { server: "me".into(), domain: Some("hub".into()) };
+        serde_json::from_slice(&body(kind, result, &names)).expect("JSON")
     }
 
     #[test]
@@ -295,6 +333,7 @@ mod tests {
         assert_eq!(answer["config"].get("dead_letters"), None);
         assert_eq!(answer["config"]["metadata"]["_nats.req.level"], "0");
         assert_eq!(answer["cluster"]["leader"], "me");
+        assert_eq!(answer["domain"], "hub");
         assert_eq!(answer.get("did_create"), None);
     }
 

@@ -16,6 +16,8 @@ pub(crate) struct Row {
     pub(crate) is_refusal: bool,
     /// Whether it needs a server on which nothing has happened yet.
     pub(crate) is_fresh: bool,
+    /// The domain of that server's streams, if they have one.
+    pub(crate) domain: Option<String>,
     /// What it does, in order.
     pub(crate) steps: Vec<Step>,
 }
@@ -60,6 +62,7 @@ fn parse(text: &str, file: &str) -> Vec<Row> {
         tier: 1,
         is_refusal: false,
         is_fresh: false,
+        domain: None,
         steps: Vec::new(),
     };
     let mut rows: Vec<Row> = Vec::new();
@@ -92,6 +95,10 @@ fn set(row: &mut Row, line: &str) -> bool {
         ("kind", "refusals") => row.is_refusal = true,
         ("kind", "works") => row.is_refusal = false,
         ("fresh", "") => row.is_fresh = true,
+        ("domain", domain) => {
+            row.is_fresh = true;
+            row.domain = Some(domain.to_owned());
+        }
         _ => return false,
     }
     true

@@ -14,6 +14,14 @@ use crate::session::api::{self, Strictness};
 /// Where all of the API is.
 const PREFIX: &str = "$JS.API.";
 
+/// The subject that one below `$JS.<domain>.API` stands for, if this is the domain. Only operations that there are
+/// have such a name.
+pub(super) fn mapped(subject: &str, domain: &str) -> Option<String> {
+    let operation = subject.strip_prefix("$JS.")?.strip_prefix(domain)?.strip_prefix(".API.")?;
+    let is_one = AnswerKind::of(operation).is_some() || operation.starts_with("CONSUMER.");
+    is_one.then(|| format!("{PREFIX}{operation}"))
+}
+
 /// A request to the API arrives. Returns how many answers the session is to wait for.
 pub(super) fn receive(
     message: &MessageView<'_>,
@@ -203,6 +211,17 @@ mod tests {
         let consumer = Some("c".to_owned());
         let error = ApiError::no_priority_group();
         assert_eq!(request, ApiRequest::Refused { stream: "S".into(), consumer, error });
+    }
+
+    #[test]
+    fn the_api_has_the_domain_in_its_name_too() {
+        let inside = |subject| mapped(subject, "hub");
+        assert_eq!(inside("$JS.hub.API.INFO").as_deref(), Some("$JS.API.INFO"));
+        let next = inside("$JS.hub.API.CONSUMER.MSG.NEXT.S.c");
+        assert_eq!(next.as_deref(), Some("$JS.API.CONSUMER.MSG.NEXT.S.c"));
+        for other in ["$JS.hub.API.FOO", "$JS.hubs.API.INFO", "$JS.API.INFO", "$JS.hub.ACK.S"] {
+            assert_eq!(inside(other), None, "{other}");
+        }
     }
 
     #[test]
