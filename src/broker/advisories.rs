@@ -68,6 +68,15 @@ impl<L: Log> Broker<L> {
         });
     }
 
+    /// Says that an atomic batch was given up.
+    pub(super) fn advise_batch_abandoned(&mut self, stream: &str, batch: &str, reason: &str) {
+        self.advise(
+            &format!("STREAM.BATCH_ABANDONED.{stream}"),
+            "stream_batch_abandoned",
+            || json!({ "stream": stream, "batch": batch, "reason": reason }),
+        );
+    }
+
     /// Says that a delivery was refused.
     pub(super) fn advise_refused(&mut self, path: &ConsumerPath, delivery: &Delivered) {
         let ConsumerPath { stream, consumer } = path;

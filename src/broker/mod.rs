@@ -17,6 +17,7 @@ mod catalog;
 pub(crate) mod consumer;
 mod copying;
 mod core;
+mod counting;
 mod dead_letters;
 mod delivery;
 mod direct;
@@ -44,6 +45,7 @@ mod schedule;
 mod scheduling;
 mod sessions;
 mod settling;
+mod staging;
 mod state;
 mod stream;
 mod streams;
@@ -72,6 +74,7 @@ use answering::Askers;
 use api::{Parked, ParkedId};
 use catalog::Catalog;
 use copying::Copies;
+use counting::Counting;
 use direct::Direct;
 use fingerprint::Key;
 use jobs::{Job, JobId};
@@ -81,6 +84,7 @@ use producers::Producers;
 use router::Router;
 use schedule::Schedule;
 use sessions::Sessions;
+use staging::{BatchKey, Staging};
 
 pub use restore::RestoreError;
 pub use state::stream_names;
@@ -119,6 +123,8 @@ enum Awaiting {
     Message(ParkedId),
     /// A request for several messages.
     Direct(Token),
+    /// A counter, for its last message.
+    Counter(StreamId, Box<str>),
     /// The last record's message id, after a restart.
     LastId(StreamId),
 }
@@ -136,6 +142,8 @@ enum Deadline {
     Burial(StreamId, Arc<str>),
     /// A stream may go on copying.
     Copying(StreamId),
+    /// The next message of an atomic batch is late.
+    Batch(BatchKey),
 }
 
 /// The state machine. See the module's text.
@@ -178,6 +186,10 @@ pub struct Broker<L: Log> {
     next_job: u64,
     next_parked: u64,
     askers: Askers,
+    /// Atomic batches that are not committed yet.
+    staging: Staging,
+    /// What counters have come to.
+    counting: Counting,
     /// Requests for several messages that are being answered.
     directs: BTreeMap<Token, Direct>,
     /// Which streams copy from which.
@@ -256,6 +268,7 @@ impl<L: Log> Broker<L> {
                     self.mourning.insert((stream, name));
                 }
                 Deadline::Copying(stream) => self.copy_again(stream),
+                Deadline::Batch(key) => self.batch_timeout(&key),
             }
         }
         for job in std::mem::take(&mut self.ready_jobs) {
@@ -397,6 +410,9 @@ impl<L: Log> Broker<L> {
             }
             Some(Awaiting::Message(parked)) => self.message_read(parked, result),
             Some(Awaiting::Direct(token)) => self.direct_read(token, result),
+            Some(Awaiting::Counter(stream, subject)) => {
+                self.counter_read(stream, &subject, result);
+            }
             Some(Awaiting::LastId(stream)) => self.last_id_read(stream, result),
         }
     }

@@ -17,6 +17,7 @@ use super::answering::Askers;
 use super::catalog::Catalog;
 use super::consumer::Consumer;
 use super::copying::Copies;
+use super::counting::Counting;
 use super::expiry::Horizon;
 use super::fingerprint::Key;
 use super::gaps::DamageCounts;
@@ -28,6 +29,7 @@ use super::reading::one;
 use super::router::Router;
 use super::schedule::Schedule;
 use super::sessions::Sessions;
+use super::staging::Staging;
 use super::state::{self, KeptConsumer, KeptStream};
 use super::stream::{Stream, config};
 use super::{Awaiting, Broker, BrokerOptions};
@@ -102,6 +104,8 @@ impl<L: Log> Broker<L> {
             next_job: 0,
             next_parked: 0,
             askers: Askers::default(),
+            staging: Staging::default(),
+            counting: Counting::default(),
             directs: BTreeMap::new(),
             copies: Copies::default(),
             hops: 0,

@@ -243,7 +243,7 @@ fn listed(mut fields: Map<String, Value>) -> Map<String, Value> {
 
 /// The API level that a stream needs (ADR-44).
 fn stream_level(config: &StreamConfig) -> u32 {
-    if config.allow_msg_schedules {
+    if config.allow_msg_schedules || config.allow_atomic || config.allow_msg_counter {
         2
     } else {
         u32::from(config.allow_msg_ttl || !config.subject_delete_marker_ttl.is_zero())

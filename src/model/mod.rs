@@ -9,6 +9,7 @@ pub mod api;
 pub mod batch;
 pub mod consumer;
 pub mod cron;
+pub mod decimal;
 pub mod duration;
 pub mod error;
 pub mod event;

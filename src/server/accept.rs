@@ -26,8 +26,7 @@ pub(super) async fn accept(shared: Arc<Shared>, endpoint: quinn::Endpoint) {
         let waiting = handshakes.load(Ordering::Relaxed);
         // Each handshake may become a connection.
         let all = open.saturating_add(waiting as u64);
-        let is_full =
-            all >= limits.max_connections as u64 || waiting >= limits.max_handshakes;
+        let is_full = all >= limits.max_connections as u64 || waiting >= limits.max_handshakes;
         if is_full || *leaving.borrow() {
             add(&shared.counters.connections_refused, 1);
             incoming.refuse();

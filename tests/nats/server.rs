@@ -51,7 +51,8 @@ impl Server {
     pub(crate) fn start_in_domain(kind: Kind, home: &Path, domain: &str) -> Self {
         std::fs::create_dir_all(home).unwrap();
         let store = home.join("store");
-        let text = format!("jetstream {{ domain: {domain}, store_dir: \"{}\" }}\n", store.display());
+        let text =
+            format!("jetstream {{ domain: {domain}, store_dir: \"{}\" }}\n", store.display());
         std::fs::write(home.join("nats.conf"), text).unwrap();
         let mut command = match kind {
             Kind::Real => Command::new(program()),

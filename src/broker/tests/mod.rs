@@ -4,6 +4,7 @@
 mod asking;
 mod atomic;
 mod copying;
+mod counting;
 mod dead_letters;
 mod delivering;
 mod model;
@@ -13,6 +14,7 @@ mod publishing;
 mod republishing;
 mod retention;
 mod scheduling;
+mod staging;
 
 use std::time::Duration;
 

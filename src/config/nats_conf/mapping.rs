@@ -70,7 +70,9 @@ const TOP_ROWS: &[(&str, Take)] = &[
     ("write_deadline", |o, e| e.positive_duration().map(|time| o.write_deadline = Some(time))),
     ("lame_duck_duration", lame_duck_duration),
     ("lame_duck", lame_duck_duration),
-    ("lame_duck_grace_period", |o, e| e.duration().map(|time| o.lame_duck_grace_period = Some(time))),
+    ("lame_duck_grace_period", |o, e| {
+        e.duration().map(|time| o.lame_duck_grace_period = Some(time))
+    }),
     ("jetstream", jetstream),
     ("store_dir", store_dir),
     ("storedir", store_dir),

@@ -194,7 +194,7 @@ fn errors_name_the_place_and_what_to_do() {
         ("websocket { port: 1 }", "`websocket` is not supported"),
         ("authorization { users: [{user: a}] }", "f.conf:1:17: `users` is not supported"),
         ("authorization: yes", "is not a map"),
-        ("jetstream { domain: x }", "`domain` is not supported"),
+        ("jetstream { domain: a.b }", "a domain is one word of a subject"),
     ] {
         let error = bad(text);
         assert!(error.contains(expected), "{text:?}: {error}");

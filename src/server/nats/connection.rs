@@ -112,8 +112,7 @@ impl Connection {
         let mut out = Output::new();
         let nonce = shared.logins.nonce();
         let client_ip = address.ip().to_string();
-        let own =
-            Info { client_id: id.0, client_ip, nonce: nonce.clone(), ..Info::clone(info) };
+        let own = Info { client_id: id.0, client_ip, nonce: nonce.clone(), ..Info::clone(info) };
         Session::greet(&own, &mut out);
         Self {
             info: Arc::clone(info),

@@ -8,6 +8,7 @@ use crate::model::answer::{self, AnswerKind};
 use crate::model::api::{ApiRequest, DirectOptions};
 use crate::model::batch::MessageView;
 use crate::model::error::ApiError;
+use crate::model::headers::names;
 use crate::model::request::Request;
 use crate::session::api::{self, Strictness};
 
@@ -151,7 +152,7 @@ fn several_messages(operation: &str, body: &[u8]) -> Option<Result<ApiRequest, A
 
 /// The API level that a request asks for, where it does. What is no number asks for more than there is.
 fn required_level(headers: &[u8]) -> Option<u32> {
-    let text = crate::model::headers::get(headers, "Nats-Required-Api-Level")?;
+    let text = crate::model::headers::get(headers, names::REQUIRED_API_LEVEL)?;
     Some(text.parse().unwrap_or(u32::MAX))
 }
 
