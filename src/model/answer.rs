@@ -82,6 +82,7 @@ impl AnswerKind {
             ("CONSUMER", Some("LIST"), _) => "consumer_list",
             ("CONSUMER", Some("DELETE"), _) => "consumer_delete",
             ("CONSUMER", Some("PAUSE"), _) => "consumer_pause",
+            ("CONSUMER", Some("RESET"), _) => "consumer_reset",
             ("CONSUMER", Some("UNPIN"), _) => "consumer_unpin",
             ("CONSUMER", Some("LEADER"), Some("STEPDOWN")) => "consumer_leader_stepdown",
             ("META", Some("LEADER"), Some("STEPDOWN")) => "meta_leader_stepdown",
@@ -130,6 +131,7 @@ fn nothing(kind: AnswerKind) -> Map<String, Value> {
             let zero = Timestamp::default();
             return object(&json!({ "paused": false, "pause_until": zero }));
         }
+        "consumer_reset" => return object(&json!({ "reset_seq": 0 })),
         "stream_purge" => return object(&json!({ "purged": 0 })),
         "stream_restore" => return object(&json!({ "deliver_subject": "" })),
         _ => return Map::new(),
@@ -174,6 +176,11 @@ fn fields(kind: AnswerKind, response: &ApiResponse, names: &ServerNames) -> Map<
             replaced(response, "streams", Value::Null)
         }
         ApiResponse::Consumer(info) => consumer(info),
+        ApiResponse::ConsumerReset { info, reset_seq } => {
+            let mut fields = consumer(info);
+            fields.insert("reset_seq".to_owned(), (*reset_seq).into());
+            fields
+        }
         ApiResponse::ConsumerList { consumers, .. } => {
             let consumers =
                 consumers.iter().map(|info| Value::Object(listed(consumer(info)))).collect();

@@ -45,6 +45,7 @@ const OPERATIONS: &[&str] = &[
     "CONSUMER.LIST",
     "CONSUMER.DELETE",
     "CONSUMER.PAUSE",
+    "CONSUMER.RESET",
     "BATCH.PUBLISH",
     "SCHEDULE.LIST",
     "SCHEDULE.DELETE",
@@ -75,6 +76,13 @@ struct MessageDelete {
 #[serde(default)]
 struct Pause {
     pause_until: Option<Timestamp>,
+}
+
+/// Body of `CONSUMER.RESET`.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Reset {
+    seq: u64,
 }
 
 /// Body of `BATCH.PUBLISH`.
@@ -422,6 +430,15 @@ fn consumer(
                 stream: stream_name(stream)?,
                 consumer: consumer_name(consumer)?,
                 until: pause_until.filter(|until| until.0 > 0),
+            })
+        }
+        ["RESET", stream, consumer] => {
+            let Reset { seq } =
+                if body.is_empty() { Reset::default() } else { body_as(body, &[], strictness)? };
+            Ok(ApiRequest::ConsumerReset {
+                stream: stream_name(stream)?,
+                consumer: consumer_name(consumer)?,
+                seq: Some(seq).filter(|seq| *seq > 0),
             })
         }
         _ => Err(unknown(operation)),

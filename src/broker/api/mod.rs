@@ -168,6 +168,9 @@ impl<L: Log> Broker<L> {
             ApiRequest::ConsumerPause { stream, consumer, until } => {
                 self.consumer_pause(stream, consumer, *until)
             }
+            ApiRequest::ConsumerReset { stream, consumer, seq } => {
+                self.consumer_reset(stream, consumer, *seq)
+            }
             ApiRequest::Refused { stream, consumer, error } => {
                 let stream = self.catalog.find(stream).ok_or_else(ApiError::stream_not_found)?;
                 let is_there = |name: &String| stream.consumers.get(name).is_some();

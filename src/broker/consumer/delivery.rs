@@ -122,6 +122,7 @@ impl Consumer {
             last: (0, 0),
             ended: true,
             reply: None,
+            stalled: None,
         }
     }
 

@@ -12,6 +12,7 @@ mod ordering;
 mod parts;
 mod publishing;
 mod republishing;
+mod resetting;
 mod retention;
 mod scheduling;
 mod staging;
