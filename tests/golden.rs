@@ -206,6 +206,7 @@ fn server_frames() -> Vec<(&'static str, ServerFrame)> {
                 pending_bytes: 0,
                 last: (0, 0),
                 ended: true,
+                stalled: None,
                 reply: None,
             };
             ServerFrame::Status(StatusFrame { token: 1, status })

@@ -8,7 +8,7 @@ use crate::model::error::ApiError;
 use crate::model::stream::Storage;
 
 use super::Broker;
-use super::publish::Run;
+use super::publish::{New, Run, as_stored};
 use super::stream::Stream;
 use super::stream::asked::Asked;
 
@@ -54,12 +54,28 @@ impl<L: Log> Broker<L> {
         &self,
         stream: &Stream,
         run: &Run<'_>,
-        asked: &Asked<'_>,
+        new: &New<'_>,
         message: &MessageView<'_>,
     ) -> Result<(), ApiError> {
-        if asked.expected_last_id.is_some_and(|id| id != stream.last_message_id) {
+        if new.asked.expected_last_id.is_some_and(|id| id != stream.last_message_id) {
             return Err(ApiError::wrong_last_message_id(&stream.last_message_id));
         }
+        self.check_shape(stream, run, new, message)?;
+        let message = as_stored(message, new.counted.as_ref());
+        let (subject, headers) = (run.stored_as(), message.headers.len());
+        let size = stream.storage().size(subject.len(), headers, message.payload.len());
+        self.check_room(stream, subject, size)
+    }
+
+    /// Whether a stream takes a message of this kind and size, if it has room.
+    pub(super) fn check_shape(
+        &self,
+        stream: &Stream,
+        run: &Run<'_>,
+        new: &New<'_>,
+        message: &MessageView<'_>,
+    ) -> Result<(), ApiError> {
+        let (asked, message) = (&new.asked, as_stored(message, new.counted.as_ref()));
         if asked.rollup.is_some() && (!stream.config.allow_rollup_hdrs || stream.config.deny_purge)
         {
             return Err(ApiError::rollup_not_permitted());
@@ -74,12 +90,7 @@ impl<L: Log> Broker<L> {
         if run.no_space {
             return Err(ApiError::storage_exceeded());
         }
-        let size = stream.storage().size(
-            run.stored_as().len(),
-            message.headers.len(),
-            message.payload.len(),
-        );
-        self.check_room(stream, run.stored_as(), size)
+        Ok(())
     }
 
     /// Whether the stream is on a disk that is full.

@@ -123,6 +123,15 @@ impl<L: Log> Broker<L> {
         );
     }
 
+    /// Says that an atomic batch was given up.
+    pub(super) fn advise_batch_abandoned(&mut self, stream: &str, batch: &str, reason: &str) {
+        self.advise(
+            &format!("STREAM.BATCH_ABANDONED.{stream}"),
+            "stream_batch_abandoned",
+            || json!({ "stream": stream, "batch": batch, "reason": reason }),
+        );
+    }
+
     /// Says that a delivery was refused.
     pub(super) fn advise_refused(&mut self, path: &ConsumerPath, delivery: &Delivered) {
         let ConsumerPath { stream, consumer } = path;
@@ -175,6 +184,7 @@ impl<L: Log> Broker<L> {
             fields.insert("type".to_owned(), kind.into());
             fields.insert("id".to_owned(), self.draw_name(22).into());
             fields.insert("timestamp".to_owned(), json!(Timestamp(self.now.wall)));
+            self.names.put_domain(fields);
         }
         self.announce(subject, b"", body.to_string().as_bytes());
     }
@@ -195,6 +205,9 @@ impl<L: Log> Broker<L> {
             "stream_seq": dying.seq,
             "deliveries": dying.attempts,
         });
+        if let Some(body) = body.as_object_mut() {
+            self.names.put_domain(body);
+        }
         if let (DeadReason::Terminated(words), Some(body)) = (&dying.reason, body.as_object_mut()) {
             body.insert("consumer_seq".to_owned(), dying.consumer_seq.into());
             if !words.is_empty() {

@@ -102,7 +102,7 @@ impl<L: Log> Broker<L> {
         if kind.is_direct() {
             self.answer_directly(session, &reply, &subject, result);
         } else if !reply.is_empty() {
-            let body = answer::body(kind, result, &self.server_name);
+            let body = answer::body(kind, result, &self.names);
             self.answer_subject(reply.into(), Bytes::new(), body);
         }
         self.outbox.send_in_order(session, Event::Answered);

@@ -17,6 +17,7 @@ use rand::RngExt;
 use crate::model::headers::{Block, get, names};
 use crate::model::stream::{Retention, StreamSourceInfo};
 
+use super::counting::{Counted, is_unread};
 use super::jobs::{Progress, Task};
 use super::state;
 use super::stream::Stream;
@@ -237,11 +238,27 @@ impl<L: Log> Broker<L> {
         let again = stream.transform.as_ref().and_then(|own| own.apply(&mapped, draw));
         let subject = again.unwrap_or(mapped);
         let says = (!is_mirror).then(|| source.header(record.seq, record.subject(), created));
-        let headers = copied_headers(record.headers(), says.as_deref());
+        let mut headers = copied_headers(record.headers(), says.as_deref());
+        let (origin, mut payload, mut total) = (Arc::clone(&source.origin), None, None);
+        if stream.config.allow_msg_counter {
+            match self.count_copy(target, &subject, &origin, record, &headers) {
+                Ok(Counted { total: sum, payload: body, headers: own }) => {
+                    headers = own.map_or(headers, Cow::Owned);
+                    (payload, total) = (Some(body), Some(sum));
+                }
+                Err(error) if is_unread(&error) => return Outcome::Wait,
+                Err(error) => {
+                    tracing::warn!(%origin, seq = record.seq, %error, "a message is not copied");
+                    return Outcome::Passed;
+                }
+            }
+        }
+        let payload = payload.as_deref().unwrap_or(record.payload());
+        let Some(stream) = self.catalog.get(target) else { return Outcome::Passed };
         let time = if is_mirror { record.time } else { self.now.wall }.max(held.last_time);
-        let copy = self.copy_of(stream, &subject, &headers, record.payload(), time);
-        if headers.len() + record.payload().len() > stream.max_message() {
-            tracing::warn!(stream = %stream.name, origin = %source.origin, seq = record.seq,
+        let copy = self.copy_of(stream, &subject, &headers, payload, time);
+        if headers.len() + payload.len() > stream.max_message() {
+            tracing::warn!(stream = %stream.name, %origin, seq = record.seq,
                 "a message is not copied: it is larger than the stream allows");
             return Outcome::Passed;
         }
@@ -251,7 +268,7 @@ impl<L: Log> Broker<L> {
         {
             return Outcome::Copied;
         }
-        let size = stream.storage().size(subject.len(), headers.len(), record.payload().len());
+        let size = stream.storage().size(subject.len(), headers.len(), payload.len());
         if self.check_room(stream, &subject, size).is_err() {
             return Outcome::Wait;
         }
@@ -266,7 +283,11 @@ impl<L: Log> Broker<L> {
         if seq > held.last_seq + 1 {
             self.log.skip(target, seq - 1);
         }
-        self.append_copy(target, &copy)
+        let outcome = self.append_copy(target, &copy);
+        if let (Outcome::Copied, Some(total)) = (&outcome, total) {
+            self.counting.keep(target, &subject, seq, total);
+        }
+        outcome
     }
 
     /// What is appended of a message that was copied.

@@ -115,10 +115,10 @@ impl<L: Log> Broker<L> {
             member.stirred = false;
             let listeners = self.hear_of_gaps(id, &member);
             // A sign of life tells how far deliveries had come when it was due.
-            let due = member.consumer.take_statuses();
+            let due = member.take_statuses();
             let mail = self.deliver(id, &name, &mut member);
             self.tell_gaps(id, &mut member, &listeners);
-            let statuses = member.consumer.take_statuses();
+            let statuses = member.take_statuses();
             let pins = member.consumer.take_pin_changes();
             self.keep_progress(&mut member);
             let deadline = member.consumer.poll_timeout(self.now);

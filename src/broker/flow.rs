@@ -36,6 +36,12 @@ impl Flow {
         self.outstanding > self.window
     }
 
+    /// What the client is to publish to, so that more may be sent.
+    pub(super) fn stalled_by(&self) -> Option<&str> {
+        let (subject, _) = self.asked.as_ref().filter(|_| self.is_stalled())?;
+        Some(subject)
+    }
+
     /// Whether it is time to ask: half the window is used, and no answer is awaited.
     pub(super) fn is_due(&self) -> bool {
         self.asked.is_none() && self.outstanding > self.window / 2
@@ -72,6 +78,7 @@ mod tests {
         assert!(!flow.is_stalled(), "at the window");
         flow.sent(1);
         assert!(flow.is_stalled(), "one byte past it");
+        assert_eq!(flow.stalled_by(), Some("q"));
         flow.answered("other");
         assert!(flow.is_stalled());
         flow.answered("q");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use claudebus_storage::log::Filter;
 use claudebus_storage::{Record, StreamId};
 
-use super::consumer::Consumer;
+use super::consumer::{Consumer, StatusFor};
 use super::flow::Flow;
 use super::gaps::GapsToTell;
 use super::state;
@@ -88,12 +88,30 @@ impl Member {
         self.flow.as_ref().is_some_and(Flow::is_stalled)
     }
 
+    /// Statuses of its pulls since the last call.
+    pub(super) fn take_statuses(&mut self) -> Vec<StatusFor> {
+        let mut statuses = self.consumer.take_statuses();
+        if let Some(subject) = self.flow.as_ref().and_then(Flow::stalled_by) {
+            let heartbeats = statuses.iter_mut().filter(|(_, _, status)| status.code == 100);
+            heartbeats.for_each(|(_, _, status)| status.stalled = Some(Arc::from(subject)));
+        }
+        statuses
+    }
+
     /// After its configuration changed.
     pub(super) fn refresh(&mut self) {
         self.filter = Filter::any_of(self.consumer.config().filters());
         self.rereading = None;
         self.reread = None;
         self.pushing = false;
+    }
+
+    /// After its consumer has forgotten what it delivered.
+    pub(super) fn begin_anew(&mut self) {
+        self.rereading = None;
+        self.reread = None;
+        self.burying = None;
+        self.gaps = GapsToTell::new(self.consumer.cursor());
     }
 
     /// The key of its progress.

@@ -17,6 +17,7 @@ mod catalog;
 pub(crate) mod consumer;
 mod copying;
 mod core;
+mod counting;
 mod dead_letters;
 mod delivery;
 mod direct;
@@ -44,6 +45,7 @@ mod schedule;
 mod scheduling;
 mod sessions;
 mod settling;
+mod staging;
 mod state;
 mod stream;
 mod streams;
@@ -61,6 +63,7 @@ use claudebus_storage::log::{ReadBatch, ReadError};
 use claudebus_storage::{Log, LogEvent, LogFailure, Position, ReadId, StreamId};
 use rand::rngs::StdRng;
 
+use crate::model::answer::ServerNames;
 use crate::model::error::ApiError;
 use crate::model::event::Event;
 use crate::model::limits::Limits;
@@ -72,6 +75,7 @@ use answering::Askers;
 use api::{Parked, ParkedId};
 use catalog::Catalog;
 use copying::Copies;
+use counting::Counting;
 use direct::Direct;
 use fingerprint::Key;
 use jobs::{Job, JobId};
@@ -81,6 +85,7 @@ use producers::Producers;
 use router::Router;
 use schedule::Schedule;
 use sessions::Sessions;
+use staging::{BatchKey, Staging};
 use transfer::Transfers;
 
 pub use restore::RestoreError;
@@ -96,6 +101,8 @@ pub struct BrokerOptions {
     pub default_streams: Vec<StreamConfig>,
     /// The server's name, for answers that show it.
     pub server_name: String,
+    /// The domain of its streams (NATS), if they have one.
+    pub domain: Option<String>,
     /// Where randomness comes from: the choice among queue group members, names of ephemeral
     /// consumers, and the secret of a new data directory.
     pub seed: u64,
@@ -120,6 +127,8 @@ enum Awaiting {
     Direct(Token),
     /// A snapshot of this name.
     Snapshot(String),
+    /// A counter, for its last message.
+    Counter(StreamId, Box<str>),
     /// The last record's message id, after a restart.
     LastId(StreamId),
 }
@@ -139,6 +148,8 @@ enum Deadline {
     Copying(StreamId),
     /// A snapshot or restore of this name may go on, or has waited for too long.
     Transfer(String),
+    /// The next message of an atomic batch is late.
+    Batch(BatchKey),
 }
 
 /// The state machine. See the module's text.
@@ -147,7 +158,7 @@ pub struct Broker<L: Log> {
     log: L,
     limits: Limits,
     defaults: Vec<StreamConfig>,
-    server_name: String,
+    names: ServerNames,
     now: Now,
     rng: StdRng,
     id_key: Key,
@@ -181,6 +192,10 @@ pub struct Broker<L: Log> {
     next_job: u64,
     next_parked: u64,
     askers: Askers,
+    /// Atomic batches that are not committed yet.
+    staging: Staging,
+    /// What counters have come to.
+    counting: Counting,
     /// Requests for several messages that are being answered.
     directs: BTreeMap<Token, Direct>,
     /// Snapshots and restores.
@@ -264,6 +279,7 @@ impl<L: Log> Broker<L> {
                 }
                 Deadline::Copying(stream) => self.copy_again(stream),
                 Deadline::Transfer(name) => self.transfer_timeout(&name),
+                Deadline::Batch(key) => self.batch_timeout(&key),
             }
         }
         for job in std::mem::take(&mut self.ready_jobs) {
@@ -406,6 +422,9 @@ impl<L: Log> Broker<L> {
             Some(Awaiting::Message(parked)) => self.message_read(parked, result),
             Some(Awaiting::Direct(token)) => self.direct_read(token, result),
             Some(Awaiting::Snapshot(name)) => self.snapshot_read(&name, result),
+            Some(Awaiting::Counter(stream, subject)) => {
+                self.counter_read(stream, &subject, result);
+            }
             Some(Awaiting::LastId(stream)) => self.last_id_read(stream, result),
         }
     }

@@ -252,6 +252,21 @@ impl<L: Log> Broker<L> {
         }
     }
 
+    /// Lets a consumer begin anew at a sequence, with those who wait for its messages.
+    pub(super) fn reset_consumer(&mut self, id: StreamId, name: &Arc<str>, seq: u64) {
+        let stream_last = self.log.stream(id).map_or(0, |held| held.last_seq);
+        let now = self.now;
+        let Some((_, member)) = self.catalog.get_mut(id).and_then(|s| s.member_mut(name)) else {
+            return;
+        };
+        member.consumer.reset(seq, stream_last, now);
+        member.begin_anew();
+        self.log.put(member.key(), &member.consumer.base());
+        self.mourning.remove(&(id, Arc::clone(name)));
+        self.recount(id, name);
+        self.stirred.insert((id, Arc::clone(name)));
+    }
+
     /// Writes a consumer's configuration to the log's state.
     pub(super) fn keep_consumer(&mut self, id: StreamId, name: &str) {
         let Some(member) = self.catalog.get(id).and_then(|s| s.consumers.get(name)) else { return };

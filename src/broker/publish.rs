@@ -17,8 +17,10 @@ use crate::model::request::{ProducerId, SessionId};
 use crate::model::transform::Transform;
 
 use super::Broker;
+use super::counting::{Counted, Total, is_unread};
 use super::producers::{Producer, Seen, Stored};
 use super::router::Route;
+use super::staging::{Staged, batch_of};
 use super::state;
 use super::stream::Stream;
 use super::stream::asked::{Asked, Rollup};
@@ -38,6 +40,12 @@ pub(super) struct Run<'a> {
     per_subject: bool,
     /// Whether publishers get answers.
     answers: bool,
+    /// Whether the stream takes atomic batches.
+    stages: bool,
+    /// Whether its messages are counters.
+    counts: bool,
+    /// What the last counter has come to.
+    total: Option<String>,
     /// The stream is on a disk that is full.
     pub(super) no_space: bool,
     time: u64,
@@ -54,6 +62,11 @@ impl Run<'_> {
     pub(super) fn stored_as(&self) -> &str {
         self.mapped.as_deref().unwrap_or(self.subject)
     }
+
+    /// When its messages are stored.
+    pub(super) fn time(&self) -> u64 {
+        self.time
+    }
 }
 
 /// What was found out about a message before it is stored: the stream takes it, or it was stored
@@ -62,17 +75,45 @@ pub(super) type Checked<'m> = Result<New<'m>, u64>;
 
 /// A message that its stream takes.
 pub(super) struct New<'m> {
-    asked: Asked<'m>,
+    pub(super) asked: Asked<'m>,
     /// It is a schedule.
     planned: Option<Entry>,
     fingerprint: Option<Fingerprint>,
+    /// What is stored in its place, if it is a counter's.
+    pub(super) counted: Option<Counted>,
 }
 
-impl New<'_> {
+impl<'m> New<'m> {
+    pub(super) fn of(
+        asked: Asked<'m>,
+        planned: Option<Entry>,
+        fingerprint: Option<Fingerprint>,
+    ) -> Self {
+        Self { asked, planned, fingerprint, counted: None }
+    }
+
+    pub(super) fn set_counted(&mut self, counted: Counted) {
+        self.counted = Some(counted);
+    }
+
+    /// What its counter comes to.
+    pub(super) fn total(&self) -> Option<&Total> {
+        self.counted.as_ref().map(|counted| &counted.total)
+    }
+
     /// Whether it has an id by which it is known again.
     pub(super) fn has_id(&self) -> bool {
         self.fingerprint.is_some()
     }
+}
+
+/// What became of a message of a NATS client that a stream captures.
+#[derive(Clone, Debug)]
+pub(super) enum Outcome {
+    /// It is stored, or was before; and what its counter has come to.
+    Stored(Placed, Option<String>),
+    /// It is of a batch.
+    Staged(Staged),
 }
 
 /// Where a message went.
@@ -180,9 +221,19 @@ impl<L: Log> Broker<L> {
             self.turn_to(&mut run, message.subject);
             let Some(run) = run.as_mut() else { continue };
             let heard = self.deliver_core(from, &run.route, batch, &message, echo);
-            if run.stream.is_some() {
-                let outcome = self.store(run, &message);
-                if !message.reply.is_empty() && run.answers && may_answer(message.reply) {
+            if let Some(id) = run.stream {
+                let answers_it =
+                    !message.reply.is_empty() && run.answers && may_answer(message.reply);
+                let waits = run.counts && self.counting.is_stalled(id);
+                let outcome = if waits {
+                    Err(ApiError::counter_unread())
+                } else {
+                    self.store_or_stage(run, &message)
+                };
+                let is_stalled = run.counts
+                    && outcome.as_ref().is_err_and(is_unread)
+                    && self.stall(id, &message, answers_it);
+                if answers_it && !is_stalled {
                     self.answer_publish(batch, run, &message, outcome, &mut answers);
                 }
             } else if !heard && !message.reply.is_empty() {
@@ -192,17 +243,36 @@ impl<L: Log> Broker<L> {
         self.end_run(run.as_ref());
     }
 
+    /// Stores a message of a NATS client, or keeps it for its batch.
+    pub(super) fn store_or_stage(
+        &mut self,
+        run: &mut Run<'_>,
+        message: &MessageView<'_>,
+    ) -> Result<Outcome, ApiError> {
+        if run.stages
+            && let (Some(id), Some(batch)) = (run.stream, batch_of(message.headers))
+        {
+            // What the batch leads to comes behind what was published before it.
+            self.end_run(Some(run));
+            (run.stored, run.told, run.last_is_bare) = (0, 0, false);
+            return self.stage(id, batch, message).map(Outcome::Staged);
+        }
+        let placed = self.store(run, message)?;
+        Ok(Outcome::Stored(placed, run.total.take()))
+    }
+
     /// JetStream's JSON answer to a publish, to the message's reply subject.
-    fn answer_publish(
+    pub(super) fn answer_publish(
         &mut self,
         batch: &MessageBatch,
         run: &Run<'_>,
         message: &MessageView<'_>,
-        outcome: Result<Placed, ApiError>,
+        outcome: Result<Outcome, ApiError>,
         buffer: &mut BytesMut,
     ) {
         let Some(stream) = run.stream.and_then(|id| self.catalog.get(id)) else { return };
-        let body = answer_body(&stream.name, outcome, buffer);
+        let domain = self.names.domain.as_deref();
+        let body = answer_body(&stream.name, domain, outcome, buffer);
         self.answer_subject(batch.slice(message.reply.as_bytes()), Bytes::new(), body);
     }
 
@@ -227,7 +297,8 @@ impl<L: Log> Broker<L> {
             && before.stream == route.stream
         {
             let (stored, told, last_is_bare) = (0, 0, false);
-            return Run { subject, mapped, route, stored, told, last_is_bare, ..*before };
+            let total = None;
+            return Run { subject, mapped, route, stored, told, last_is_bare, total, ..*before };
         }
         let stream = route.stream.and_then(|id| self.catalog.get(id));
         let last_time =
@@ -240,6 +311,9 @@ impl<L: Log> Broker<L> {
             max_message: stream.map_or(usize::MAX, Stream::max_message),
             per_subject: stream.is_some_and(|stream| stream.max_per_subject().is_some()),
             answers: stream.is_some_and(|stream| !stream.config.no_ack),
+            stages: stream.is_some_and(|stream| stream.config.allow_atomic),
+            counts: stream.is_some_and(|stream| stream.config.allow_msg_counter),
+            total: None,
             no_space: stream.is_some_and(|stream| self.is_out_of_space(stream)),
             time: last_time.max(self.now.wall),
             stored: 0,
@@ -382,6 +456,11 @@ impl<L: Log> Broker<L> {
         if asked.is_copy {
             return Err(ApiError::stream_source_header());
         }
+        if asked.is_in_batch {
+            // To store it as a message of its own would break what was meant.
+            return Err(ApiError::batches_disabled());
+        }
+        let increment = Self::check_increment(stream, &asked, message)?;
         self.check_expectations(stream, run.stored_as(), &asked)?;
         let planned = self.plan(id, run.stored_as(), &asked)?;
         let fingerprint = asked.message_id.map(|text| self.id_key.fingerprint(text));
@@ -390,9 +469,13 @@ impl<L: Log> Broker<L> {
         {
             return Ok(Err(seq));
         }
+        let mut new = New::of(asked, planned, fingerprint);
+        if let Some(increment) = increment {
+            self.count_up(id, run.stored_as(), message.headers, &increment, None, &mut new)?;
+        }
         let Some(stream) = self.catalog.get(id) else { return Err(ApiError::stream_not_found()) };
-        self.check_rest(stream, run, &asked, message)?;
-        Ok(Ok(New { asked, planned, fingerprint }))
+        self.check_rest(stream, run, &new, message)?;
+        Ok(Ok(new))
     }
 
     /// Stores a message that was checked. Nothing is stored if its id cannot be remembered, which is
@@ -402,8 +485,9 @@ impl<L: Log> Broker<L> {
         run: &mut Run<'_>,
         id: StreamId,
         message: &MessageView<'_>,
-        New { asked, planned, fingerprint }: New<'_>,
+        New { asked, planned, fingerprint, counted }: New<'_>,
     ) -> Result<Placed, ApiError> {
+        let message = as_stored(message, counted.as_ref());
         let Some(stream) = self.catalog.get(id) else { return Err(ApiError::stream_not_found()) };
         let window = u64::try_from(stream.config.duplicate_window.as_nanos()).unwrap_or(u64::MAX);
         let mapped = run.mapped.clone();
@@ -440,6 +524,10 @@ impl<L: Log> Broker<L> {
                 stream.last_unkept = (seq, run.time);
             }
             return Ok(Placed { stream: id, seq, duplicate: false });
+        }
+        if let Some(Counted { total, .. }) = &counted {
+            run.total = Some(total.value.to_string());
+            self.counting.keep(id, subject, seq, total.clone());
         }
         let rollup = if planned.is_some() { Some(Rollup::Subject) } else { asked.rollup };
         self.note_schedule(id, subject, seq, &asked, planned);
@@ -480,6 +568,15 @@ impl<L: Log> Broker<L> {
     }
 }
 
+/// A message as it is stored.
+pub(super) fn as_stored<'a>(
+    message: &MessageView<'a>,
+    counted: Option<&'a Counted>,
+) -> MessageView<'a> {
+    let Some(Counted { payload, headers, .. }) = counted else { return *message };
+    MessageView { headers: headers.as_deref().unwrap_or(message.headers), payload, ..*message }
+}
+
 /// Whether `placed` follows the range, which then includes it.
 fn extends(range: Option<&mut Range>, placed: Placed) -> bool {
     let Some(range) = range else { return false };
@@ -492,12 +589,35 @@ fn extends(range: Option<&mut Range>, placed: Placed) -> bool {
     follows
 }
 
+/// A text as JSON has it.
+fn json_text(text: &str) -> String {
+    serde_json::to_string(text).unwrap_or_default()
+}
+
 /// The body of JetStream's answer, in a slice of `buffer`.
-fn answer_body(stream: &str, outcome: Result<Placed, ApiError>, buffer: &mut BytesMut) -> Bytes {
+fn answer_body(
+    stream: &str,
+    domain: Option<&str>,
+    outcome: Result<Outcome, ApiError>,
+    buffer: &mut BytesMut,
+) -> Bytes {
     let text = match outcome {
-        Ok(placed) => {
+        // A stream's name holds no character that JSON would escape but a quotation mark.
+        Ok(outcome) => {
+            let name = json_text(stream);
+            let domain =
+                domain.map_or_else(String::new, |domain| format!(",\"domain\":\"{domain}\""));
+            let (placed, more) = match outcome {
+                Outcome::Stored(placed, None) => (placed, String::new()),
+                Outcome::Stored(placed, Some(total)) => (placed, format!(",\"val\":\"{total}\"")),
+                Outcome::Staged(Staged::Committed { id, last, count }) => {
+                    (last, format!(",\"batch\":{},\"count\":{count}", json_text(&id)))
+                }
+                // An empty message says that the batch goes on.
+                Outcome::Staged(Staged::Waits) => return Bytes::new(),
+            };
             let duplicate = if placed.duplicate { ",\"duplicate\": true" } else { "" };
-            format!("{{\"stream\":{},\"seq\":{}{duplicate}}}", quoted(stream), placed.seq)
+            format!("{{\"stream\":{name}{domain},\"seq\":{}{duplicate}{more}}}", placed.seq)
         }
         Err(error) => {
             let error = serde_json::to_string(&error).unwrap_or_default();

@@ -8,6 +8,7 @@ use claudebus_storage::{Log, StreamId};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+use crate::model::answer::ServerNames;
 use crate::model::event::ConsumerPath;
 use crate::model::headers::{get, names};
 use crate::model::time::Now;
@@ -16,6 +17,7 @@ use super::answering::Askers;
 use super::catalog::Catalog;
 use super::consumer::Consumer;
 use super::copying::Copies;
+use super::counting::Counting;
 use super::expiry::Horizon;
 use super::fingerprint::Key;
 use super::gaps::DamageCounts;
@@ -27,6 +29,7 @@ use super::reading::one;
 use super::router::Router;
 use super::schedule::Schedule;
 use super::sessions::Sessions;
+use super::staging::Staging;
 use super::state::{self, KeptConsumer, KeptStream};
 use super::stream::{Stream, config};
 use super::transfer::Transfers;
@@ -77,7 +80,7 @@ impl<L: Log> Broker<L> {
             log,
             limits: options.limits,
             defaults,
-            server_name: options.server_name,
+            names: ServerNames { server: options.server_name, domain: options.domain },
             now,
             rng: StdRng::seed_from_u64(options.seed),
             id_key: Key(0, 0),
@@ -102,6 +105,8 @@ impl<L: Log> Broker<L> {
             next_job: 0,
             next_parked: 0,
             askers: Askers::default(),
+            staging: Staging::default(),
+            counting: Counting::default(),
             directs: BTreeMap::new(),
             transfers: Transfers::default(),
             copies: Copies::default(),

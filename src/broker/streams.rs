@@ -190,11 +190,15 @@ impl<L: Log> Broker<L> {
         let options = stream.options();
         let subjects = stream.config.subjects.clone();
         stream.age_cursor = 0;
+        let stages = stream.config.allow_atomic;
         for subject in old.subjects.iter().filter(|subject| !subjects.contains(subject)) {
             self.router.remove_stream(subject, id);
         }
         for subject in subjects.iter().filter(|subject| !old.subjects.contains(subject)) {
             self.router.add_stream(subject, id);
+        }
+        if !stages {
+            self.drop_batches_of(id);
         }
         self.log.update_stream(id, options);
         self.keep_stream(id);
@@ -225,6 +229,7 @@ impl<L: Log> Broker<L> {
             self.remove_consumer(id, &name);
         }
         self.forget_schedules(id);
+        self.drop_batches_of(id);
         let Some(stream) = self.catalog.remove(id) else { return };
         for subject in &stream.config.subjects {
             self.router.remove_stream(subject, id);

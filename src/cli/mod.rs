@@ -12,6 +12,7 @@ mod consumer;
 mod dead;
 mod exec;
 pub mod exit;
+mod lame_duck;
 mod message;
 mod messages;
 mod nats_server;

@@ -22,6 +22,24 @@ pub const NATS_VERSION: &str = concat!("2.11.9+claudebus.", env!("CARGO_PKG_VERS
 /// The level of the API that NATS clients are told (ADR-44): TTL of messages, pauses, batches of direct gets.
 pub const API_LEVEL: u32 = 1;
 
+/// What a server calls itself in answers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServerNames {
+    /// Its name.
+    pub server: String,
+    /// The domain of its streams, if it has one: `$JS.<domain>.API` leads to it, too.
+    pub domain: Option<String>,
+}
+
+impl ServerNames {
+    /// Adds the domain to what is said, if there is one.
+    pub fn put_domain(&self, fields: &mut Map<String, Value>) {
+        if let Some(domain) = &self.domain {
+            fields.insert("domain".to_owned(), domain.as_str().into());
+        }
+    }
+}
+
 /// Fields of stream configurations that NATS clients do not know.
 const OWN_STREAM_FIELDS: &[&str] = &["block_compression", "dead_letters"];
 /// Fields of consumer configurations that NATS clients do not know.
@@ -66,6 +84,7 @@ impl AnswerKind {
             ("CONSUMER", Some("LIST"), _) => "consumer_list",
             ("CONSUMER", Some("DELETE"), _) => "consumer_delete",
             ("CONSUMER", Some("PAUSE"), _) => "consumer_pause",
+            ("CONSUMER", Some("RESET"), _) => "consumer_reset",
             ("CONSUMER", Some("UNPIN"), _) => "consumer_unpin",
             ("CONSUMER", Some("LEADER"), Some("STEPDOWN")) => "consumer_leader_stepdown",
             ("META", Some("LEADER"), Some("STEPDOWN")) => "meta_leader_stepdown",
@@ -82,11 +101,15 @@ impl AnswerKind {
     }
 }
 
-/// The body of an answer in JSON. `server` is the server's name.
+/// The body of an answer in JSON.
 #[must_use]
-pub fn body(kind: AnswerKind, result: &Result<ApiResponse, ApiError>, server: &str) -> Bytes {
+pub fn body(
+    kind: AnswerKind,
+    result: &Result<ApiResponse, ApiError>,
+    names: &ServerNames,
+) -> Bytes {
     let mut answer = match result {
-        Ok(response) => fields(kind, response, server),
+        Ok(response) => fields(kind, response, names),
         Err(error) => {
             let mut fields = nothing(kind);
             fields.insert("error".to_owned(), json!(error));
@@ -110,6 +133,7 @@ fn nothing(kind: AnswerKind) -> Map<String, Value> {
             let zero = Timestamp::default();
             return object(&json!({ "paused": false, "pause_until": zero }));
         }
+        "consumer_reset" => return object(&json!({ "reset_seq": 0 })),
         "stream_purge" => return object(&json!({ "purged": 0 })),
         "stream_restore" => return object(&json!({ "deliver_subject": "" })),
         _ => return Map::new(),
@@ -119,7 +143,7 @@ fn nothing(kind: AnswerKind) -> Map<String, Value> {
     fields
 }
 
-fn fields(kind: AnswerKind, response: &ApiResponse, server: &str) -> Map<String, Value> {
+fn fields(kind: AnswerKind, response: &ApiResponse, names: &ServerNames) -> Map<String, Value> {
     match response {
         ApiResponse::Stream { info, did_create, subjects } => {
             let mut fields = stream(info);
@@ -132,12 +156,21 @@ fn fields(kind: AnswerKind, response: &ApiResponse, server: &str) -> Map<String,
                 fields.insert("total".to_owned(), total.into());
                 fields.insert("offset".to_owned(), offset.into());
                 fields.insert("limit".to_owned(), limit.into());
-                fields.insert("cluster".to_owned(), json!({ "leader": server }));
+                fields.insert("cluster".to_owned(), json!({ "leader": names.server }));
+            }
+            // nats-server leaves it out of the answer to a create.
+            if kind != AnswerKind("stream_create") {
+                names.put_domain(&mut fields);
             }
             fields
         }
         ApiResponse::StreamList { streams, .. } => {
-            let streams = streams.iter().map(|info| Value::Object(listed(stream(info)))).collect();
+            let entry = |info: &StreamInfo| {
+                let mut fields = listed(stream(info));
+                names.put_domain(&mut fields);
+                Value::Object(fields)
+            };
+            let streams = streams.iter().map(entry).collect();
             replaced(response, "streams", Value::Array(streams))
         }
         // nats-server writes no list at all here, and an empty one everywhere else.
@@ -151,6 +184,11 @@ fn fields(kind: AnswerKind, response: &ApiResponse, server: &str) -> Map<String,
             fields
         }
         ApiResponse::Consumer(info) => consumer(info),
+        ApiResponse::ConsumerReset { info, reset_seq } => {
+            let mut fields = consumer(info);
+            fields.insert("reset_seq".to_owned(), (*reset_seq).into());
+            fields
+        }
         ApiResponse::ConsumerList { consumers, .. } => {
             let consumers =
                 consumers.iter().map(|info| Value::Object(listed(consumer(info)))).collect();
@@ -161,7 +199,13 @@ fn fields(kind: AnswerKind, response: &ApiResponse, server: &str) -> Map<String,
             fields.remove("pause_remaining");
             fields
         }
-        other => object(other),
+        other => {
+            let mut fields = object(other);
+            if kind == AnswerKind("account_info") {
+                names.put_domain(&mut fields);
+            }
+            fields
+        }
     }
 }
 
@@ -226,7 +270,7 @@ fn listed(mut fields: Map<String, Value>) -> Map<String, Value> {
 
 /// The API level that a stream needs (ADR-44).
 fn stream_level(config: &StreamConfig) -> u32 {
-    if config.allow_msg_schedules {
+    if config.allow_msg_schedules || config.allow_atomic || config.allow_msg_counter {
         2
     } else {
         u32::from(config.allow_msg_ttl || !config.subject_delete_marker_ttl.is_zero())
@@ -295,7 +339,8 @@ mod tests {
 
     fn json(kind: &str, result: &Result<ApiResponse, ApiError>) -> Value {
         let kind = AnswerKind::of(kind).expect("an operation");
-        serde_json::from_slice(&body(kind, result, "me")).expect("JSON")
+        let names = ServerNames { server: "me".into(), domain: Some("hub".into()) };
+        serde_json::from_slice(&body(kind, result, &names)).expect("JSON")
     }
 
     #[test]
@@ -326,6 +371,7 @@ mod tests {
         assert_eq!(answer["config"].get("dead_letters"), None);
         assert_eq!(answer["config"]["metadata"]["_nats.req.level"], "0");
         assert_eq!(answer["cluster"]["leader"], "me");
+        assert_eq!(answer["domain"], "hub");
         assert_eq!(answer.get("did_create"), None);
     }
 

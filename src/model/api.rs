@@ -115,6 +115,15 @@ pub enum ApiRequest {
         /// The consumer.
         consumer: String,
     },
+    /// `CONSUMER.RESET.<stream>.<consumer>`.
+    ConsumerReset {
+        /// The stream's name.
+        stream: String,
+        /// The consumer's name.
+        consumer: String,
+        /// The sequence it is to go on at; none for the first that is not acknowledged.
+        seq: Option<u64>,
+    },
     /// `CONSUMER.PAUSE.<stream>.<consumer>`.
     ConsumerPause {
         /// The stream.
@@ -477,6 +486,11 @@ pub enum ApiResponse {
         message: StoredMessage,
     },
     Consumer(Box<ConsumerInfo>),
+    ConsumerReset {
+        #[serde(flatten)]
+        info: Box<ConsumerInfo>,
+        reset_seq: u64,
+    },
     ConsumerNames {
         total: usize,
         offset: usize,

@@ -129,6 +129,8 @@ api_errors! {
     purge_failed(why) = 500 / 10110 "{}";
     /// The stream allows no rollup.
     rollup_not_permitted = 500 / 10111 "rollup not permitted";
+    /// The rollup cannot be, and why.
+    rollup_failed(why) = 500 / 10111 "{}";
     /// The rollup header is neither `sub` nor `all`.
     rollup_invalid(value) = 500 / 10111 "rollup value invalid: \"{}\"";
     /// The stream is sealed.
@@ -153,8 +155,38 @@ api_errors! {
     batch_too_large(most) = 400 / 10199 "atomic publish batch is too large: {}";
     /// The stream takes no atomic batches in headers.
     batches_disabled = 400 / 10174 "atomic publish is disabled";
+    /// A message of a batch without its number.
+    batch_sequence_missing = 400 / 10175 "atomic publish sequence is missing";
+    /// A message of a batch is missing.
+    batch_incomplete = 400 / 10176 "atomic publish batch is incomplete";
+    /// A header that no message of a batch can have.
+    batch_unsupported_header(name) = 400 / 10177 "atomic publish unsupported header used: {}";
+    /// The id of a batch is too long.
+    batch_id_invalid = 400 / 10179 "atomic publish batch ID is invalid";
+    /// A mirror takes no batches.
+    mirror_with_atomic = 400 / 10198 "stream mirrors can not also use atomic publishing";
+    /// The end of a batch is neither `1` nor `eob`.
+    batch_commit_invalid = 400 / 10200 "atomic publish batch commit is invalid";
+    /// A message of a batch was stored before, or is in it twice.
+    batch_duplicate = 400 / 10201 "atomic publish batch contains duplicate message id";
+    /// Too many batches are not committed yet.
+    too_many_batches = 429 / 10210 "atomic publish too many inflight";
+    /// What a publisher expects is about what its own batch changes.
+    wrong_last_sequence_in_batch = 400 / 10164 "wrong last sequence";
     /// The stream takes no counters.
     counters_disabled = 400 / 10168 "message counters is disabled";
+    /// The stream takes only counters.
+    increment_missing = 400 / 10169 "message counter increment is missing";
+    /// A counter's payload is the server's.
+    counter_with_payload = 400 / 10170 "message counter has payload";
+    /// What a counter is to grow by is no number, or comes with what a counter cannot have.
+    increment_invalid = 400 / 10171 "message counter increment is invalid";
+    /// The last message of the subject is no counter.
+    counter_broken = 400 / 10172 "message counter is broken";
+    /// The last message of the subject is being read.
+    counter_unread = 503 / 10008 "JetStream system temporarily unavailable";
+    /// A mirror counts nothing.
+    mirror_with_counters = 400 / 10173 "stream mirrors can not also calculate counters";
     /// The stream takes no schedules.
     schedules_disabled = 400 / 10188 "message schedules is disabled";
     /// The schedule's time cannot be read.
@@ -179,6 +211,8 @@ api_errors! {
     consumer_name_exists = 400 / 10013 "consumer name already in use";
     /// Creating the consumer failed.
     consumer_create_failed(why) = 500 / 10012 "{}";
+    /// A consumer cannot go on at that sequence.
+    consumer_invalid_reset(why) = 400 / 10204 "invalid reset: {}";
     /// A consumer of that name exists, and create was asked for.
     consumer_already_exists = 400 / 10148 "consumer already exists";
     /// No such consumer, and update was asked for.

@@ -206,6 +206,8 @@ pub struct PullStatus {
     pub last: (u64, u64),
     /// Whether the pull is over.
     pub ended: bool,
+    /// With heartbeats of a flow that has stopped: where the client is to publish, so that it goes on (NATS).
+    pub stalled: Option<Arc<str>>,
     /// The subject it is sent to, if the pull named one (NATS).
     pub reply: Option<Arc<str>>,
 }

@@ -45,12 +45,20 @@ pub mod names {
     pub const SCHEDULER: &str = "Nats-Scheduler";
     /// Published by a schedule: when it is due again, or `purge` if it is done.
     pub const SCHEDULE_NEXT: &str = "Nats-Schedule-Next";
-    /// The atomic batch that a message belongs to (ADR-50). Not supported.
+    /// The atomic batch that a message belongs to (ADR-50).
     pub const BATCH_ID: &str = "Nats-Batch-Id";
-    /// What a counter grows by (ADR-49). Not supported.
+    /// Its number there, from 1.
+    pub const BATCH_SEQUENCE: &str = "Nats-Batch-Sequence";
+    /// It is the last one: `1`; or the one before was: `eob`.
+    pub const BATCH_COMMIT: &str = "Nats-Batch-Commit";
+    /// The level of the API that is needed to understand a message or a request.
+    pub const REQUIRED_API_LEVEL: &str = "Nats-Required-Api-Level";
+    /// What a counter grows by (ADR-49).
     pub const INCREMENT: &str = "Nats-Incr";
     /// Delivered to the client that a consumer is pinned to: what its pulls are to name (ADR-42).
     pub const PIN_ID: &str = "Nats-Pin-Id";
+    /// What the counters were that a counter was copied from, in JSON.
+    pub const COUNTER_SOURCES: &str = "Nats-Counter-Sources";
     /// Size of a payload that was left out.
     pub const MESSAGE_SIZE: &str = "Nats-Msg-Size";
     /// Why the server stored a marker.
@@ -192,6 +200,26 @@ impl Block {
         self
     }
 
+    /// Gives `key` this value: where it stands first, or at the end.
+    pub fn set(&mut self, key: &str, value: &str) -> &mut Self {
+        let old = std::mem::take(self);
+        let lines = old.bytes.get(VERSION_LINE.len()..).unwrap_or_default();
+        let mut is_set = false;
+        for line in lines.split_inclusive(|b| *b == b'\n') {
+            let rest = line.strip_prefix(key.as_bytes());
+            if rest.is_none_or(|rest| rest.first() != Some(&b':')) {
+                self.bytes.extend_from_slice(line);
+            } else if !is_set {
+                is_set = true;
+                self.add(key, value);
+            }
+        }
+        if !is_set {
+            self.add(key, value);
+        }
+        self
+    }
+
     /// Removes all lines under `key`.
     pub fn remove(&mut self, key: &str) -> &mut Self {
         let mut kept = VERSION_LINE.to_vec();
@@ -264,6 +292,13 @@ mod tests {
         let mut again = Block::from_existing(&bytes);
         again.remove("A").add("C", "x");
         assert_eq!(again.finish(), b"NATS/1.0\r\nB: two words\r\nC: x\r\n\r\n");
+    }
+
+    #[test]
+    fn a_value_is_set_where_it_stands() {
+        let mut block = Block::from_existing(b"NATS/1.0\r\nA: x\r\nB: y\r\nA: z\r\n\r\n");
+        block.set("A", "1").set("C", "2");
+        assert_eq!(block.finish(), b"NATS/1.0\r\nA: 1\r\nB: y\r\nC: 2\r\n\r\n");
     }
 
     #[test]

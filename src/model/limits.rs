@@ -36,6 +36,14 @@ pub struct Limits {
     pub max_producer_ranges: usize,
     /// Messages of one atomic batch. 1,000, as JetStream; all are checked before one is stored.
     pub max_atomic_messages: usize,
+    /// Atomic batches of one stream that are not committed yet. 50, as JetStream.
+    pub max_stream_batches: usize,
+    /// The same of all streams. 1,000, as JetStream.
+    pub max_batches: usize,
+    /// Bytes of all of them. 64 MiB: they wait in memory.
+    pub max_batch_bytes: usize,
+    /// How long the next message of a batch may take. 10 s, as JetStream.
+    pub batch_timeout: Duration,
     /// Schedules of one stream. 100,000: each costs about a kilobyte of memory.
     pub max_schedules: usize,
     /// Producers remembered. 100,000: the longest unused is forgotten past that.
@@ -58,6 +66,10 @@ impl Default for Limits {
             max_duplicate_window: Duration::from_secs(24 * 3600),
             max_producer_ranges: 4096,
             max_atomic_messages: 1000,
+            max_stream_batches: 50,
+            max_batches: 1000,
+            max_batch_bytes: 64 << 20,
+            batch_timeout: Duration::from_secs(10),
             max_schedules: 100_000,
             max_producers: 100_000,
         }

@@ -10,6 +10,7 @@ pub mod archive;
 pub mod batch;
 pub mod consumer;
 pub mod cron;
+pub mod decimal;
 pub mod duration;
 pub mod error;
 pub mod event;

@@ -224,6 +224,10 @@ pub struct StreamConfig {
     pub subject_delete_marker_ttl: Duration,
     #[serde(skip_serializing_if = "is_false")]
     pub allow_msg_schedules: bool,
+    #[serde(skip_serializing_if = "is_false")]
+    pub allow_atomic: bool,
+    #[serde(skip_serializing_if = "is_false")]
+    pub allow_msg_counter: bool,
     #[serde(skip_serializing_if = "is_zero_u64")]
     pub first_seq: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -274,6 +278,8 @@ impl Default for StreamConfig {
             allow_msg_ttl: false,
             subject_delete_marker_ttl: Duration::ZERO,
             allow_msg_schedules: false,
+            allow_atomic: false,
+            allow_msg_counter: false,
             first_seq: 0,
             subject_transform: None,
             republish: None,

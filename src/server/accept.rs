@@ -14,6 +14,7 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 pub(super) async fn accept(shared: Arc<Shared>, endpoint: quinn::Endpoint) {
     let handshakes = Arc::new(AtomicUsize::new(0));
     let mut stopping = shared.stopping.clone();
+    let leaving = shared.leaving.clone();
     loop {
         let incoming = tokio::select! {
             incoming = endpoint.accept() => incoming,
@@ -25,7 +26,8 @@ pub(super) async fn accept(shared: Arc<Shared>, endpoint: quinn::Endpoint) {
         let waiting = handshakes.load(Ordering::Relaxed);
         // Each handshake may become a connection.
         let all = open.saturating_add(waiting as u64);
-        if all >= limits.max_connections as u64 || waiting >= limits.max_handshakes {
+        let is_full = all >= limits.max_connections as u64 || waiting >= limits.max_handshakes;
+        if is_full || *leaving.borrow() {
             add(&shared.counters.connections_refused, 1);
             incoming.refuse();
         } else if waiting >= limits.retry_above && incoming.may_retry() {

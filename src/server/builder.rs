@@ -39,6 +39,7 @@ pub(super) struct Copies {
 #[derive(Clone, Debug)]
 pub struct ServerBuilder {
     pub(super) name: String,
+    pub(super) domain: Option<String>,
     pub(super) data: Option<PathBuf>,
     pub(super) quic: Option<SocketAddr>,
     pub(super) nats: Option<SocketAddr>,
@@ -66,6 +67,7 @@ impl Default for ServerBuilder {
     fn default() -> Self {
         Self {
             name: "claudebus".to_owned(),
+            domain: None,
             data: None,
             quic: None,
             nats: None,
@@ -116,6 +118,14 @@ impl ServerBuilder {
     #[must_use]
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
+        self
+    }
+
+    /// The domain of the streams, for NATS clients, which may then say `$JS.<domain>.API` for `$JS.API`. One word
+    /// of a subject. None by default.
+    #[must_use]
+    pub fn domain(mut self, domain: impl Into<String>) -> Self {
+        self.domain = Some(domain.into());
         self
     }
 

@@ -32,7 +32,11 @@ pub(super) struct Shared {
     pub(super) logins: Logins,
     /// What every client is told.
     pub(super) welcome: Welcome,
+    /// The domain of the streams, for NATS clients.
+    pub(super) domain: Option<Arc<str>>,
     pub(super) stopping: watch::Receiver<bool>,
+    /// The server takes no new connections, and is going to stop.
+    pub(super) leaving: watch::Receiver<bool>,
     pub(super) sessions: AtomicU64,
     /// Held by every connection, so that the last to end can be waited for.
     pub(super) alive: mpsc::Sender<()>,

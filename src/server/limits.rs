@@ -49,6 +49,12 @@ pub struct ServerLimits {
     /// Bytes of answers and deliveries of one stream that wait for the client before its frames
     /// are no longer read, in bytes. 3 MiB: the deliveries it may have, a message, and some.
     pub max_unsent: usize,
+    /// Time from the announcement that the server is going to stop to its end, for NATS clients in lame duck
+    /// mode. 2 min, as nats-server.
+    pub lame_duck_duration: Duration,
+    /// How much of that passes before the first of them is sent away. 10 s, as nats-server: other servers
+    /// that are told to stop meanwhile are not connected to.
+    pub lame_duck_grace_period: Duration,
     /// Time for a clean stop before connections are cut and the checkpoint is skipped. 10 s.
     pub stop_timeout: Duration,
 }
@@ -73,6 +79,8 @@ impl Default for ServerLimits {
             http_patience: Duration::from_secs(15),
             input_queue: 256,
             max_unsent: 3 << 20,
+            lame_duck_duration: Duration::from_secs(120),
+            lame_duck_grace_period: Duration::from_secs(10),
             stop_timeout: Duration::from_secs(10),
         }
     }

@@ -19,6 +19,9 @@ use crate::wire::native::ErrorCode;
 /// How long the last packets of connections are waited for.
 const LAST_PACKETS: Duration = Duration::from_millis(500);
 
+/// Longest time from one NATS client that is sent away to the next. 1 s, as nats-server.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
 /// How a server stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stopped {
@@ -46,6 +49,7 @@ pub(super) struct Parts {
     /// Tasks that are cut off when the server stops.
     pub(super) background: JoinSet<()>,
     stop: watch::Sender<bool>,
+    leave: watch::Sender<bool>,
     all_gone: mpsc::Receiver<()>,
     ended: oneshot::Receiver<Result<(), ServerFailure>>,
     /// What `ended` has told, which it does once.
@@ -55,7 +59,7 @@ pub(super) struct Parts {
 impl Parts {
     pub(super) fn new(
         shared: Arc<Shared>,
-        stop: watch::Sender<bool>,
+        (stop, leave): (watch::Sender<bool>, watch::Sender<bool>),
         all_gone: mpsc::Receiver<()>,
         ended: oneshot::Receiver<Result<(), ServerFailure>>,
     ) -> Self {
@@ -74,6 +78,7 @@ impl Parts {
             tasks: JoinSet::new(),
             background: JoinSet::new(),
             stop,
+            leave,
             all_gone,
             ended,
             result: None,
@@ -197,6 +202,35 @@ impl RunningServer {
     /// [`exit_code`](ServerFailure::exit_code).
     pub async fn wait(&mut self) -> Result<(), ServerFailure> {
         self.parts.end().await
+    }
+
+    /// Takes no new connections from now on, and tells NATS clients that the server is going to stop
+    /// (nats-server's lame duck mode). Those that are connected are served as before. Returns how many
+    /// NATS clients there are.
+    pub fn stop_accepting(&self) -> usize {
+        // Received by no one if nothing listens.
+        let _ = self.parts.leave.send(true);
+        self.parts.shared.nats_clients.open().len()
+    }
+
+    /// Closes the connections of NATS clients one after the other, spread over the time that
+    /// [`lame_duck_duration`](super::ServerLimits::lame_duck_duration) leaves behind the
+    /// [grace period](super::ServerLimits::lame_duck_grace_period), and a second apart at most, so that they do not
+    /// all come to another server at once. The future does not borrow the server.
+    pub fn close_nats_clients(&self) -> impl Future<Output = ()> + Send + use<> {
+        let limits = &self.parts.shared.server_limits;
+        let time = limits.lame_duck_duration.saturating_sub(limits.lame_duck_grace_period);
+        let clients = Arc::clone(&self.parts.shared.nats_clients);
+        async move {
+            let open = clients.open();
+            let count = u32::try_from(open.len()).unwrap_or(u32::MAX).max(1);
+            let pause = (time / count).min(LONGEST_PAUSE);
+            let began = tokio::time::Instant::now();
+            for (client, before) in open.iter().zip(0..) {
+                tokio::time::sleep_until(began + pause * before).await;
+                client.dismiss();
+            }
+        }
     }
 
     /// Stops: nothing new is taken, what was accepted is answered, waiting pulls learn of it, the

@@ -41,6 +41,7 @@ pub(super) async fn start(builder: ServerBuilder) -> Result<RunningServer, Start
     // The log first: it locks the data directory, which holds the certificates too.
     let Started { handle, ended } = open_broker(&builder, clock, &counters).await?;
     let (stop, stopping) = watch::channel(false);
+    let (leave, leaving) = watch::channel(false);
     let (alive, all_gone) = mpsc::channel(1);
     let shared = Arc::new(Shared {
         broker: handle,
@@ -51,11 +52,13 @@ pub(super) async fn start(builder: ServerBuilder) -> Result<RunningServer, Start
         nats_clients: Arc::default(),
         logins: logins(&builder),
         welcome: welcome(&builder),
+        domain: builder.domain.as_deref().map(Arc::from),
         stopping,
+        leaving,
         sessions: AtomicU64::new(1),
         alive,
     });
-    let mut parts = Parts::new(shared, stop, all_gone, ended);
+    let mut parts = Parts::new(shared, (stop, leave), all_gone, ended);
     match listen(&builder, clock, &mut parts).await {
         Ok(()) => Ok(RunningServer::new(parts)),
         Err(error) => {
@@ -76,6 +79,7 @@ async fn open_broker(
             limits: builder.limits.clone(),
             default_streams: builder.default_streams.clone(),
             server_name: builder.name.clone(),
+            domain: builder.domain.clone(),
             seed: rand::random(),
         },
         clock,

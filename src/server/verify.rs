@@ -127,6 +127,7 @@ fn restore(engine: Engine) -> Option<Finding> {
         limits: Limits::default(),
         default_streams: Vec::new(),
         server_name: String::new(),
+        domain: None,
         seed: 0,
     };
     let error = Broker::open(engine, options, Clock::new().now()).err()?;

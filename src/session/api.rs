@@ -49,6 +49,7 @@ const OPERATIONS: &[&str] = &[
     "CONSUMER.DELETE",
     "CONSUMER.PAUSE",
     "CONSUMER.UNPIN",
+    "CONSUMER.RESET",
     "BATCH.PUBLISH",
     "SCHEDULE.LIST",
     "SCHEDULE.DELETE",
@@ -86,6 +87,13 @@ struct Pause {
 #[serde(default)]
 struct Unpin {
     group: String,
+}
+
+/// Body of `CONSUMER.RESET`.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Reset {
+    seq: u64,
 }
 
 /// Body of `BATCH.PUBLISH`.
@@ -477,6 +485,15 @@ fn consumer(
             })
         }
         ["UNPIN", stream, consumer] => unpin(stream, consumer, body, strictness),
+        ["RESET", stream, consumer] => {
+            let Reset { seq } =
+                if body.is_empty() { Reset::default() } else { body_as(body, &[], strictness)? };
+            Ok(ApiRequest::ConsumerReset {
+                stream: stream_name(stream)?,
+                consumer: consumer_name(consumer)?,
+                seq: Some(seq).filter(|seq| *seq > 0),
+            })
+        }
         _ => Err(unknown(operation)),
     }
 }

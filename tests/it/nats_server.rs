@@ -23,12 +23,12 @@ struct Dropped {
 
 impl Dropped {
     fn new() -> Self {
+        Self::of(Path::new(env!("CARGO_BIN_EXE_claudebus")))
+    }
+
+    fn of(program: &Path) -> Self {
         let home = tempfile::tempdir().unwrap();
-        std::os::unix::fs::symlink(
-            env!("CARGO_BIN_EXE_claudebus"),
-            home.path().join("nats-server"),
-        )
-        .unwrap();
+        std::os::unix::fs::symlink(program, home.path().join("nats-server")).unwrap();
         Self { home, child: None }
     }
 
@@ -266,11 +266,49 @@ fn a_harness_of_a_file_and_a_log_finds_its_server() {
         server.read("log").contains("[ERR] Failed to reload")
     });
     let pid = server.id().to_string();
+    drop(client);
+    // Nobody is to be sent away, which takes no time.
     assert!(server.run(&[&format!("-sl=ldm={pid}")]).status.success());
     assert_eq!(server.ended(), Some(0));
     assert!(
         talk(&server.run(&["--signal", "stop=pid"])).contains(&format!("signal \"stop\" {pid}: "))
     );
+}
+
+/// What a server in lame duck mode does, its own lines in the log at the end.
+fn lame_duck(mut server: Dropped) -> Vec<String> {
+    server.write("f.conf", "lame_duck_duration: \"30s\"\nlame_duck_grace_period: \"1s\"\n");
+    server.start(&["-a", "127.0.0.1", "-p", "-1", "-c", "f.conf"], "stderr");
+    let address = server.address("stderr");
+    let mut told = Raw::connect(&address, r#","protocol":1"#);
+    let mut old = Raw::connect(&address, "");
+    assert_eq!((told.line(), old.line()), ("PONG".to_owned(), "PONG".to_owned()));
+    server.signal("-USR2");
+    let is_end = |line: &str| line.starts_with("INFO ") && line.contains("\"ldm\":true");
+    let line = std::iter::repeat_with(|| told.line()).find(|line| is_end(line) || line.is_empty());
+    let info: Value = serde_json::from_str(&line.unwrap()[5..]).unwrap();
+    assert_eq!(info["client_id"], told.info["client_id"]);
+    assert!(TcpStream::connect(&address).is_err(), "nobody is let in");
+    // Those that are there are served until they are sent away.
+    told.send("SUB a 1\r\nPUB a 2\r\nhi\r\n");
+    assert_eq!((told.line(), told.line()), ("MSG a 1 2".to_owned(), "hi".to_owned()));
+    for client in [&mut told, &mut old] {
+        let next = std::iter::repeat_with(|| client.line()).find(|line| line != "PING");
+        assert_eq!(next.as_deref(), Some(""), "the connection ends without a word");
+    }
+    assert_eq!(server.ended(), Some(0));
+    let log = server.read("stderr");
+    let said = log.lines().filter_map(|line| line.split_once("[INF] ")).map(|(_, said)| said);
+    let said = said.skip_while(|said| !said.contains("user defined signal 2"));
+    said.filter(|said| !said.contains("JetStream")).map(str::to_owned).collect()
+}
+
+#[test]
+fn clients_are_told_of_the_end_and_sent_away_one_by_one() {
+    let ours = lame_duck(Dropped::new());
+    assert_eq!(ours.len(), 5, "{ours:?}");
+    let Some(real) = real() else { return };
+    assert_eq!(ours, lame_duck(Dropped::of(&real)));
 }
 
 #[test]
@@ -295,6 +333,8 @@ fn what_cannot_be_done_is_said_and_ends_with_1() {
     let server = Dropped::new();
     server.write("cluster.conf", "port: -1\ncluster {\n  port: 6222\n}\n");
     server.write("typo.conf", "jetstream {\n  store_dri: x\n}\n");
+    let duck = "lame_duck_duration: 30s\nlame_duck_grace_period: 40s\n";
+    server.write("duck.conf", duck);
     for (arguments, says) in [
         (
             &["-c", "cluster.conf"][..],
@@ -312,6 +352,10 @@ fn what_cannot_be_done_is_said_and_ends_with_1() {
             "nats-server: 0.0.0.0:0 can be reached from other machines",
         ),
         (&["-t"], "nats-server: must specify [-c, --config] option"),
+        (
+            &["-c", "duck.conf", "-p", "-1"],
+            "nats-server: lame duck grace period (40s) should be strictly lower than lame duck duration (30s)",
+        ),
     ] {
         let output = server.run(arguments);
         let error = talk(&output);
@@ -433,6 +477,7 @@ const BAD: &[&str] = &[
     "authorization { users: [{pass: bob}] }",
     "authorization { users: [{user: bob, permissions: {publish: \"a..b\"}}] }",
     "tls { cert_file: none.pem }",
+    "lame_duck_duration: 29s",
 ];
 
 #[test]

@@ -63,7 +63,11 @@ fn play(kind: Kind, rows: &[(usize, &Row)]) -> Transcripts {
     for &(number, row) in rows {
         let began = std::time::Instant::now();
         let transcript = if row.is_fresh {
-            let own = Server::start(kind, &home.path().join(format!("own-{number}")));
+            let home = home.path().join(format!("own-{number}"));
+            let own = match &row.domain {
+                Some(domain) => Server::start_in_domain(kind, &home, domain),
+                None => Server::start(kind, &home),
+            };
             script::play(row, number, own.address())
         } else {
             play_alone(row, number, &server)

@@ -202,7 +202,9 @@ impl<'de> serde::Deserialize<'de> for InOrder {
 
 /// The control line with volatile subjects masked, and as many sizes at its end as are asked for.
 fn control_line(line: &str, sizes: usize) -> String {
-    let mut words: Vec<String> = line.split(' ').map(subject).collect();
+    // The real server gives some of its own messages an empty reply subject, between two spaces.
+    let words = line.split(' ').filter(|word| !word.is_empty());
+    let mut words: Vec<String> = words.map(subject).collect();
     let count = words.len();
     for word in words.iter_mut().skip(count.saturating_sub(sizes)) {
         MASK.clone_into(word);

@@ -18,6 +18,8 @@ pub(crate) struct Row {
     pub(crate) is_fresh: bool,
     /// Whether the bytes of answers are compared: fields of JSON in their order, and their spaces.
     pub(crate) is_verbatim: bool,
+    /// The domain of that server's streams, if they have one.
+    pub(crate) domain: Option<String>,
     /// What it does, in order.
     pub(crate) steps: Vec<Step>,
 }
@@ -63,6 +65,7 @@ fn parse(text: &str, file: &str) -> Vec<Row> {
         is_refusal: false,
         is_fresh: false,
         is_verbatim: false,
+        domain: None,
         steps: Vec::new(),
     };
     let mut rows: Vec<Row> = Vec::new();
@@ -96,6 +99,10 @@ fn set(row: &mut Row, line: &str) -> bool {
         ("kind", "works") => row.is_refusal = false,
         ("fresh", "") => row.is_fresh = true,
         ("verbatim", "") => row.is_verbatim = true,
+        ("domain", domain) => {
+            row.is_fresh = true;
+            row.domain = Some(domain.to_owned());
+        }
         _ => return false,
     }
     true

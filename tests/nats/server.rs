@@ -40,16 +40,37 @@ impl Server {
     }
 
     fn start_real(home: &Path) -> Self {
+        let mut command = Command::new(program());
+        command.arg("-js").arg("-sd").arg(home.join("store"));
+        let mut server = Self::start_program(command, home);
+        server.streams = Some(home.join("store/jetstream/$G/streams"));
+        server
+    }
+
+    /// Starts one whose streams are in this domain; ours in the place of the real one.
+    pub(crate) fn start_in_domain(kind: Kind, home: &Path, domain: &str) -> Self {
+        std::fs::create_dir_all(home).unwrap();
+        let store = home.join("store");
+        let text =
+            format!("jetstream {{ domain: {domain}, store_dir: \"{}\" }}\n", store.display());
+        std::fs::write(home.join("nats.conf"), text).unwrap();
+        let mut command = match kind {
+            Kind::Real => Command::new(program()),
+            Kind::Ours => {
+                let mut command = Command::new(env!("CARGO_BIN_EXE_claudebus"));
+                command.arg("nats-server");
+                command
+            }
+        };
+        command.arg("-c").arg(home.join("nats.conf"));
+        Self::start_program(command, home)
+    }
+
+    /// Starts a program that takes the flags of the real one.
+    fn start_program(mut command: Command, home: &Path) -> Self {
+        command.args(["-a", "127.0.0.1", "-p", "-1", "--ports_file_dir"]).arg(home);
+        let mut server = Self::spawn(command.arg("-l").arg(home.join("log")));
         // It says on which port it listens in a file that it writes when it is ready.
-        let mut server = Self::spawn(
-            Command::new(program())
-                .args(["-js", "-a", "127.0.0.1", "-p", "-1", "-sd"])
-                .arg(home.join("store"))
-                .arg("--ports_file_dir")
-                .arg(home)
-                .arg("-l")
-                .arg(home.join("log")),
-        );
         server.address = server.wait_for(|| {
             let mut entries = std::fs::read_dir(home).ok()?.filter_map(Result::ok);
             let file = entries.find(|entry| entry.path().extension().is_some_and(|e| e == "ports"));
@@ -57,7 +78,6 @@ impl Server {
             let url = ports.pointer("/nats/0")?.as_str()?.to_owned();
             Some(url.trim_start_matches("nats://").to_owned())
         });
-        server.streams = Some(home.join("store/jetstream/$G/streams"));
         server
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use claudebus_storage::{Log, StreamId};
 
 use crate::model::api::{ApiResponse, ConsumerAction};
-use crate::model::consumer::ConsumerConfig;
+use crate::model::consumer::{ConsumerConfig, DeliverPolicy};
 use crate::model::error::ApiError;
 use crate::model::request::{SessionId, Token};
 use crate::model::time::Timestamp;
@@ -161,5 +161,35 @@ impl<L: Log> Broker<L> {
             pause_until: until,
             pause_remaining: Duration::from_nanos(remaining),
         }))
+    }
+
+    /// Lets a consumer go on at a sequence, or at the first that is not acknowledged, as if it had delivered
+    /// nothing from there on.
+    pub(super) fn consumer_reset(
+        &mut self,
+        stream: &str,
+        name: &str,
+        seq: Option<u64>,
+    ) -> Result<Reply, ApiError> {
+        let id = self.catalog.id_of(stream).ok_or_else(ApiError::stream_not_found)?;
+        let found = self.catalog.get_mut(id).and_then(|stream| stream.member_mut(name));
+        let Some((name, member)) = found else { return Err(ApiError::consumer_not_found()) };
+        if let Some(seq) = seq {
+            check_reset(member.consumer.config(), seq)?;
+        }
+        let reset_seq = seq.unwrap_or_else(|| member.consumer.first_unsettled());
+        self.reset_consumer(id, &name, reset_seq);
+        let info = Box::new(self.consumer_info(id, &name)?);
+        Ok(Reply::Now(ApiResponse::ConsumerReset { info, reset_seq }))
+    }
+}
+
+/// Whether a consumer may begin at a sequence.
+fn check_reset(config: &ConsumerConfig, seq: u64) -> Result<(), ApiError> {
+    match config.deliver_policy {
+        DeliverPolicy::All | DeliverPolicy::ByStartTime => Ok(()),
+        DeliverPolicy::ByStartSequence if seq >= config.opt_start_seq => Ok(()),
+        DeliverPolicy::ByStartSequence => Err(ApiError::consumer_invalid_reset("below start seq")),
+        _ => Err(ApiError::consumer_invalid_reset("not allowed")),
     }
 }

@@ -176,6 +176,9 @@ impl<L: Log> Broker<L> {
             ApiRequest::ConsumerPause { stream, consumer, until } => {
                 self.consumer_pause(stream, consumer, *until)
             }
+            ApiRequest::ConsumerReset { stream, consumer, seq } => {
+                self.consumer_reset(stream, consumer, *seq)
+            }
             ApiRequest::ConsumerUnpin { stream, consumer, group } => {
                 self.consumer_unpin(stream, consumer, group)
             }

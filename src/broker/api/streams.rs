@@ -42,7 +42,7 @@ impl<L: Log> Broker<L> {
     pub(super) fn server_info(&self) -> ApiResponse {
         let scrub = self.log.scrubbed();
         ApiResponse::Json(serde_json::json!({
-            "server_name": self.server_name,
+            "server_name": self.names.server,
             "version": env!("CARGO_PKG_VERSION"),
             "streams": self.catalog.len(),
             "jobs": self.jobs.len(),

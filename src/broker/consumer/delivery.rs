@@ -123,6 +123,7 @@ impl Consumer {
             last: (0, 0),
             ended: true,
             reply: None,
+            stalled: None,
         }
     }
 

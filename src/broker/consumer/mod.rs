@@ -27,7 +27,7 @@ use std::time::Duration;
 use claudebus_storage::{ReadId, Record, SubjectId};
 
 use crate::model::consumer::{
-    AckPolicy, ConsumerConfig, PriorityGroupState, ReplayPolicy, SequencePair,
+    AckPolicy, ConsumerConfig, DeliverPolicy, PriorityGroupState, ReplayPolicy, SequencePair,
 };
 use crate::model::event::{ConsumerPath, Delivery, PullStatus};
 use crate::model::request::{ReplyTo, SessionId};
@@ -255,6 +255,37 @@ impl Consumer {
             paced_until: Duration::ZERO,
             damage: None,
         }
+    }
+
+    /// The first sequence that is neither acknowledged nor, without acknowledgements, delivered.
+    pub(crate) fn first_unsettled(&self) -> u64 {
+        let settled = match self.config.ack_policy {
+            AckPolicy::None => self.delivered.stream_seq,
+            _ => self.ack_floor().stream_seq,
+        };
+        settled + 1
+    }
+
+    /// Begins anew at `seq`, as if nothing from there on had been delivered. Pulls go on waiting. The caller
+    /// writes its new base, and counts what is pending.
+    pub(crate) fn reset(&mut self, seq: u64, stream_last: u64, now: Now) {
+        // Of the last messages of subjects those that are still to be acknowledged are delivered again.
+        let mut listed: Vec<u64> = if self.config.deliver_policy == DeliverPolicy::LastPerSubject {
+            let pending = self.pending.iter().map(|entry| entry.seq);
+            pending.chain(self.listed.iter().copied()).filter(|listed| *listed >= seq).collect()
+        } else {
+            Vec::new()
+        };
+        listed.sort_unstable();
+        let cursor = if listed.is_empty() { seq } else { self.cursor.max(seq) };
+        let start = Start { cursor, listed, stream_last, num_pending: 0 };
+        let mut fresh =
+            Self::new(Arc::clone(&self.path), self.config.clone(), self.created, start, now);
+        let origin = SequencePair { consumer_seq: 0, stream_seq: seq - 1, last_active: None };
+        (fresh.delivered, fresh.floor) = (origin, origin);
+        fresh.pulls = std::mem::take(&mut self.pulls);
+        fresh.statuses = std::mem::take(&mut self.statuses);
+        *self = fresh;
     }
 
     /// Its full name.

@@ -112,6 +112,7 @@ impl Waiting {
             last,
             ended: code != 100,
             reply: None,
+            stalled: None,
         }
     }
 }
@@ -159,6 +160,7 @@ impl Pulls {
                 last: (0, 0),
                 ended: true,
                 reply: None,
+                stalled: None,
             };
             Some((session, pull.reply.clone(), status))
         };

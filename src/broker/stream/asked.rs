@@ -87,6 +87,10 @@ pub(in crate::broker) struct Asked<'a> {
     pub(in crate::broker) rollup: Option<Rollup>,
     pub(in crate::broker) ttl: Option<Ttl>,
     pub(in crate::broker) schedule: AskedSchedule<'a>,
+    /// It is of an atomic batch.
+    pub(in crate::broker) is_in_batch: bool,
+    /// What a counter is to grow by.
+    pub(in crate::broker) increment: Option<&'a str>,
     /// It says that it is a copy, which only the server may.
     pub(in crate::broker) is_copy: bool,
 }
@@ -125,9 +129,11 @@ impl<'a> Asked<'a> {
                 names::TTL if !value.is_empty() && asked.ttl.is_none() => {
                     asked.ttl = Some(Ttl::parse(value).ok_or_else(ApiError::invalid_ttl)?);
                 }
-                // To store these as messages of their own would break what was meant.
-                names::BATCH_ID => return Err(ApiError::batches_disabled()),
-                names::INCREMENT => return Err(ApiError::counters_disabled()),
+                names::BATCH_ID => asked.is_in_batch |= !value.is_empty(),
+                // Spaces around a number are not left out.
+                names::INCREMENT if !value.is_empty() => {
+                    asked.increment.get_or_insert(value);
+                }
                 _ => asked.schedule.read(key, value),
             }
         }

@@ -60,6 +60,7 @@ pub(in crate::broker) fn complete(
     check_subjects(&config)?;
     origins::complete_republish(&mut config)?;
     origins::check_transform(&config)?;
+    check_features(&config)?;
     if config.discard_new_per_subject {
         if config.discard != Discard::New {
             return invalid("discard new per subject requires discard new policy to be set");
@@ -86,6 +87,32 @@ pub(in crate::broker) fn complete(
         return invalid("roll-ups require the purge permission");
     }
     Ok(config)
+}
+
+/// What batches and counters cannot be together with.
+fn check_features(config: &StreamConfig) -> Result<(), ApiError> {
+    if config.mirror.is_some() && config.allow_atomic {
+        return Err(ApiError::mirror_with_atomic());
+    }
+    if !config.allow_msg_counter {
+        return Ok(());
+    }
+    if config.mirror.is_some() {
+        return Err(ApiError::mirror_with_counters());
+    }
+    if config.discard == Discard::New {
+        return invalid("counter stream cannot use discard new");
+    }
+    if config.retention != Retention::Limits {
+        return invalid("counter stream can only use limits retention");
+    }
+    if config.allow_msg_ttl {
+        return invalid("counter stream cannot use message TTLs");
+    }
+    if config.allow_msg_schedules {
+        return invalid("counter stream cannot use message schedules");
+    }
+    Ok(())
 }
 
 /// Whether it copies from other streams.
@@ -212,6 +239,9 @@ pub(in crate::broker) fn check_update(
     }
     if new.mirror.is_some() && new.mirror != old.mirror {
         return Err(ApiError::mirror_not_updatable());
+    }
+    if old.allow_msg_counter != new.allow_msg_counter {
+        return wrong("change message counter setting");
     }
     if old.allow_msg_ttl && !new.allow_msg_ttl {
         return Err(ApiError::stream_invalid_update("message TTL status can not be disabled"));

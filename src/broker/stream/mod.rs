@@ -184,6 +184,7 @@ impl Stream {
             && self.config.retention != Retention::Interest
             && !self.config.sealed
             && !self.config.allow_msg_schedules
+            && !self.config.allow_msg_counter
             && self.transform.is_none()
             && self.republish.is_none()
     }

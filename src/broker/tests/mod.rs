@@ -4,6 +4,7 @@
 mod asking;
 mod atomic;
 mod copying;
+mod counting;
 mod dead_letters;
 mod delivering;
 mod model;
@@ -11,8 +12,10 @@ mod ordering;
 mod parts;
 mod publishing;
 mod republishing;
+mod resetting;
 mod retention;
 mod scheduling;
+mod staging;
 mod transfers;
 
 use std::time::Duration;

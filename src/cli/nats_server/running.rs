@@ -7,6 +7,7 @@ use super::failed;
 use super::files::{Listener, PortsFile, write_pid};
 use super::log::Log;
 use crate::cli::exit::Failure;
+use crate::cli::lame_duck::{Wish, send_away};
 use crate::config::nats_conf::{NatsOptions, Port, WebSocketOptions};
 use crate::model::answer::NATS_VERSION;
 use crate::model::limits::Limits;
@@ -18,11 +19,13 @@ const DATA: &str = "jetstream";
 /// The server that the options describe.
 pub(super) fn describe(options: &NatsOptions) -> Result<ServerBuilder, Failure> {
     let host = host(options)?;
+    let server_limits = server_limits(options);
+    check_lame_duck(&server_limits)?;
     let mut builder = Server::builder()
         .in_memory()
         .nats(SocketAddr::new(host, options.port.number()))
         .limits(limits(options))
-        .server_limits(server_limits(options));
+        .server_limits(server_limits);
     if let Some(directory) = data_directory(options) {
         builder = builder.data_directory(directory);
     }
@@ -33,6 +36,9 @@ pub(super) fn describe(options: &NatsOptions) -> Result<ServerBuilder, Failure> 
     }
     if let Some(name) = &options.server_name {
         builder = builder.name(name);
+    }
+    if let Some(domain) = &options.domain {
+        builder = builder.domain(domain);
     }
     builder = admit(builder, options)?;
     if let Some(tls) = &options.tls {
@@ -101,8 +107,23 @@ fn server_limits(options: &NatsOptions) -> ServerLimits {
         ping_interval: options.ping_interval.unwrap_or(default.ping_interval),
         write_timeout: options.write_deadline.unwrap_or(default.write_timeout),
         login_timeout: options.auth_timeout.unwrap_or(default.login_timeout),
+        lame_duck_duration: options.lame_duck_duration.unwrap_or(default.lame_duck_duration),
+        lame_duck_grace_period: options
+            .lame_duck_grace_period
+            .unwrap_or(default.lame_duck_grace_period),
         ..default
     }
+}
+
+/// Whether clients have time to leave between the grace period and the end.
+fn check_lame_duck(limits: &ServerLimits) -> Result<(), Failure> {
+    let ServerLimits { lame_duck_duration: duration, lame_duck_grace_period: grace, .. } = limits;
+    if grace < duration {
+        return Ok(());
+    }
+    Err(failed(format_args!(
+        "lame duck grace period ({grace:?}) should be strictly lower than lame duck duration ({duration:?})"
+    )))
 }
 
 /// Where clients connect to. nats-server takes all interfaces if nobody says; where everyone is let in that
@@ -181,16 +202,27 @@ async fn serve_until_stopped(
 ) -> Result<(), Failure> {
     // Listened for before anybody can know that there is something to stop.
     let mut signals = Signals::listen()?;
+    let limits = server_limits(options);
     let mut server = tokio::select! {
         server = builder.start() => server?,
         // Nothing was promised to anybody yet, so this end is as clean as any.
-        () = signals.stop(log) => return Ok(()),
+        _ = signals.next(log) => return Ok(()),
     };
     let _ports = ports_file(&server, options, log);
     announce(&server, options, log);
-    tokio::select! {
+    let wish = tokio::select! {
         result = server.wait() => return Ok(result?),
-        () = signals.stop(log) => {}
+        wish = signals.next(log) => wish,
+    };
+    if wish == Wish::LameDuck {
+        log.info("Entering lame duck mode, stop accepting new clients");
+        let say = || log.info("Closing existing clients");
+        let leaving = send_away(&server, limits.lame_duck_grace_period, say);
+        tokio::select! {
+            result = server.wait() => return Ok(result?),
+            () = leaving => {}
+            () = signals.stop(log) => {}
+        }
     }
     log.info("Initiating Shutdown...");
     tokio::select! {
@@ -199,7 +231,7 @@ async fn serve_until_stopped(
                 log.warn("Stopped without the last checkpoint; the next start replays the journal");
             }
         }
-        () = signals.stop(log) => log.warn("Stopped at once; the next start replays the journal"),
+        _ = signals.next(log) => log.warn("Stopped at once; the next start replays the journal"),
     }
     log.info("Server Exiting..");
     Ok(())
@@ -243,6 +275,9 @@ fn announce(server: &RunningServer, options: &NatsOptions, log: &Log) {
         Some(directory) => {
             log.info("Starting JetStream");
             log.info(format_args!("  Store Directory: \"{}\"", directory.display()));
+            if let Some(domain) = &options.domain {
+                log.info(format_args!("  Domain:          {domain}"));
+            }
             if has_foreign_streams(&directory) {
                 log.warn(format_args!(
                     "{} holds streams of another nats-server, which are neither read nor changed",
@@ -294,14 +329,20 @@ impl Signals {
     }
 
     /// Waits until the server is to stop, and does meanwhile what else is asked.
-    async fn stop(&mut self, log: &Log) {
+    async fn next(&mut self, log: &Log) -> Wish {
         loop {
             tokio::select! {
-                _ = self.interrupt.recv() => return log.info("Trapped \"interrupt\" signal"),
-                _ = self.terminate.recv() => return log.info("Trapped \"terminated\" signal"),
+                _ = self.interrupt.recv() => {
+                    log.info("Trapped \"interrupt\" signal");
+                    return Wish::Stop;
+                }
+                _ = self.terminate.recv() => {
+                    log.info("Trapped \"terminated\" signal");
+                    return Wish::Stop;
+                }
                 _ = self.user_2.recv() => {
                     log.info("Trapped \"user defined signal 2\" signal");
-                    return log.info("Entering lame duck mode, which ends at once");
+                    return Wish::LameDuck;
                 }
                 _ = self.hangup.recv() => {
                     log.info("Trapped \"hangup\" signal");
@@ -334,11 +375,19 @@ impl Signals {
         Ok(Self)
     }
 
-    async fn stop(&mut self, log: &Log) {
+    async fn next(&mut self, log: &Log) -> Wish {
         if tokio::signal::ctrl_c().await.is_err() {
             std::future::pending::<()>().await;
         }
         log.info("Trapped \"interrupt\" signal");
+        Wish::Stop
+    }
+}
+
+impl Signals {
+    /// Waits until the server is to stop at once.
+    async fn stop(&mut self, log: &Log) {
+        while self.next(log).await != Wish::Stop {}
     }
 }
 

@@ -10,6 +10,7 @@ use claudebus_storage::engine::ScrubOptions;
 use super::args::ConfigSource;
 use super::config::{environment, load};
 use super::exit::{Exit, Failure};
+use super::lame_duck::{Wish, send_away};
 use super::output::Output;
 use crate::client::{ApiError, Client, LocalServer, RequestError};
 use crate::config::{ConfigFile, Durability, Resolved, ServerSettings, StreamPlan};
@@ -143,7 +144,7 @@ async fn serve_until_stopped(
     let mut server = tokio::select! {
         server = builder.start() => server?,
         // Nothing was promised to anybody yet, so this end is as clean as any.
-        () = stop.next() => return Ok(()),
+        _ = stop.next() => return Ok(()),
     };
     make_streams(&server, file).await?;
     banner(&server, settings, file, output);
@@ -151,9 +152,19 @@ async fn serve_until_stopped(
     if let Some(path) = &settings.ready_file {
         server.write_ready_file(path).map_err(StartError::from)?;
     }
-    tokio::select! {
+    let wish = tokio::select! {
         result = server.wait() => return Ok(result?),
-        () = stop.next() => {}
+        wish = stop.next() => wish,
+    };
+    if wish == Wish::LameDuck {
+        output.talk("sending NATS clients away, then stopping; SIGTERM stops now");
+        let grace = settings.connections.lame_duck_grace_period;
+        let leaving = send_away(&server, grace, || {});
+        tokio::select! {
+            result = server.wait() => return Ok(result?),
+            () = leaving => {}
+            () = stop.stop() => {}
+        }
     }
     output.talk("stopping; a second signal stops at once");
     tokio::select! {
@@ -163,7 +174,7 @@ async fn serve_until_stopped(
             }
             Ok(())
         }
-        () = stop.next() => Err(Failure::silent(Exit::Interrupted)),
+        _ = stop.next() => Err(Failure::silent(Exit::Interrupted)),
     }
 }
 
@@ -268,6 +279,8 @@ struct Signals {
     terminate: tokio::signal::unix::Signal,
     #[cfg(unix)]
     interrupt: tokio::signal::unix::Signal,
+    #[cfg(unix)]
+    user_2: tokio::signal::unix::Signal,
 }
 
 impl Signals {
@@ -277,14 +290,16 @@ impl Signals {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            user_2: signal(SignalKind::user_defined2())?,
         })
     }
 
     #[cfg(unix)]
-    async fn next(&mut self) {
+    async fn next(&mut self) -> Wish {
         tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => Wish::Stop,
+            _ = self.interrupt.recv() => Wish::Stop,
+            _ = self.user_2.recv() => Wish::LameDuck,
         }
     }
 
@@ -294,10 +309,16 @@ impl Signals {
     }
 
     #[cfg(not(unix))]
-    async fn next(&mut self) {
+    async fn next(&mut self) -> Wish {
         if tokio::signal::ctrl_c().await.is_err() {
             std::future::pending::<()>().await;
         }
+        Wish::Stop
+    }
+
+    /// Waits until the server is to stop at once.
+    async fn stop(&mut self) {
+        while self.next().await != Wish::Stop {}
     }
 }
 

@@ -169,6 +169,7 @@ pub(super) fn ask_again(state: &mut State) {
                 pending_bytes: pull.options.max_bytes,
                 last: (0, 0),
                 ended: true,
+                stalled: None,
                 reply: None,
             };
             let _ = pull.sender.send(Item::Ended(status));

@@ -6,9 +6,6 @@ pub(super) const IGNORED: &[(&str, &str)] = &[
     ("connect_error_reports", "there are no routes that could fail"),
     ("reconnect_error_reports", "there are no routes that could fail"),
     ("disable_sublist_cache", "subscriptions are found without a cache"),
-    ("lame_duck_duration", "a stop does not wait for clients to leave"),
-    ("lame_duck", "a stop does not wait for clients to leave"),
-    ("lame_duck_grace_period", "a stop does not wait for clients to leave"),
     ("logfile_size_limit", "the log grows until SIGUSR1 opens it again"),
     ("log_size_limit", "the log grows until SIGUSR1 opens it again"),
     ("logfile_max_num", "the log grows until SIGUSR1 opens it again"),
@@ -57,7 +54,7 @@ pub(super) const REFUSED: &[(&str, &str)] = &[
     ("account_resolver", TOKENS),
     ("resolver_preload", TOKENS),
     ("resolver_pinned_accounts", TOKENS),
-    ("default_js_domain", "there is one domain, without a name"),
+    ("default_js_domain", "there is one account, and the domain is the one of `jetstream`"),
     ("default_sentinel", TOKENS),
     ("mqtt", "only NATS clients are served; put a bridge for MQTT in front"),
     ("mappings", "publish to the subject itself"),
@@ -78,7 +75,6 @@ pub(super) const REFUSED: &[(&str, &str)] = &[
 
 /// Keys of `jetstream` that ask for what is not here.
 pub(super) const REFUSED_JETSTREAM: &[(&str, &str)] = &[
-    ("domain", "there is one domain, without a name; leave the key out"),
     ("cipher", ENCRYPTION),
     ("key", ENCRYPTION),
     ("ek", ENCRYPTION),

@@ -1,5 +1,7 @@
 //! From the tree to options: one row for each key that is known.
 
+use std::time::Duration;
+
 use super::error::NatsConfError;
 use super::keys::{IGNORED, IGNORED_JETSTREAM, REFUSED, REFUSED_JETSTREAM, REFUSED_LIMITS};
 use super::options::{NatsOptions, without_effect};
@@ -20,6 +22,9 @@ const MOST_PAYLOAD: i64 = 64 << 20;
 
 /// Most connections or subscriptions that can be allowed: more than memory holds.
 const MOST: i64 = u32::MAX as i64;
+
+/// Least time from SIGUSR2 to the end. 30 s, as nats-server: clients are to have time to go elsewhere.
+const LEAST_LAME_DUCK: Duration = Duration::from_secs(30);
 
 /// What one row does with an entry of its key.
 pub(super) type Take<T> = fn(&mut T, &Entry) -> Result<(), NatsConfError>;
@@ -68,6 +73,11 @@ const TOP_ROWS: &[(&str, Take<NatsOptions>)] = &[
     ("ping_interval", |o, e| e.positive_duration().map(|time| o.ping_interval = Some(time))),
     ("ping_max", |_, e| fixed(e, PINGS)),
     ("write_deadline", |o, e| e.positive_duration().map(|time| o.write_deadline = Some(time))),
+    ("lame_duck_duration", lame_duck_duration),
+    ("lame_duck", lame_duck_duration),
+    ("lame_duck_grace_period", |o, e| {
+        e.duration().map(|time| o.lame_duck_grace_period = Some(time))
+    }),
     ("jetstream", jetstream),
     ("store_dir", store_dir),
     ("storedir", store_dir),
@@ -94,6 +104,7 @@ const JETSTREAM: Table<NatsOptions> = Table {
     rows: &[
         ("store_dir", store_dir),
         ("storedir", store_dir),
+        ("domain", domain),
         ("enabled", |o, e| e.boolean().map(|on| o.jetstream = on)),
         ("enable", |o, e| e.boolean().map(|on| o.jetstream = on)),
         ("limits", |o, e| apply(&JETSTREAM_LIMITS, e.map()?, o)),
@@ -193,6 +204,15 @@ fn server_name(options: &mut NatsOptions, entry: &Entry) -> Result<(), NatsConfE
     Ok(())
 }
 
+fn lame_duck_duration(options: &mut NatsOptions, entry: &Entry) -> Result<(), NatsConfError> {
+    let time = entry.duration()?;
+    if time < LEAST_LAME_DUCK {
+        return Err(entry.invalid(format!("{time:?} is too short; the minimum is 30 seconds")));
+    }
+    options.lame_duck_duration = Some(time);
+    Ok(())
+}
+
 fn max_connections(options: &mut NatsOptions, entry: &Entry) -> Result<(), NatsConfError> {
     // 0 and -1 stand for no limit, which is the default's to choose.
     let most = entry.within(0, MOST).or_else(|error| unlimited(entry, error))?;
@@ -221,6 +241,17 @@ fn fixed(entry: &Entry, value: i64) -> Result<(), NatsConfError> {
 
 fn store_dir(options: &mut NatsOptions, entry: &Entry) -> Result<(), NatsConfError> {
     options.store_dir = Some(entry.path()?);
+    Ok(())
+}
+
+fn domain(options: &mut NatsOptions, entry: &Entry) -> Result<(), NatsConfError> {
+    let domain = entry.string()?;
+    let is_no_word = |c: char| c.is_whitespace() || c.is_control() || ".*>\"\\".contains(c);
+    // `$JS.API` itself would be one.
+    if domain.contains(is_no_word) || domain == "API" {
+        return Err(entry.invalid("a domain is one word of a subject, without ., * and >"));
+    }
+    options.domain = Some(domain).filter(|domain| !domain.is_empty());
     Ok(())
 }
 

@@ -71,10 +71,16 @@ pub struct NatsOptions {
     pub write_deadline: Option<Duration>,
     /// Time for a client to say who it is.
     pub auth_timeout: Option<Duration>,
+    /// Time from SIGUSR2 to the end.
+    pub lame_duck_duration: Option<Duration>,
+    /// How much of that passes before the first client is sent away.
+    pub lame_duck_grace_period: Option<Duration>,
     /// Whether streams are kept on the disk.
     pub jetstream: bool,
     /// Where; below it, `jetstream` is the data directory.
     pub store_dir: Option<PathBuf>,
+    /// The domain of the streams.
+    pub domain: Option<String>,
     /// What clients must present.
     pub token: Option<Secret>,
     /// The one user there is, if no list of them is given.
@@ -126,8 +132,11 @@ impl Default for NatsOptions {
             ping_interval: None,
             write_deadline: None,
             auth_timeout: None,
+            lame_duck_duration: None,
+            lame_duck_grace_period: None,
             jetstream: false,
             store_dir: None,
+            domain: None,
             token: None,
             user: None,
             password: None,

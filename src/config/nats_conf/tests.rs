@@ -208,7 +208,7 @@ fn errors_name_the_place_and_what_to_do() {
         ),
         ("authorization { users: [{user: a, pass: \"$2a$10$x\"}] }", "bcrypt"),
         ("authorization: yes", "is not a map"),
-        ("jetstream { domain: x }", "`domain` is not supported"),
+        ("jetstream { domain: a.b }", "a domain is one word of a subject"),
     ] {
         let error = bad(text);
         assert!(error.contains(expected), "{text:?}: {error}");

@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::Notify;
+
 use super::super::connection::Shared;
 use super::super::counters::{Gauge, add};
 use crate::model::request::SessionId;
@@ -31,6 +33,8 @@ pub(in crate::server) struct Client {
     pub(in crate::server) way: Way,
     pub(in crate::server) opened: Now,
     who: Mutex<Who>,
+    /// Its connection is to be closed.
+    dismissed: Notify,
     numbers: Numbers,
 }
 
@@ -59,6 +63,16 @@ impl Client {
     /// What the client has said of itself so far.
     pub(in crate::server) fn who(&self) -> Who {
         lock(&self.who).clone()
+    }
+
+    /// Has its connection closed.
+    pub(in crate::server) fn dismiss(&self) {
+        self.dismissed.notify_one();
+    }
+
+    /// Waits until its connection is to be closed.
+    pub(super) async fn dismissed(&self) {
+        self.dismissed.notified().await;
     }
 
     pub(in crate::server) fn traffic(&self) -> Traffic {
@@ -165,6 +179,7 @@ impl Place {
             way,
             opened: shared.clock.now(),
             who: Mutex::default(),
+            dismissed: Notify::new(),
             numbers: Numbers::default(),
         });
         list.total += 1;

@@ -22,7 +22,7 @@ use super::super::connection::Shared;
 use super::super::counters::add;
 use super::super::http_listener::Visitor;
 use super::super::login::{Admitted, Presented};
-use super::clients::Place;
+use super::clients::{Client, Place};
 use crate::model::request::{Request, SessionId};
 use crate::session::nats::{Ending, Session};
 use crate::wire::Output;
@@ -64,6 +64,8 @@ impl From<Gone> for End {
 
 pub(super) struct Connection {
     shared: Arc<Shared>,
+    /// What the client was told first, but for who it is itself.
+    info: Arc<Info>,
     place: Place,
     id: SessionId,
     session: Session,
@@ -110,20 +112,22 @@ struct Times {
 
 impl Connection {
     /// In a box, so that the tasks it is handed on between do not each make room for it.
-    pub(super) fn new(shared: Arc<Shared>, info: &Info, place: Place) -> Box<Self> {
+    pub(super) fn new(shared: Arc<Shared>, info: &Arc<Info>, place: Place) -> Box<Self> {
         let (id, address) = (place.client().id, place.client().address);
         let now = Instant::now();
         let mut out = Output::new();
         let nonce = shared.logins.nonce();
         let client_ip = address.ip().to_string();
-        let own = Info { client_id: id.0, client_ip, nonce: nonce.clone(), ..info.clone() };
+        let own = Info { client_id: id.0, client_ip, nonce: nonce.clone(), ..Info::clone(info) };
         let mut session = Session::new(
             Arc::clone(&shared.limits),
             shared.welcome.name.as_str().into(),
             shared.logins.is_open(),
-        );
+        )
+        .in_domain(shared.domain.clone());
         session.greet(own, &mut out);
         Box::new(Self {
+            info: Arc::clone(info),
             place,
             id,
             session,
@@ -205,6 +209,8 @@ impl Connection {
     {
         let mut pressure = self.shared.broker.pressure.clone();
         let mut stopping = self.shared.stopping.clone();
+        let mut leaving = self.shared.leaving.clone();
+        let mut stays = true;
         let mut timer = Box::pin(tokio::time::sleep_until(self.next_look()));
         self.queue_output();
         loop {
@@ -230,6 +236,14 @@ impl Connection {
                 _ = pressure.changed(), if self.held => Ok(()),
                 // A client that takes nothing must not hold up the server's end.
                 _ = stopping.changed(), if !has_room => Err(End::Gone),
+                changed = leaving.changed(), if stays => {
+                    stays = false;
+                    if changed.is_ok() {
+                        self.announce_end();
+                    }
+                    Ok(())
+                }
+                () = self.place.client().dismissed() => Err(Ending::Stopping.into()),
                 () = timer.as_mut() => self.look(),
             };
             if let Err(end) = result {
@@ -237,6 +251,15 @@ impl Connection {
             }
             self.set_timer(timer.as_mut());
         }
+    }
+
+    /// Tells the client that the server is going to stop.
+    fn announce_end(&mut self) {
+        let Client { id, address, .. } = self.place.client();
+        let (client_id, client_ip) = (id.0, address.ip().to_string());
+        let info = Info { client_id, client_ip, ldm: true, ..Info::clone(&self.info) };
+        self.session.inform(&info, &mut self.out);
+        self.queue_output();
     }
 
     /// When there may be something to do without anybody's doing.

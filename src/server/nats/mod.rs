@@ -59,6 +59,7 @@ fn info(shared: &Shared, address: SocketAddr, tls: Option<&Tls>) -> Info {
         tls_required: tls.is_some(),
         tls_verify: tls.is_some_and(Tls::verifies),
         max_payload: shared.limits.max_payload as u64,
+        domain: shared.domain.as_deref().map(str::to_owned),
         api_lvl: API_LEVEL,
         ..Info::default()
     }
@@ -88,12 +89,14 @@ pub(super) async fn serve(listener: TcpListener, shared: Arc<Shared>, tls: Optio
     let info = Arc::new(info(&shared, address, tls.as_deref()));
     let most = most(&shared);
     let mut stopping = shared.stopping.clone();
+    let mut leaving = shared.leaving.clone();
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             Some(_) = connections.join_next() => continue,
             _ = stopping.changed() => break,
+            _ = leaving.changed() => break,
         };
         match accepted {
             Ok((stream, peer)) => match Place::take(&shared, most, peer, Way::Tcp) {
@@ -111,6 +114,8 @@ pub(super) async fn serve(listener: TcpListener, shared: Arc<Shared>, tls: Optio
             }
         }
     }
+    // Whoever comes now is refused at once.
+    drop(listener);
     while connections.join_next().await.is_some() {}
 }
 

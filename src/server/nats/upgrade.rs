@@ -50,7 +50,7 @@ impl Gate {
 }
 
 /// Answers the request for a WebSocket, and serves the connection that follows. 403 for web pages from
-/// elsewhere, 503 while there are too many connections, and what HTTP says of requests that are for
+/// elsewhere, 503 while there are too many connections or the server is about to stop, and what HTTP says of requests that are for
 /// something else.
 pub(in crate::server) async fn upgrade(
     State(gate): State<Gate>,
@@ -63,6 +63,9 @@ pub(in crate::server) async fn upgrade(
         return (StatusCode::FORBIDDEN, text).into_response();
     }
     let Gate { shared, info, most, .. } = gate;
+    if *shared.leaving.borrow() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "the server is about to stop\n").into_response();
+    }
     let Some(place) = Place::take(&shared, most, visitor.address, Way::WebSocket) else {
         return (StatusCode::SERVICE_UNAVAILABLE, "maximum connections exceeded\n").into_response();
     };
@@ -96,14 +99,17 @@ pub(in crate::server) async fn serve_websocket(
     gate: Gate,
     tls: Option<Arc<Tls>>,
 ) {
-    let mut stopping = gate.shared.stopping.clone();
+    let (mut stopping, mut leaving) = (gate.shared.stopping.clone(), gate.shared.leaving.clone());
     let listener = Bounded::new(listener, &gate.shared.server_limits);
     let limit = gate.shared.server_limits.login_timeout;
     let app = Router::new().fallback(upgrade).with_state(gate);
     let app = app.into_make_service_with_connect_info::<Visitor>();
     let stop = async move {
         // Ends when told, and when the server is gone.
-        let _ = stopping.changed().await;
+        tokio::select! {
+            _ = stopping.changed() => {}
+            _ = leaving.changed() => {}
+        }
     };
     let served = match tls {
         Some(tls) => {

@@ -286,6 +286,7 @@ fn acks_name_their_consumer_and_are_confirmed() {
         last: (0, 0),
         ended: true,
         reply: None,
+        stalled: None,
     };
     script.event(Event::PullStatus { token: Token(1), status }).unwrap();
     let names: Vec<_> = script.frames().iter().map(ServerFrame::name).collect();

@@ -8,11 +8,20 @@ use crate::model::answer::{self, AnswerKind};
 use crate::model::api::{ApiRequest, DirectOptions};
 use crate::model::batch::MessageView;
 use crate::model::error::ApiError;
+use crate::model::headers::names;
 use crate::model::request::Request;
 use crate::session::api::{self, Strictness};
 
 /// Where all of the API is.
 const PREFIX: &str = "$JS.API.";
+
+/// The subject that one below `$JS.<domain>.API` stands for, if this is the domain. Only operations that there are
+/// have such a name.
+pub(super) fn mapped(subject: &str, domain: &str) -> Option<String> {
+    let operation = subject.strip_prefix("$JS.")?.strip_prefix(domain)?.strip_prefix(".API.")?;
+    let is_one = AnswerKind::of(operation).is_some() || operation.starts_with("CONSUMER.");
+    is_one.then(|| format!("{PREFIX}{operation}"))
+}
 
 /// A request to the API arrives. Returns how many answers the session is to wait for.
 pub(super) fn receive(
@@ -142,7 +151,7 @@ fn several_messages(operation: &str, body: &[u8]) -> Option<Result<ApiRequest, A
 
 /// The API level that a request asks for, where it does. What is no number asks for more than there is.
 fn required_level(headers: &[u8]) -> Option<u32> {
-    let text = crate::model::headers::get(headers, "Nats-Required-Api-Level")?;
+    let text = crate::model::headers::get(headers, names::REQUIRED_API_LEVEL)?;
     Some(text.parse().unwrap_or(u32::MAX))
 }
 
@@ -201,6 +210,17 @@ mod tests {
             assert_eq!((kind, request), (AnswerKind::SYSTEM, Err(ApiError::bad_request())));
         }
         assert!(matches!(request("$JS.API.STREAM.INFO..S", b"", b""), Request::Unheard { .. }));
+    }
+
+    #[test]
+    fn the_api_has_the_domain_in_its_name_too() {
+        let inside = |subject| mapped(subject, "hub");
+        assert_eq!(inside("$JS.hub.API.INFO").as_deref(), Some("$JS.API.INFO"));
+        let next = inside("$JS.hub.API.CONSUMER.MSG.NEXT.S.c");
+        assert_eq!(next.as_deref(), Some("$JS.API.CONSUMER.MSG.NEXT.S.c"));
+        for other in ["$JS.hub.API.FOO", "$JS.hubs.API.INFO", "$JS.API.INFO", "$JS.hub.ACK.S"] {
+            assert_eq!(inside(other), None, "{other}");
+        }
     }
 
     #[test]

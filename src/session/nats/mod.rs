@@ -50,6 +50,8 @@ pub struct Session {
     limits: Arc<Limits>,
     /// The server's name, for answers that show it.
     server: Arc<str>,
+    /// The domain of its streams, if they have one.
+    domain: Option<Arc<str>>,
     connect: Connect,
     /// Whether the client may do more than say who it is.
     admitted: bool,
@@ -64,6 +66,8 @@ pub struct Session {
     subscriptions: Subscriptions,
     /// Requests whose answers are to come.
     in_flight: usize,
+    /// Whether a PING of the client was answered.
+    has_ponged: bool,
     /// PINGs that the client has not answered.
     unanswered: u32,
     /// See [`Session::take_delivered`].
@@ -120,6 +124,7 @@ impl Session {
         Self {
             limits,
             server,
+            domain: None,
             connect: Connect::default(),
             admitted: open,
             user: Box::default(),
@@ -128,11 +133,20 @@ impl Session {
             violations: VecDeque::new(),
             subscriptions: Subscriptions::default(),
             in_flight: 0,
+            has_ponged: false,
             unanswered: 0,
             delivered: 0,
             publishes: false,
             traffic: Traffic::default(),
         }
+    }
+
+    /// The same of a server whose streams are in this domain: what is said to `$JS.<domain>.API` is said to
+    /// `$JS.API`.
+    #[must_use]
+    pub fn in_domain(mut self, domain: Option<Arc<str>>) -> Self {
+        self.domain = domain;
+        self
     }
 
     /// Says who the server is, which comes before all else.
@@ -270,6 +284,14 @@ impl Session {
         std::mem::take(&mut self.delivered)
     }
 
+    /// Says anew who the server is, to a client that takes that at any time and that has had its first
+    /// answer: some take whatever comes first for that.
+    pub fn inform(&mut self, info: &Info, out: &mut Output) {
+        if self.connect.protocol >= 1 && self.has_ponged {
+            line::info(out, info);
+        }
+    }
+
     /// What was received and sent so far.
     #[must_use]
     pub fn traffic(&self) -> Traffic {
@@ -318,6 +340,7 @@ impl Session {
                 }
             }
             Event::Barrier { .. } => {
+                self.has_ponged = true;
                 line::pong(out);
                 self.tell_account(out);
             }

@@ -47,6 +47,17 @@ fn way_of(message: &MessageView<'_>) -> Way {
     }
 }
 
+/// The subject that a message's stands for, if that has the domain in it.
+fn mapped(message: &MessageView<'_>, domain: Option<&str>) -> Option<String> {
+    // None has one for nearly all.
+    domain.and_then(|domain| jetstream::mapped(message.subject, domain))
+}
+
+/// The same message under another subject.
+fn renamed<'a>(message: &MessageView<'a>, subject: &'a str) -> MessageView<'a> {
+    MessageView { subject, ..*message }
+}
+
 impl Session {
     /// Messages in a row, in the order they came.
     pub(super) fn publish(
@@ -79,6 +90,8 @@ impl Session {
         let mut acks = AckRun::default();
         for (at, message) in batch.iter().enumerate() {
             self.traffic.received(message.headers.len() + message.payload.len());
+            let mapped = mapped(&message, self.domain.as_deref());
+            let message = mapped.as_deref().map_or(message, |subject| renamed(&message, subject));
             let way = way_of(&message);
             if !matches!(way, Way::Plain) && plain < at {
                 self.publishes = true;
@@ -131,8 +144,10 @@ impl Session {
     /// Leaves out what the client may not publish. Returns what it is told of that.
     fn leave_out_forbidden(&mut self, batch: &mut MessageBatch) -> Vec<String> {
         let mut violations = Vec::new();
-        let Self { permissions, traffic, .. } = self;
+        let Self { permissions, traffic, domain, .. } = self;
         batch.retain(|message| {
+            let mapped = mapped(&message, domain.as_deref());
+            let message = mapped.as_deref().map_or(message, |subject| renamed(&message, subject));
             let asks_server = !matches!(way_of(&message), Way::Plain);
             if let Err(violation) = permissions.check_publish(&message, asks_server) {
                 traffic.received(message.headers.len() + message.payload.len());

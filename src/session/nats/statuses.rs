@@ -19,6 +19,9 @@ fn block(status: &PullStatus) -> String {
     let mut block = format!("NATS/1.0 {code}{space}{text}\r\n");
     if *code == 100 {
         block += &format!("Nats-Last-Consumer: {}\r\nNats-Last-Stream: {}\r\n", last.0, last.1);
+        if let Some(subject) = &status.stalled {
+            block += &format!("Nats-Consumer-Stalled: {subject}\r\n");
+        }
     } else if counts(status) {
         block += &format!(
             "Nats-Pending-Messages: {pending_messages}\r\nNats-Pending-Bytes: {pending_bytes}\r\n"
@@ -50,6 +53,7 @@ mod tests {
             last: (5, 6),
             ended: code != 100,
             reply: None,
+            stalled: None,
         }
     }
 
@@ -62,6 +66,10 @@ mod tests {
         assert_eq!(
             block(&status(100, "Idle Heartbeat")),
             "NATS/1.0 100 Idle Heartbeat\r\nNats-Last-Consumer: 5\r\nNats-Last-Stream: 6\r\n\r\n"
+        );
+        let stalled = PullStatus { stalled: Some("q".into()), ..status(100, "Idle Heartbeat") };
+        assert!(
+            block(&stalled).ends_with("Nats-Last-Stream: 6\r\nNats-Consumer-Stalled: q\r\n\r\n")
         );
         assert_eq!(block(&status(404, "No Messages")), "NATS/1.0 404 No Messages\r\n\r\n");
         assert_eq!(block(&status(503, "")), "NATS/1.0 503\r\n\r\n");

@@ -319,6 +319,7 @@ fn statuses_go_to_the_inbox_of_the_pull() {
         last: (0, 0),
         ended: true,
         reply: Some("in.7".into()),
+        stalled: None,
     };
     script.event(Event::PullStatus { token, status });
     assert_eq!(script.lines(), "HMSG in.7 1 28 28\r\nNATS/1.0 404 No Messages\r\n\r\n\r\n");

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use crate::model::error::ApiError;
 
 /// Of streams.
-const STREAM: &[&str] = &["allow_msg_counter", "allow_atomic", "allow_batched"];
+const STREAM: &[&str] = &["allow_batched"];
 
 /// Whether a configuration asks for what is not there.
 ///
@@ -54,15 +54,15 @@ mod tests {
 
     #[test]
     fn what_is_not_there_is_named() {
-        let error = check("STREAM.CREATE.S", br#"{"name":"S","allow_msg_counter":true}"#);
-        assert!(error.expect_err("a counter").description.contains("allow_msg_counter"));
+        let error = check("STREAM.CREATE.S", br#"{"name":"S","allow_batched":true}"#);
+        assert!(error.expect_err("fast batches").description.contains("allow_batched"));
     }
 
     #[test]
     fn what_is_sent_without_use_does_no_harm() {
-        let body = br#"{"name":"S","allow_batched":null,"allow_atomic":false}"#;
+        let body = br#"{"name":"S","allow_batched":null}"#;
         assert!(check("STREAM.UPDATE.S", body).is_ok());
         assert!(check("STREAM.CREATE.S", b"{").is_ok());
-        assert!(check("STREAM.INFO.S", br#"{"allow_atomic":true}"#).is_ok());
+        assert!(check("STREAM.INFO.S", br#"{"allow_batched":true}"#).is_ok());
     }
 }

@@ -349,6 +349,7 @@ pub(super) fn take_status(mut reader: Reader) -> Result<ServerFrame, FrameError>
         pending_bytes: reader.varint()?,
         last: (reader.varint()?, reader.varint()?),
         ended: reader.flags(ENDED)? == ENDED,
+        stalled: None,
         reply: None,
     };
     reader.end()?;

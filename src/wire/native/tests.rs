@@ -152,6 +152,7 @@ fn status() -> impl Strategy<Value = StatusFrame> {
                 pending_bytes: bytes,
                 last: (consumer, stream),
                 ended,
+                stalled: None,
                 reply: None,
             },
         })

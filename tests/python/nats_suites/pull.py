@@ -350,3 +350,15 @@ class Pull(Case):
         await self.empty(sub)
         self.assertFalse((await self.js.resume_consumer(self.name, "d")).paused)
         self.assertEqual(len(await sub.fetch(1, timeout=WAIT)), 1)
+
+    async def test_a_consumer_that_is_reset(self):
+        sub = await self.consumer(3)
+        got = await sub.fetch(3, timeout=WAIT)
+        await got[0].ack_sync()
+        reset = await self.js.reset_consumer(self.name, "d")
+        self.assertEqual((reset.reset_seq, reset.info.num_pending), (2, 2))
+        again = await sub.fetch(2, timeout=WAIT)
+        self.assertEqual([msg.metadata.sequence.stream for msg in again], [2, 3])
+        self.assertEqual([msg.metadata.sequence.consumer for msg in again], [1, 2])
+        reset = await self.js.reset_consumer(self.name, "d", seq=3)
+        self.assertEqual((reset.reset_seq, reset.info.num_pending), (3, 1))

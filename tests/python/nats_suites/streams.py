@@ -26,6 +26,29 @@ class Publish(Case):
         self.assertEqual((ack.seq, ack.duplicate), (2, None))
         self.assertEqual((await self.js.stream_info(self.name)).state.messages, 2)
 
+    async def test_an_atomic_batch(self):
+        await self.stream(allow_atomic=True)
+        subject = f"{self.subject}.a"
+        for number in (1, 2):
+            headers = {"Nats-Batch-Id": "u", "Nats-Batch-Sequence": str(number)}
+            answer = await self.nc.request(subject, b"x", timeout=WAIT, headers=headers)
+            self.assertEqual(answer.data, b"")
+        self.assertEqual((await self.js.stream_info(self.name)).state.messages, 0)
+        headers = {"Nats-Batch-Id": "u", "Nats-Batch-Sequence": "3", "Nats-Batch-Commit": "1"}
+        ack = await self.js.publish(subject, b"x", headers=headers)
+        self.assertEqual((ack.seq, ack.batch_id, ack.batch_size), (3, "u", 3))
+        await self.refused(self.js.publish(subject, b"x", headers=headers), 400, 10176)
+        self.assertEqual((await self.js.stream_info(self.name)).state.messages, 3)
+
+    async def test_a_counter(self):
+        await self.stream(allow_msg_counter=True)
+        large = 10 ** 40
+        for increment, total in ((5, 5), (-7, -2), (large, large - 2)):
+            ack = await self.js.publish(
+                f"{self.subject}.a", headers={"Nats-Incr": str(increment)})
+            self.assertEqual(int(ack.val), total)
+        await self.refused(self.js.publish(f"{self.subject}.a", b"x"), 400, 10169)
+
     async def test_the_stream_that_is_expected(self):
         await self.stream()
         await self.js.publish(f"{self.subject}.a", stream=self.name)
