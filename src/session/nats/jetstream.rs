@@ -56,14 +56,13 @@ pub(super) fn receive(
         requests.push(Request::Tell { subject, headers, payload: Bytes::new() });
         return 0;
     }
-    let request = parse(kind, operation, message).or_else(|error| {
-        let is_unknown = error.err_code == ApiError::unknown_operation("").err_code;
-        if !is_unknown {
-            return Err(error);
+    let request = parse(kind, operation, message).map_err(|error| {
+        if error.err_code != ApiError::unknown_operation("").err_code {
+            return error;
         }
         // Such as one without the name of its stream. The words are for clients of our own.
         kind = AnswerKind::SYSTEM;
-        Err(ApiError::bad_request())
+        ApiError::bad_request()
     });
     let request = request.and_then(|request| permissions.check_request(&request).map(|()| request));
     let subject = if kind.is_direct() { message.subject.to_owned() } else { String::new() };
