@@ -280,6 +280,10 @@ impl<L: Log> Broker<L> {
             ready.push((view, run, new));
         }
         self.check_room_for_batch(id, &ready)?;
+        let ids = before.ids.len();
+        if ids > 0 && !self.log.has_room_for_ids(self.now.wall, ids) {
+            return Err(ApiError::id_window_full());
+        }
         let mut last = Placed { stream: id, seq: 0, duplicate: false };
         for (message, mut run, new) in ready {
             last = self.place(&mut run, id, &message, new)?;

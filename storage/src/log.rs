@@ -335,6 +335,10 @@ pub trait Log {
     /// [`WindowFull`] if the id cannot be remembered; nothing is appended then.
     fn append(&mut self, stream: StreamId, record: &NewRecord<'_>) -> Result<u64, WindowFull>;
 
+    /// Whether so many more message ids can be remembered at `now`. What must be stored whole asks before
+    /// it begins.
+    fn has_room_for_ids(&mut self, now: u64, count: usize) -> bool;
+
     /// Uses up the next sequences, up to and including `last`, without records.
     fn skip(&mut self, stream: StreamId, last: u64);
 

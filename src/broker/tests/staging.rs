@@ -144,3 +144,23 @@ fn native_publishers_have_batches_of_their_own() {
         "{events:?}"
     );
 }
+
+#[test]
+fn a_batch_whose_ids_find_no_room_is_not_stored_in_part() {
+    let mut bench = bench(Limits::default());
+    bench.broker.log_mut().set_message_id_budget(2);
+    let publish = |bench: &mut Bench, batch: &str, number: &str, id: &str, commit: bool| {
+        let mut headers =
+            vec![("Nats-Batch-Id", batch), ("Nats-Batch-Sequence", number), ("Nats-Msg-Id", id)];
+        headers.extend(commit.then_some(("Nats-Batch-Commit", "1")));
+        bench.request("s.1", &headers, "x")["error"]["err_code"].as_u64()
+    };
+    for (number, id) in [("1", "a"), ("2", "b")] {
+        assert_eq!(publish(&mut bench, "large", number, id, false), None);
+    }
+    assert_eq!(publish(&mut bench, "large", "3", "c", true), Some(20007));
+    assert_eq!(bench.seqs("S"), [0_u64; 0]);
+    assert_eq!(publish(&mut bench, "small", "1", "a", false), None);
+    assert_eq!(publish(&mut bench, "small", "2", "b", true), None);
+    assert_eq!(bench.seqs("S"), [1, 2]);
+}

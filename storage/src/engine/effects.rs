@@ -97,6 +97,16 @@ impl Engine {
         Ok(())
     }
 
+    /// Drops expired message ids if there is no room for so many more.
+    pub(super) fn has_room_in_window(&mut self, now: u64, count: usize) -> bool {
+        let (budget, window) = (self.options.message_id_budget, &mut self.contents.window);
+        let more = ENTRY_BYTES.saturating_mul(count);
+        if window.bytes().saturating_add(more) > budget {
+            window.expire(now);
+        }
+        window.bytes().saturating_add(more) <= budget
+    }
+
     pub(super) fn skip_to(&mut self, id: StreamId, last: u64) {
         let Some(stream) = self.contents.streams.get_mut(&id) else { return };
         if last > stream.last_seq {

@@ -206,6 +206,10 @@ impl Log for Engine {
         self.append_one(stream, record)
     }
 
+    fn has_room_for_ids(&mut self, now: u64, count: usize) -> bool {
+        self.has_room_in_window(now, count)
+    }
+
     fn skip(&mut self, stream: StreamId, last: u64) {
         self.skip_to(stream, last);
     }

@@ -176,6 +176,11 @@ impl Log for MemoryLog {
         Ok(self.streams.get_mut(&stream).map_or(0, |held| held.append(record)))
     }
 
+    fn has_room_for_ids(&mut self, now: u64, count: usize) -> bool {
+        let live = self.message_ids.values().filter(|(_, until)| *until > now).count();
+        self.message_id_budget.is_none_or(|budget| live + count <= budget)
+    }
+
     fn skip(&mut self, stream: StreamId, last: u64) {
         self.open = true;
         if let Some(stream) = self.streams.get_mut(&stream) {

@@ -111,6 +111,8 @@ fn message_ids_are_remembered_for_their_time_and_within_the_budget() {
     assert_eq!(log.recall(S, id, 20), None);
     let other = NewRecord { message_id: Some((Fingerprint(8), 30)), ..record("a", 11) };
     assert_eq!(log.append(S, &other), Err(WindowFull));
+    assert!(log.has_room_for_ids(19, 0) && !log.has_room_for_ids(19, 1));
+    assert!(log.has_room_for_ids(20, 1) && !log.has_room_for_ids(20, 2));
     assert_eq!(log.append(S, &NewRecord { time: 20, ..other }), Ok(6));
 }
 

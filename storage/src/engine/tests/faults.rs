@@ -281,7 +281,9 @@ fn a_full_window_refuses_and_opens_again() {
         engine.append(S, &with_id(n, 1)).unwrap();
     }
     assert_eq!(engine.append(S, &with_id(10, 99)), Err(WindowFull));
+    assert!(engine.has_room_for_ids(99, 0) && !engine.has_room_for_ids(99, 1));
     assert_eq!(engine.stream(S).unwrap().last_seq, 10, "nothing was appended");
+    assert!(engine.has_room_for_ids(100, 10) && !engine.has_room_for_ids(100, 11));
     assert_eq!(engine.append(S, &with_id(10, 100)), Ok(11));
 }
 
