@@ -204,3 +204,16 @@ fn the_server_is_not_sent_where_its_client_cannot_go() {
     assert!(!grant.may_direct_to("_INBOX.me.no") && !grant.may_direct_to("_INBOX.other.1"));
     assert!(!grant.may_direct_to("orders.paid"));
 }
+
+#[test]
+fn a_literal_wildcard_is_judged_by_all_that_it_matches() {
+    let rules = |allow: &str, deny: &[&str]| PublishRules {
+        allow: Some(vec![allow.to_owned()]),
+        deny: deny.iter().map(ToString::to_string).collect(),
+    };
+    assert!(rules("a.>", &[]).permit("a.*"));
+    assert!(!rules("a.>", &["a.secret"]).permit("a.*"));
+    assert!(rules("a.>", &["b.secret"]).permit("a.*"));
+    assert!(!rules("a.*", &[]).permit("a.>"));
+    assert!(rules("a.*", &[]).permit("a.b*"), "an asterisk within a word is nothing but a letter");
+}

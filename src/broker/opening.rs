@@ -242,6 +242,7 @@ impl<L: Log> Broker<L> {
         self.stirred.insert((id, Arc::clone(&name)));
         if let Some(subject) = &config.deliver_subject {
             self.listened.add(subject, &(id, Arc::clone(&name)));
+            self.sweep_listened();
         }
         if let Some(stream) = self.catalog.get(id).map(|stream| Arc::clone(&stream.name)) {
             self.advise_consumer(Change::Created, &stream, &name);

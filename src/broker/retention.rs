@@ -101,7 +101,8 @@ impl<L: Log> Broker<L> {
         next: u64,
     ) {
         let mut cursor = next;
-        for record in records {
+        // One with a literal wildcard was read as a pattern, which others match.
+        for record in records.iter().filter(|record| record.subject() == subject) {
             let Some(stream) = self.catalog.get(id) else { return };
             let most = stream.max_per_subject().unwrap_or(u64::MAX);
             if self.log.subject(id, subject).is_none_or(|summary| summary.count <= most) {

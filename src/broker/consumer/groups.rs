@@ -75,8 +75,13 @@ pub(super) struct Groups {
 }
 
 impl Groups {
-    /// Takes over a configuration. Who is pinned stays so.
+    /// Takes over a configuration. Who is pinned stays so, if clients of that group still are.
     pub(super) fn configure(&mut self, config: &ConsumerConfig) {
+        let stays = |pin: &Pin| {
+            config.priority_policy == PriorityPolicy::PinnedClient
+                && config.priority_groups.contains(&pin.group)
+        };
+        self.pin = self.pin.take().filter(stays);
         self.policy = config.priority_policy;
         self.names.clone_from(&config.priority_groups);
         self.timeout = config.priority_timeout;

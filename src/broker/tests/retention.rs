@@ -416,3 +416,22 @@ fn interest_without_acknowledgement_ends_with_the_delivery() {
     assert_eq!(bench.pull("S", "c", 1).len(), 1);
     assert_eq!(bench.seqs("S"), [2]);
 }
+
+#[test]
+fn a_literal_wildcard_has_a_limit_of_its_own_and_rolls_up_what_it_matches() {
+    let mut bench = stream(|c| {
+        c.max_msgs_per_subject = 1;
+        c.allow_rollup_hdrs = true;
+    });
+    let send = |bench: &mut Bench, subject: &str, headers: &[u8]| {
+        let batch = MessageBatch::of_one(subject, "", headers, b"x");
+        bench.run(A, Request::Send { batch, echo: true });
+    };
+    for subject in ["s.*", "s.a", "s.*", "s.*"] {
+        send(&mut bench, subject, b"");
+    }
+    assert_eq!(bench.seqs("S"), [2, 4], "the limit is that of the text");
+    send(&mut bench, "s.b.c", b"");
+    send(&mut bench, "s.*", b"NATS/1.0\r\nNats-Rollup: sub\r\n\r\n");
+    assert_eq!(bench.seqs("S"), [5, 6], "what the text matches is rolled up");
+}

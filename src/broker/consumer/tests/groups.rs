@@ -98,6 +98,19 @@ fn the_first_to_be_served_is_pinned_and_the_others_stand_by() {
 }
 
 #[test]
+fn nobody_stays_pinned_under_another_policy() {
+    let mut bench = bench(PriorityPolicy::PinnedClient, 1);
+    bench.ask(at(0), 1, 1, |_| {});
+    assert_eq!(bench.serve(at(0)), [to(1, 1, "p1")]);
+    bench.consumer.reconfigure(grouped(PriorityPolicy::PinnedClient), at(1));
+    assert_eq!(bench.pinned().as_deref(), Some("p1"));
+    bench.consumer.reconfigure(config(), at(1));
+    bench.append(1);
+    bench.pull(at(1), |pull| pull.reply = ReplyTo::Session(Token(2)));
+    assert_eq!(bench.tokens(at(1)), [(2, 2)]);
+}
+
+#[test]
 fn whoever_is_no_longer_pinned_learns_it_with_the_next_message() {
     let mut bench = bench(PriorityPolicy::PinnedClient, 1);
     bench.ask(at(0), 1, 5, |_| {});
