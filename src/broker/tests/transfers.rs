@@ -219,3 +219,16 @@ fn a_snapshot_waits_for_its_client_and_not_for_ever() {
     assert!(bench.parts(SOON).is_empty());
     assert!(bench.broker.transfers.snapshots_are_over(), "nobody listens");
 }
+
+#[test]
+fn a_snapshot_of_a_stream_that_is_deleted_ends_with_an_error() {
+    let mut bench = stream(&["s.a", "s.b"].repeat(200));
+    let options = SnapshotOptions { chunk_size: 1024, window_size: 1024, ..Default::default() };
+    bench.begin_snapshot(&options);
+    assert_eq!(bench.parts(SOON).len(), 1);
+    let request = ApiRequest::StreamDelete { stream: "S".into() };
+    let events = bench.run(A, Request::Api { token: Token(9), request });
+    let (_, end) = messages(&events, B).pop().expect("an end");
+    assert!(end.headers.starts_with(b"NATS/1.0 500 the stream was deleted\r\n"), "{end:?}");
+    assert!(bench.broker.transfers.snapshots_are_over());
+}
