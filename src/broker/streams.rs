@@ -220,6 +220,7 @@ impl<L: Log> Broker<L> {
 
     /// Deletes a stream with its consumers.
     pub(super) fn delete_stream(&mut self, id: StreamId) {
+        self.end_snapshots_of(id);
         let names: Vec<Arc<str>> = self
             .catalog
             .get(id)

@@ -65,13 +65,23 @@ pub fn put(bytes: &[u8], out: &mut Vec<u8>) {
 #[derive(Debug, Default)]
 pub struct Reader {
     input: Vec<u8>,
+    /// Up to where the input was read.
+    at: usize,
     has_begun: bool,
 }
 
 impl Reader {
     /// Takes the next piece.
     pub fn push(&mut self, piece: &[u8]) {
+        self.input.drain(..self.at);
+        self.at = 0;
         self.input.extend_from_slice(piece);
+    }
+
+    /// Bytes that have come and were not read.
+    #[must_use]
+    pub fn unread(&self) -> usize {
+        self.input.len() - self.at
     }
 
     /// The bytes of the next block; nothing if it has not come as a whole.
@@ -80,7 +90,8 @@ impl Reader {
     /// [`S2Error`].
     pub fn next_block(&mut self) -> Result<Option<Vec<u8>>, S2Error> {
         loop {
-            let Some((&[kind, a, b, c], rest)) = self.input.split_first_chunk::<HEAD>() else {
+            let input = self.input.get(self.at..).unwrap_or_default();
+            let Some((&[kind, a, b, c], rest)) = input.split_first_chunk::<HEAD>() else {
                 return Ok(None);
             };
             let length = usize::from(a) | usize::from(b) << 8 | usize::from(c) << 16;
@@ -94,7 +105,7 @@ impl Reader {
             let Some(body) = rest.get(..length) else { return Ok(None) };
             let found = match kind {
                 0xff => {
-                    let whole = self.input.get(..HEAD + length).unwrap_or_default();
+                    let whole = input.get(..HEAD + length).unwrap_or_default();
                     if whole != IDENTIFIER && whole != SNAPPY_IDENTIFIER {
                         return Err(S2Error::Corrupt);
                     }
@@ -105,7 +116,7 @@ impl Reader {
                 SKIPPABLE.. => None,
                 _ => return Err(S2Error::Corrupt),
             };
-            self.input.drain(..HEAD + length);
+            self.at += HEAD + length;
             if found.is_some() {
                 return Ok(found);
             }
@@ -117,7 +128,7 @@ impl Reader {
     /// # Errors
     /// [`S2Error::Incomplete`] if it stops in the middle.
     pub fn end(&self) -> Result<(), S2Error> {
-        if self.has_begun && self.input.is_empty() { Ok(()) } else { Err(S2Error::Incomplete) }
+        if self.has_begun && self.unread() == 0 { Ok(()) } else { Err(S2Error::Incomplete) }
     }
 }
 
@@ -182,6 +193,24 @@ mod tests {
         begin(&mut stream);
         stream.extend_from_slice(&[COMPRESSED, 0xff, 0xff, 0xff]);
         assert_eq!(read(&stream, 99), Err(S2Error::TooLarge));
+    }
+
+    /// Otherwise many small frames in one piece would each move all that follows them.
+    #[test]
+    fn what_was_read_is_dropped_with_the_next_piece() {
+        let mut stream = written(b"a");
+        stream.extend([0xfe, 0, 0, 0].repeat(1000));
+        let last = &written(b"b")[IDENTIFIER.len()..];
+        let mut reader = Reader::default();
+        reader.push(&stream);
+        assert_eq!(reader.unread(), stream.len());
+        assert_eq!(reader.next_block(), Ok(Some(b"a".to_vec())));
+        assert_eq!(reader.next_block(), Ok(None));
+        assert_eq!((reader.unread(), reader.input.len()), (0, stream.len()));
+        reader.push(last);
+        assert_eq!((reader.unread(), reader.input.len()), (last.len(), last.len()));
+        assert_eq!(reader.next_block(), Ok(Some(b"b".to_vec())));
+        assert_eq!(reader.end(), Ok(()));
     }
 
     proptest! {

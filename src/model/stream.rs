@@ -8,6 +8,10 @@ use serde::{Deserialize, Serialize};
 use super::duration;
 use super::time::Timestamp;
 
+/// The highest sequence that may be asked for, of a stream to begin with, or of one that is restored: far from
+/// where sequences end, which is 2^62 in claudebus's own protocol.
+pub const MAX_FIRST_SEQ: u64 = (1 << 61) - 1;
+
 /// When messages leave a stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

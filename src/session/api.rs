@@ -16,13 +16,9 @@ use crate::model::api::{
 };
 use crate::model::consumer::{ConsumerConfig, is_group_name};
 use crate::model::error::ApiError;
-use crate::model::stream::{ConsumerLimits, StreamConfig};
+use crate::model::stream::{ConsumerLimits, MAX_FIRST_SEQ, StreamConfig};
 use crate::model::subject::{BAD_NAME, is_name};
 use crate::model::time::Timestamp;
-use crate::wire::native::VARINT_MAX;
-
-/// The highest sequence that a stream may be told to begin with: far from where sequences end.
-const MAX_FIRST_SEQ: u64 = VARINT_MAX / 2;
 
 /// Field that clients add to configurations to have defaults refused; not needed here.
 const PEDANTIC: &str = "pedantic";
@@ -287,11 +283,17 @@ fn stream_config(
     if let Some(error) = negative {
         return Err(error);
     }
+    check_first_seq(&config)?;
+    Ok(config)
+}
+
+/// Refuses a stream that would begin too near to where sequences end.
+pub(super) fn check_first_seq(config: &StreamConfig) -> Result<(), ApiError> {
     if config.first_seq > MAX_FIRST_SEQ {
         let why = format!("first_seq can be {MAX_FIRST_SEQ} at most");
         return Err(ApiError::stream_invalid_config(why));
     }
-    Ok(config)
+    Ok(())
 }
 
 /// Takes numbers out of a stream's configuration that may not be negative and are. What is wrong with

@@ -190,7 +190,7 @@ impl<L: Log> Broker<L> {
                 self.begin_snapshot(id, options).map(Reply::Now)
             }
             ApiRequest::StreamRestore(config) => {
-                self.begin_restore((**config).clone()).map(Reply::Now)
+                self.begin_restore(answer.0, (**config).clone()).map(Reply::Now)
             }
             ApiRequest::RestoreChunk { name, payload } => {
                 let restored = self.restore_chunk(answer.1, name, payload)?;

@@ -53,7 +53,7 @@ impl Consumer {
             last_active: None,
         };
         for (seq, outstanding) in pending.iter().filter(|(seq, _)| (1..=last).contains(*seq)) {
-            let time = u64::try_from(outstanding.timestamp).unwrap_or(0);
+            let time = u64::try_from(outstanding.timestamp).unwrap_or(0).min(now.wall);
             consumer.pending.insert(Entry {
                 seq: *seq,
                 consumer_seq: outstanding.sequence.min(delivered.consumer_seq),

@@ -3,8 +3,13 @@
 use bytes::Bytes;
 
 use super::*;
+use crate::access::{Grant, PublishRules, SubscribeRules, Target};
 use crate::model::answer::AnswerKind;
 use crate::model::api::{MessageGetOptions, SnapshotOptions};
+use crate::model::archive::{self, ArchivedConsumer};
+use crate::model::s2;
+use crate::model::stream::MAX_FIRST_SEQ;
+use claudebus_storage::log::Pressure;
 
 /// A little later: what waits for its turn has it.
 const SOON: Duration = Duration::from_nanos(2);
@@ -110,6 +115,29 @@ impl Bench {
             _ => None,
         }
     }
+}
+
+/// An archive of a stream with so many messages and a last sequence, and of further entries.
+fn archive_of(state: (u64, u64), put: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let mut raw = Vec::new();
+    archive::begin(&mut raw);
+    let state = format!(r#"{{"messages":{},"last_seq":{}}}"#, state.0, state.1);
+    archive::put_file(archive::STATE, START, state.as_bytes(), &mut raw);
+    put(&mut raw);
+    archive::end(&mut raw);
+    let mut packed = Vec::new();
+    s2::begin(&mut packed);
+    s2::put(&raw, &mut packed);
+    packed
+}
+
+fn put_message(seq: u64, body: &[u8], raw: &mut Vec<u8>) {
+    archive::put("s.a", START, seq, b"", body, raw);
+}
+
+fn put_consumer(name: &str, consumer: &ArchivedConsumer, raw: &mut Vec<u8>) {
+    let body = serde_json::to_vec(consumer).unwrap();
+    archive::put_file(&format!("{}{name}", archive::CONSUMERS), START, &body, raw);
 }
 
 #[test]
@@ -218,4 +246,156 @@ fn a_snapshot_waits_for_its_client_and_not_for_ever() {
     bench.handle(B, Request::Unsubscribe { token: Token(5), max: None });
     assert!(bench.parts(SOON).is_empty());
     assert!(bench.broker.transfers.snapshots_are_over(), "nobody listens");
+}
+
+#[test]
+fn what_is_restored_stays_far_from_where_sequences_end() {
+    let too_far = |number: u64| {
+        let mut delivered = ArchivedConsumer { config: durable("c"), ..Default::default() };
+        delivered.state.delivered.consumer_seq = number;
+        let mut again = ArchivedConsumer { config: durable("c"), ..Default::default() };
+        again.state.delivered.stream_seq = 1;
+        again.state.delivered.consumer_seq = 1;
+        again.state.pending.insert(1, Default::default());
+        again.state.redelivered.insert(1, number);
+        let with = |consumer: ArchivedConsumer| {
+            archive_of((1, 1), |raw| {
+                put_message(1, b"body", raw);
+                put_consumer("c", &consumer, raw);
+            })
+        };
+        let message = archive_of((1, 1), |raw| put_message(number, b"", raw));
+        [message, archive_of((0, number), |_| {}), with(delivered), with(again)]
+    };
+    let mut bench = Bench::new();
+    for number in [MAX_FIRST_SEQ + 1, u64::MAX - 1, u64::MAX] {
+        for (which, archive) in too_far(number).iter().enumerate() {
+            let answer = bench.restore(archive);
+            assert_eq!(answer["error"]["err_code"], 10062, "{which} {number} {answer}");
+        }
+    }
+    let [_, last, delivered, again] = too_far(MAX_FIRST_SEQ);
+    for archive in [last, delivered, again] {
+        assert_eq!(bench.restore(&archive)["error"], serde_json::Value::Null);
+        assert_eq!(bench.publish(1, 1, &["s.a"]).len(), 1);
+        if bench.info("S").state.consumer_count > 0 {
+            bench.pass(LONG);
+            assert!(!bench.pull("S", "c", 2).is_empty());
+        }
+        bench.delete_s();
+    }
+}
+
+#[test]
+fn a_part_that_holds_much_takes_several_turns() {
+    let (count, body) = (64, vec![0; 256 << 10]);
+    let archive = archive_of((count, count), |raw| {
+        (1..=count).for_each(|seq| put_message(seq, &body, raw));
+    });
+    assert!(archive.len() < 1 << 20, "it fits one part");
+    let mut bench = Bench::new();
+    let name = bench.begin_restore();
+    assert!(bench.restore_part(&name, &archive).is_empty(), "not all of it in one turn");
+    let id = StreamId(bench.broker.catalog.next_id - 1);
+    let held = |bench: &Bench| bench.broker.log.stream(id).unwrap().messages;
+    let first = held(&bench);
+    assert!((1..count).contains(&first), "{first}");
+    bench.broker.log.set_pressure(Pressure::High);
+    bench.pass(Duration::from_secs(1));
+    assert_eq!(held(&bench), first, "the log is busy");
+    bench.broker.log.set_pressure(Pressure::Normal);
+    bench.events.clear();
+    bench.pass(Duration::from_secs(1));
+    bench.pass(SOON);
+    assert_eq!(held(&bench), count);
+    assert_eq!(messages(&bench.events, A).len(), 1, "it is confirmed");
+    let answers = bench.restore_part(&name, b"");
+    let answer: serde_json::Value = serde_json::from_slice(&answers[0].payload).unwrap();
+    assert_eq!(answer["state"]["messages"], count, "{answer}");
+    bench.delete_s();
+    let name = bench.begin_restore();
+    assert!(bench.restore_part(&name, &archive).is_empty());
+    let answers = bench.restore_part(&name, b"");
+    let end = answers.last().unwrap();
+    let answer: serde_json::Value = serde_json::from_slice(&end.payload).unwrap();
+    assert_eq!(answer["error"]["err_code"], 10062, "the end came too early: {answer}");
+}
+
+#[test]
+fn a_restored_consumer_delivers_nowhere_its_client_cannot() {
+    let mut bench = Bench::new();
+    let allow = |pattern: &str| Some(vec![pattern.to_owned()]);
+    let grant = Grant::new(
+        PublishRules { allow: allow("$JS.>"), deny: Vec::new() },
+        SubscribeRules { allow: Some(vec![Target::subject("_INBOX.>")]), deny: Vec::new() },
+        None,
+    );
+    let to = |subject: &str| {
+        let config = ConsumerConfig { deliver_subject: Some(subject.into()), ..durable("c") };
+        let consumer = ArchivedConsumer { config, ..Default::default() };
+        archive_of((0, 0), |raw| put_consumer("c", &consumer, raw))
+    };
+    bench.handle(A, Request::Grant(Arc::new(grant)));
+    let answer = bench.restore(&to("orders.paid"));
+    assert_eq!(answer["error"]["err_code"], 10062, "{answer}");
+    assert!(answer.to_string().contains("Permissions Violation"), "{answer}");
+    bench.restore(&to("_INBOX.me"));
+    assert_eq!(bench.info("S").state.consumer_count, 1);
+    bench.delete_s();
+    bench.handle(A, Request::Grant(Arc::default()));
+    bench.restore(&to("orders.paid"));
+    assert_eq!(bench.info("S").state.consumer_count, 1, "who may do everything may do that");
+}
+
+/// The storage engine's clock goes on with the times of messages, and lets go of message ids by it.
+#[test]
+fn a_message_of_the_future_is_stored_as_of_now() {
+    let mut bench = Bench::new();
+    let archive = archive_of((2, 2), |raw| {
+        archive::put("s.a", START, 1, b"", b"", raw);
+        archive::put("s.a", 2 * START, 2, b"", b"", raw);
+    });
+    assert_eq!(bench.restore(&archive)["state"]["messages"], 2);
+    let id = bench.broker.catalog.id_of("S").unwrap();
+    let times: Vec<u64> = bench.broker.log.records(id).map(|record| record.time).collect();
+    assert_eq!(times, [START, now(bench.at).wall]);
+}
+
+#[test]
+fn an_archive_may_lack_messages_and_hold_no_others() {
+    let mut bench = Bench::new();
+    let archive = |said| archive_of((said, 3), |raw| put_message(2, b"", raw));
+    assert_eq!(bench.restore(&archive(0))["error"]["err_code"], 10062);
+    let answer = bench.restore(&archive(3));
+    assert_eq!(
+        (&answer["state"]["messages"], &answer["state"]["last_seq"]),
+        (&1.into(), &3.into())
+    );
+}
+
+#[test]
+fn an_archive_holds_no_two_consumers_of_one_name() {
+    let consumer = ArchivedConsumer { config: durable("c"), ..Default::default() };
+    let archive = |count| {
+        archive_of((0, 0), |raw| {
+            (0..count).for_each(|_| put_consumer("c", &consumer, raw));
+        })
+    };
+    let mut bench = Bench::new();
+    let answer = bench.restore(&archive(2));
+    assert_eq!(answer["error"]["err_code"], 10062, "{answer}");
+    assert_eq!(bench.restore(&archive(1))["state"]["consumer_count"], 1);
+}
+
+#[test]
+fn a_snapshot_of_a_stream_that_is_deleted_ends_with_an_error() {
+    let mut bench = stream(&["s.a", "s.b"].repeat(200));
+    let options = SnapshotOptions { chunk_size: 1024, window_size: 1024, ..Default::default() };
+    bench.begin_snapshot(&options);
+    assert_eq!(bench.parts(SOON).len(), 1);
+    let request = ApiRequest::StreamDelete { stream: "S".into() };
+    let events = bench.run(A, Request::Api { token: Token(9), request });
+    let (_, end) = messages(&events, B).pop().expect("an end");
+    assert!(end.headers.starts_with(b"NATS/1.0 500 the stream was deleted\r\n"), "{end:?}");
+    assert!(bench.broker.transfers.snapshots_are_over());
 }

@@ -4,6 +4,7 @@
 //! all has come and made sense, in one group of the journal, and before that it is confirmed to nobody. A
 //! restore that another process has begun is dropped when the broker opens.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,15 +12,16 @@ use bytes::Bytes;
 use claudebus_storage::log::Pressure;
 use claudebus_storage::{Log, NewRecord, StreamId};
 
+use crate::access::Grant;
 use crate::model::api::ApiResponse;
 use crate::model::archive::{self, ArchivedConsumer, ArchivedState, Entry};
 use crate::model::error::ApiError;
 use crate::model::event::ConsumerPath;
 use crate::model::headers::{get, names};
-use crate::model::request::Token;
+use crate::model::request::{SessionId, Token};
 use crate::model::s2;
 use crate::model::schedule::PREFIX;
-use crate::model::stream::StreamConfig;
+use crate::model::stream::{MAX_FIRST_SEQ, StreamConfig};
 use crate::model::subject::is_pattern;
 use crate::model::time::Timestamp;
 
@@ -36,8 +38,17 @@ use super::{MAX_TRANSFERS, NAME_LENGTH, PATIENCE};
 /// Most bytes of an entry, and of all consumers of an archive together. 16 MiB: consumers with some hundred
 /// thousand deliveries that await acknowledgement.
 const MAX_ENTRY: u64 = 16 << 20;
+/// Bytes that are unpacked in one turn, so that nobody else waits long: a chunk may hold a thousand times its
+/// length.
+const TURN: usize = 8 << 20;
+/// What a message counts beside its bytes.
+const MESSAGE: usize = 64;
+/// Most packed bytes that may wait for their turn. 16 MiB: clients wait for the confirmation of each chunk.
+const MAX_WAITING: usize = 16 << 20;
 /// How long a chunk waits for its confirmation at least while the log is busy.
 const PAUSE: Duration = Duration::from_millis(20);
+/// How long what waits for the next turn waits.
+const SOON: Duration = Duration::from_nanos(1);
 
 /// One that is under way.
 #[derive(Debug)]
@@ -45,27 +56,61 @@ pub(in crate::broker) struct Restoring {
     /// The number that the stream will have.
     id: StreamId,
     config: StreamConfig,
+    /// What its client may do; everything if none.
+    grant: Option<Arc<Grant>>,
     packed: s2::Reader,
     archive: archive::Reader,
     /// What the archive says of the stream, once that has come.
     state: Option<ArchivedState>,
     messages: u64,
-    consumers: Vec<(String, ArchivedConsumer)>,
+    consumers: BTreeMap<String, ArchivedConsumer>,
     consumer_bytes: u64,
     /// Bytes that have come.
     bytes: u64,
+    /// Whether some of what has come waits for a later turn.
+    is_behind: bool,
     /// Why it cannot be, which is told at the end.
     failure: Option<String>,
-    /// Chunks that are confirmed when the log is less busy.
+    /// Chunks that are confirmed when all of them is taken and the log is less busy.
     withheld: Vec<Token>,
     until: Duration,
     began: Timestamp,
+}
+
+impl Restoring {
+    /// Whether a consumer may come to be: its numbers are far from where numbers end, and it leads messages
+    /// nowhere that the client cannot.
+    fn check_consumer(&self, consumer: &ArchivedConsumer) -> Result<(), String> {
+        let ArchivedConsumer { config, state } = consumer;
+        let most = state.redelivered.values().copied().max().unwrap_or(0);
+        if state.delivered.consumer_seq.max(most) > MAX_FIRST_SEQ {
+            return Err(format!("deliveries can be {MAX_FIRST_SEQ} at most"));
+        }
+        let subject = config.deliver_subject.as_deref().filter(|subject| !subject.is_empty());
+        match (subject, &self.grant) {
+            (Some(subject), Some(grant)) if !grant.may_direct_to(subject) => {
+                Err(format!("Permissions Violation for Publish to {subject:?}"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether all has come and was taken.
+    fn check_end(&self) -> Result<(), String> {
+        let packed = self.packed.end().map_err(|why| why.to_string());
+        let whole = packed.and_then(|()| self.archive.end().map_err(|why| why.to_string()));
+        whole.map_err(|why| match self.is_behind {
+            true => "the end came before the parts before it were confirmed".to_owned(),
+            false => why,
+        })
+    }
 }
 
 impl<L: Log> Broker<L> {
     /// Begins a restore.
     pub(in crate::broker) fn begin_restore(
         &mut self,
+        from: SessionId,
         wanted: StreamConfig,
     ) -> Result<ApiResponse, ApiError> {
         let mut wanted = config::complete(wanted, &self.limits)?;
@@ -83,7 +128,7 @@ impl<L: Log> Broker<L> {
             return Err(ApiError::insufficient_resources());
         }
         let stream = wanted.name.clone();
-        let restoring = self.prepare_restore(wanted);
+        let restoring = self.prepare_restore(from, wanted);
         let name = self.draw_name(NAME_LENGTH);
         self.advise_restore(&stream);
         self.wake_transfer(&name, Some(PATIENCE));
@@ -93,7 +138,7 @@ impl<L: Log> Broker<L> {
     }
 
     /// Makes a place in the log.
-    fn prepare_restore(&mut self, config: StreamConfig) -> Restoring {
+    fn prepare_restore(&mut self, from: SessionId, config: StreamConfig) -> Restoring {
         let id = StreamId(self.catalog.next_id);
         self.catalog.next_id += 1;
         self.log.put(state::NEXT_STREAM, &self.catalog.next_id.to_le_bytes());
@@ -103,13 +148,15 @@ impl<L: Log> Broker<L> {
         Restoring {
             id,
             config,
+            grant: self.sessions.grant(from),
             packed: s2::Reader::default(),
             archive: archive::Reader::new(MAX_ENTRY),
             state: None,
             messages: 0,
-            consumers: Vec::new(),
+            consumers: BTreeMap::new(),
             consumer_bytes: 0,
             bytes: 0,
+            is_behind: false,
             failure: None,
             withheld: Vec::new(),
             until: self.now.monotonic + PATIENCE,
@@ -144,21 +191,37 @@ impl<L: Log> Broker<L> {
             return self.finish_restore(restoring).map(Some);
         }
         restoring.bytes += payload.len() as u64;
+        restoring.withheld.push(token);
         restoring.until = self.now.monotonic + PATIENCE;
+        if restoring.failure.is_none() {
+            restoring.packed.push(payload);
+        }
+        self.go_on_with_restore(name, restoring);
+        Ok(None)
+    }
+
+    /// Takes what has come, as much as one turn may, and confirms it when all is taken.
+    fn go_on_with_restore(&mut self, name: &str, mut restoring: Restoring) {
         if restoring.failure.is_none()
-            && let Err(why) = self.take_chunk(&mut restoring, payload)
+            && let Err(why) = self.take_entries(&mut restoring)
         {
             restoring.failure = Some(why);
+            restoring.is_behind = false;
+            restoring.packed = s2::Reader::default();
         }
         let is_busy = restoring.failure.is_none() && self.log.pressure() >= Pressure::High;
-        if is_busy {
-            restoring.withheld.push(token);
-        } else {
-            self.confirm_chunk(token);
+        let after = match (is_busy, restoring.is_behind) {
+            (true, _) => PAUSE,
+            (false, true) => SOON,
+            (false, false) => restoring.until.saturating_sub(self.now.monotonic),
+        };
+        if !is_busy && !restoring.is_behind {
+            for token in std::mem::take(&mut restoring.withheld) {
+                self.confirm_chunk(token);
+            }
         }
-        self.wake_transfer(name, Some(if is_busy { PAUSE } else { PATIENCE }));
+        self.wake_transfer(name, Some(after));
         self.transfers.restores.insert(name.to_owned(), restoring);
-        Ok(None)
     }
 
     fn confirm_chunk(&mut self, token: Token) {
@@ -167,21 +230,12 @@ impl<L: Log> Broker<L> {
     }
 
     pub(super) fn restore_timeout(&mut self, name: &str) {
-        let Some(restoring) = self.transfers.restores.get_mut(name) else { return };
+        let Some(restoring) = self.transfers.restores.remove(name) else { return };
         if restoring.until <= self.now.monotonic {
-            if let Some(restoring) = self.transfers.restores.remove(name) {
-                self.abandon_restore(restoring);
-            }
-            return;
+            self.abandon_restore(restoring);
+        } else {
+            self.go_on_with_restore(name, restoring);
         }
-        if self.log.pressure() >= Pressure::High {
-            return self.wake_transfer(name, Some(PAUSE));
-        }
-        let left = restoring.until.saturating_sub(self.now.monotonic);
-        for token in std::mem::take(&mut restoring.withheld) {
-            self.confirm_chunk(token);
-        }
-        self.wake_transfer(name, Some(left));
     }
 
     fn abandon_restore(&mut self, restoring: Restoring) {
@@ -192,19 +246,34 @@ impl<L: Log> Broker<L> {
         self.log.forget(&state::restore_key(restoring.id));
     }
 
-    /// Takes all entries that have come as a whole.
-    fn take_chunk(&mut self, restoring: &mut Restoring, payload: &[u8]) -> Result<(), String> {
-        if self.log.pressure() >= Pressure::Full {
-            return Err("the server's disk or memory cannot take more now".to_owned());
-        }
-        restoring.packed.push(payload);
-        while let Some(block) = restoring.packed.next_block().map_err(|why| why.to_string())? {
-            restoring.archive.push(&block);
-            while let Some(entry) = restoring.archive.next_entry().map_err(|why| why.to_string())? {
-                self.take_entry(restoring, &entry)?;
+    /// Takes the entries that have come as a whole, until the turn is over or the log is busy.
+    fn take_entries(&mut self, restoring: &mut Restoring) -> Result<(), String> {
+        let mut taken = 0;
+        loop {
+            let pressure = self.log.pressure();
+            if pressure >= Pressure::NoSpace {
+                return Err("the server's disk cannot take more now".to_owned());
             }
+            restoring.is_behind = taken >= TURN || pressure >= Pressure::High;
+            if restoring.is_behind {
+                if restoring.packed.unread() > MAX_WAITING {
+                    return Err("parts came faster than the server confirmed them".to_owned());
+                }
+                return Ok(());
+            }
+            if let Some(entry) = restoring.archive.next_entry().map_err(|why| why.to_string())? {
+                self.take_entry(restoring, &entry)?;
+                taken += MESSAGE;
+            } else if let Some(block) =
+                restoring.packed.next_block().map_err(|why| why.to_string())?
+            {
+                restoring.archive.push(&block);
+                taken += block.len();
+            } else {
+                return Ok(());
+            }
+            restoring.until = self.now.monotonic + PATIENCE;
         }
-        Ok(())
     }
 
     fn take_entry(&mut self, restoring: &mut Restoring, entry: &Entry) -> Result<(), String> {
@@ -213,7 +282,11 @@ impl<L: Log> Broker<L> {
         }
         let not_understood = |why| format!("{} is not understood: {why}", entry.name);
         if entry.name == archive::STATE {
-            let state = serde_json::from_slice(&entry.body).map_err(not_understood)?;
+            let state: ArchivedState =
+                serde_json::from_slice(&entry.body).map_err(not_understood)?;
+            if state.last_seq > MAX_FIRST_SEQ {
+                return Err(format!("{}: last_seq can be {MAX_FIRST_SEQ} at most", entry.name));
+            }
             restoring.state = Some(state);
             return Ok(());
         }
@@ -226,14 +299,21 @@ impl<L: Log> Broker<L> {
         if is_too_much {
             return Err("the archive holds too many consumers".to_owned());
         }
-        let consumer = serde_json::from_slice(&entry.body).map_err(not_understood)?;
-        restoring.consumers.push((name.to_owned(), consumer));
+        let consumer: ArchivedConsumer =
+            serde_json::from_slice(&entry.body).map_err(not_understood)?;
+        restoring.check_consumer(&consumer).map_err(|why| format!("{}: {why}", entry.name))?;
+        if restoring.consumers.insert(name.to_owned(), consumer).is_some() {
+            return Err(format!("the archive holds {} twice", entry.name));
+        }
         Ok(())
     }
 
     fn take_message(&mut self, restoring: &mut Restoring, entry: &Entry) -> Result<(), String> {
         let Entry { name: subject, time, seq, headers, body } = entry;
         let held = self.log.stream(restoring.id).unwrap_or_default();
+        if *seq > MAX_FIRST_SEQ {
+            return Err(format!("message {seq}: sequences can be {MAX_FIRST_SEQ} at most"));
+        }
         if *seq <= held.last_seq || !is_pattern(subject) || subject.starts_with(PREFIX) {
             return Err(format!("message {seq} makes no sense"));
         }
@@ -245,6 +325,8 @@ impl<L: Log> Broker<L> {
         if *seq > held.last_seq + 1 {
             self.log.skip(restoring.id, seq - 1);
         }
+        // One of the future would take the log's clock, which all streams share, with it.
+        let time = (*time).min(self.now.wall);
         let config = &restoring.config;
         let window = u64::try_from(config.duplicate_window.as_nanos()).unwrap_or(u64::MAX);
         let until = time.saturating_add(window);
@@ -253,8 +335,8 @@ impl<L: Log> Broker<L> {
             .filter(is_known)
             .map(|id| (self.id_key.fingerprint(id), until));
         let ttl = get(headers, names::TTL).filter(|_| config.allow_msg_ttl).and_then(Ttl::parse);
-        let expires = ttl.map(|ttl| ttl.expires(*time));
-        let time = (*time).max(held.last_time);
+        let expires = ttl.map(|ttl| ttl.expires(time));
+        let time = time.max(held.last_time);
         let record = NewRecord { subject, headers, payload: body, time, expires, message_id };
         if self.log.append(restoring.id, &record).is_err() {
             return Err("the memory for message ids is used up".to_owned());
@@ -264,16 +346,15 @@ impl<L: Log> Broker<L> {
     }
 
     /// All has come.
-    fn finish_restore(&mut self, restoring: Restoring) -> Result<StreamId, ApiError> {
+    fn finish_restore(&mut self, mut restoring: Restoring) -> Result<StreamId, ApiError> {
         let (name, began) = (restoring.config.name.clone(), restoring.began);
         let bytes = restoring.bytes;
+        for token in std::mem::take(&mut restoring.withheld) {
+            self.confirm_chunk(token);
+        }
         let whole = match &restoring.failure {
             Some(why) => Err(why.clone()),
-            None => restoring
-                .packed
-                .end()
-                .map_err(|why| why.to_string())
-                .and_then(|()| restoring.archive.end().map_err(|why| why.to_string())),
+            None => restoring.check_end(),
         };
         let result = match whole.map_err(ApiError::restore_failed) {
             Ok(()) => self.check_restore(&restoring),
@@ -300,7 +381,8 @@ impl<L: Log> Broker<L> {
         let Some(state) = &restoring.state else {
             return Err(ApiError::restore_failed("the archive holds no state"));
         };
-        if restoring.messages != state.messages || held.last_seq > state.last_seq {
+        // Some may be missing: those that were removed while the snapshot was taken.
+        if restoring.messages > state.messages || held.last_seq > state.last_seq {
             return Err(ApiError::restore_failed("the archive holds other messages than it says"));
         }
         if let Some(stream) = self.catalog.find(&config.name) {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use claudebus_storage::log::{Filter, ReadBatch, ReadError, ReadOutcome, ReadRequest};
 use claudebus_storage::{Log, Record, StreamId};
 
@@ -46,7 +46,7 @@ pub(in crate::broker) struct Snapshot {
     /// The next sequence to be read, and the last.
     next: (u64, u64),
     /// What is to be sent.
-    packed: Vec<u8>,
+    packed: BytesMut,
     /// Chunks that were sent.
     sent: u64,
     /// Those of them that are not acknowledged, and their bytes.
@@ -66,7 +66,9 @@ impl Snapshot {
     }
 
     fn pack(&mut self, raw: &[u8]) {
-        s2::put(raw, &mut self.packed);
+        let mut packed = Vec::new();
+        s2::put(raw, &mut packed);
+        self.packed.extend_from_slice(&packed);
     }
 }
 
@@ -88,6 +90,8 @@ impl<L: Log> Broker<L> {
         let chunk = if options.chunk_size <= 0 { CHUNK } else { options.chunk_size };
         let window =
             if options.window_size <= 0 { WINDOW } else { options.window_size.min(WINDOW) };
+        let mut begun = Vec::new();
+        s2::begin(&mut begun);
         let mut snapshot = Snapshot {
             stream,
             stream_name: info.config.name.clone(),
@@ -95,7 +99,7 @@ impl<L: Log> Broker<L> {
             chunk: usize::try_from(chunk.clamp(least, most)).unwrap_or(MIN_CHUNK),
             window: usize::try_from(window).unwrap_or(MIN_CHUNK),
             next: (info.state.first_seq, info.state.last_seq),
-            packed: Vec::new(),
+            packed: BytesMut::from(begun.as_slice()),
             sent: 0,
             outstanding: BTreeMap::new(),
             is_reading: false,
@@ -103,7 +107,6 @@ impl<L: Log> Broker<L> {
             until: self.now.monotonic + PATIENCE,
             began: Timestamp(self.now.wall),
         };
-        s2::begin(&mut snapshot.packed);
         let head = self.archive_head(stream, &info.state, !options.no_consumers);
         snapshot.pack(&head);
         self.advise_snapshot(&snapshot.stream_name, &info.state);
@@ -231,7 +234,7 @@ impl<L: Log> Broker<L> {
                 return;
             }
             let size = snapshot.chunk.min(snapshot.packed.len());
-            let payload: Vec<u8> = snapshot.packed.drain(..size).collect();
+            let payload = Bytes::copy_from_slice(&snapshot.packed.split_to(size));
             let (subject, is_last) = (snapshot.subject.clone(), snapshot.packed.is_empty());
             let is_last = is_last && snapshot.is_written;
             let mut reply = String::new();
@@ -241,7 +244,7 @@ impl<L: Log> Broker<L> {
                 let Snapshot { stream_name, sent, chunk, .. } = snapshot;
                 reply = format!("$JS.SNAPSHOT.ACK.{stream_name}.{name}.{chunk}.{sent}");
             }
-            self.tell_listeners(subject.into(), reply.into(), Bytes::new(), payload.into());
+            self.tell_listeners(subject.into(), reply.into(), Bytes::new(), payload);
             if is_last {
                 return self.end_snapshot(name, "204");
             }
@@ -258,6 +261,15 @@ impl<L: Log> Broker<L> {
         self.forget_snapshot(name);
         self.answer_subject(subject.into(), headers, Bytes::new());
         self.advise_snapshot_end(&stream, began);
+    }
+
+    /// The stream is about to be deleted: what was not sent cannot be.
+    pub(in crate::broker) fn end_snapshots_of(&mut self, id: StreamId) {
+        let of_it = self.transfers.snapshots.iter().filter(|(_, snapshot)| snapshot.stream == id);
+        let names: Vec<String> = of_it.map(|(name, _)| name.clone()).collect();
+        for name in names {
+            self.end_snapshot(&name, "500 the stream was deleted");
+        }
     }
 
     fn forget_snapshot(&mut self, name: &str) {

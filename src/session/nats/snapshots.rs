@@ -10,6 +10,7 @@ use crate::model::batch::MessageView;
 use crate::model::error::ApiError;
 use crate::model::request::Request;
 use crate::model::stream::StreamConfig;
+use crate::session::api::check_first_seq;
 
 /// Body of `STREAM.RESTORE`. What it says of the stream's state stands in the archive too.
 #[derive(Deserialize)]
@@ -52,6 +53,7 @@ fn restore(stream: &str, body: &[u8]) -> Result<ApiRequest, ApiError> {
     if config.name != stream {
         return Err(ApiError::stream_mismatch());
     }
+    check_first_seq(&config)?;
     Ok(ApiRequest::StreamRestore(Box::new(config)))
 }
 
@@ -93,6 +95,8 @@ mod tests {
         assert_eq!(code("STREAM.SNAPSHOT.S", "{"), 10025);
         assert_eq!(code("STREAM.RESTORE.S", "{"), 10025);
         assert_eq!(code("STREAM.RESTORE.S", r#"{"config":{"name":"T"}}"#), 10056);
+        let last = r#"{"config":{"first_seq":18446744073709551615}}"#;
+        assert_eq!(code("STREAM.RESTORE.S", last), 10052);
         assert_eq!(parse("STREAM.INFO.S", b""), None);
         let Some(Ok(ApiRequest::StreamRestore(config))) =
             parse("STREAM.RESTORE.S", br#"{"config":{"subjects":["s"],"mirror":null},"state":{}}"#)
