@@ -59,6 +59,16 @@ impl<L: Log> Broker<L> {
             }
         }
         self.check_room_for(&ready)?;
+        let placed = self.announcing_later(|broker| broker.place_all(from, ready))?;
+        Ok(self.answer_batch(false, &placed))
+    }
+
+    /// Stores messages that were checked. Only the first may have an id, so only it can fail.
+    fn place_all(
+        &mut self,
+        from: SessionId,
+        ready: Vec<Ready<'_>>,
+    ) -> Result<Vec<Placed>, ApiError> {
         let mut placed = Vec::with_capacity(ready.len());
         for Ready { message, mut run, stream, new } in ready {
             let batch = MessageBatch::of_one(message.subject, "", message.headers, message.payload);
@@ -68,7 +78,7 @@ impl<L: Log> Broker<L> {
             }
             self.end_run(Some(&run));
         }
-        Ok(self.answer_batch(false, &placed))
+        Ok(placed)
     }
 
     /// Checks one message. Where it was stored before, if it was.

@@ -48,6 +48,16 @@ fn own_message(batch: &MessageBatch, message: &MessageView<'_>) -> CoreMessage {
     }
 }
 
+/// A message of the server's own that is not published yet.
+#[derive(Debug)]
+pub(super) struct Announcement {
+    subject: String,
+    headers: Vec<u8>,
+    payload: Vec<u8>,
+    /// Through how many streams that republish it has come.
+    hops: u32,
+}
+
 impl<L: Log> Broker<L> {
     /// Gives a message to the core subscriptions of its route, at once. Returns whether there
     /// were any.
@@ -140,6 +150,12 @@ impl<L: Log> Broker<L> {
     /// Publishes a message of the server's own: to core subscriptions once everything decided so
     /// far is durable, and to the stream that captures it.
     pub(super) fn announce(&mut self, subject: &str, headers: &[u8], payload: &[u8]) {
+        let hops = self.hops;
+        if let Some(withheld) = &mut self.withheld {
+            let (subject, headers) = (subject.to_owned(), headers.to_vec());
+            withheld.push(Announcement { subject, headers, payload: payload.to_vec(), hops });
+            return;
+        }
         let batch = MessageBatch::of_one(subject, "", headers, payload);
         if let Some(message) = batch.iter().next() {
             let mut run = self.begin_run(message.subject, None);
@@ -152,6 +168,21 @@ impl<L: Log> Broker<L> {
             Bytes::copy_from_slice(headers),
             Bytes::copy_from_slice(payload),
         );
+    }
+
+    /// Does `work`, and announces only then what it leads to being announced: that may be stored too, and
+    /// would take the room that `work` has made sure of.
+    pub(super) fn announcing_later<T>(&mut self, work: impl FnOnce(&mut Self) -> T) -> T {
+        self.withheld = Some(Vec::new());
+        let done = work(self);
+        let hops = self.hops;
+        for announcement in self.withheld.take().unwrap_or_default() {
+            self.hops = announcement.hops;
+            let Announcement { subject, headers, payload, .. } = &announcement;
+            self.announce(subject, headers, payload);
+        }
+        self.hops = hops;
+        done
     }
 
     /// The sequence of the last message of a subject; 0 if there is none.

@@ -5,9 +5,12 @@
 //! order; only publishers that cannot be made to wait are told to come again.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
-use claudebus_storage::log::{Filter, ReadBatch, ReadError, ReadOutcome, ReadRequest};
-use claudebus_storage::{Log, Record, StreamId};
+use claudebus_storage::log::{
+    Filter, ReadBatch, ReadError, ReadOutcome, ReadRequest, SubjectSummary,
+};
+use claudebus_storage::{Log, ReadId, Record, StreamId};
 use hashbrown::HashMap;
 
 use crate::model::batch::{MessageBatch, MessageView};
@@ -15,7 +18,7 @@ use crate::model::decimal::Decimal;
 use crate::model::error::ApiError;
 use crate::model::headers::{self, Block, names};
 
-use super::publish::{New, Run};
+use super::publish::{New, Run, answer_body};
 use super::reading::one;
 use super::stream::Stream;
 use super::stream::asked::Asked;
@@ -25,8 +28,17 @@ use super::{Awaiting, Broker};
 /// read again.
 const MAX_KNOWN: usize = 65_536;
 
+/// Bytes of what is remembered of counters; beyond, all are forgotten too. 16 MiB: numbers may be long.
+const MAX_KNOWN_BYTES: usize = 16 << 20;
+
 /// Messages that wait for a read. 10,000: what some clients publish in the time of one.
 const MAX_STALLED: usize = 10_000;
+
+/// Bytes of the messages that wait for a read. 16 MiB: two of the largest.
+const MAX_STALLED_BYTES: usize = 16 << 20;
+
+/// Searches that are begun and for which nobody waits any more. 256: what they found may be long.
+const MAX_SEARCHES: usize = 256;
 
 /// Records of one step of a search.
 const STEP_RECORDS: usize = 1024;
@@ -54,6 +66,11 @@ impl Total {
         Some(Self { value: Decimal::parse(&body.val)?, sources })
     }
 
+    /// Bytes that it takes.
+    fn size(&self) -> usize {
+        self.value.digits() + self.sources.as_ref().map_or(0, String::len)
+    }
+
     /// The body of a message that says so.
     fn body(&self) -> Vec<u8> {
         format!("{{\"val\":\"{}\"}}", self.value).into_bytes()
@@ -75,16 +92,25 @@ struct Search {
     /// The next sequence to be looked at, and the last one.
     cursor: u64,
     upto: u64,
+    /// How many messages the subject had when it began: fewer make what was found worthless.
+    count: u64,
+    /// What is being read.
+    reading: Option<ReadId>,
     /// What the last message said that was found; nothing inside if it is no counter's.
     found: Option<Option<Total>>,
 }
 
 impl Search {
-    fn take(&mut self, records: &[Record], next: u64) {
-        if let Some(record) = records.last() {
+    /// Takes what was read. The subject may be a pattern that others match too.
+    fn take(&mut self, subject: &str, records: &[Record], next: u64) {
+        if let Some(record) = records.iter().rfind(|record| record.subject() == subject) {
             self.found = Some(Total::read(record));
         }
         self.cursor = next;
+    }
+
+    fn is_over(&self) -> bool {
+        self.cursor > self.upto
     }
 
     /// What cannot be read is no counter, and is not tried again for every message.
@@ -93,25 +119,95 @@ impl Search {
     }
 }
 
+/// What is remembered of a counter.
+#[derive(Debug)]
+struct Known {
+    /// The sequence of its last message.
+    seq: u64,
+    /// How many messages it had, if it was looked for: then it holds though the last one may be gone, while
+    /// no other goes.
+    count: Option<u64>,
+    total: Total,
+}
+
 /// What is known of counters.
 #[derive(Debug, Default)]
 pub(super) struct Counting {
-    /// By subject: the sequence of its last message when it was stored, and what that says.
-    known: HashMap<(StreamId, Box<str>), (u64, Total)>,
+    known: HashMap<(StreamId, Box<str>), Known>,
+    known_bytes: usize,
     /// What is being read.
     searches: HashMap<(StreamId, Box<str>), Search>,
     /// Messages that wait until one before them can be counted, each a batch of its own.
     stalled: BTreeMap<StreamId, VecDeque<MessageBatch>>,
     count: usize,
+    stalled_bytes: usize,
 }
 
 impl Counting {
     /// Remembers what a counter has come to.
     pub(super) fn keep(&mut self, id: StreamId, subject: &str, seq: u64, total: Total) {
-        if self.known.len() >= MAX_KNOWN {
+        self.remember((id, Box::from(subject)), Known { seq, count: None, total });
+    }
+
+    fn remember(&mut self, key: (StreamId, Box<str>), known: Known) {
+        let size = key.1.len() + known.total.size();
+        if self.known.len() >= MAX_KNOWN || self.known_bytes + size > MAX_KNOWN_BYTES {
             self.known.clear();
+            self.known_bytes = 0;
         }
-        self.known.insert((id, Box::from(subject)), (seq, total));
+        self.known_bytes += size;
+        let subject = key.1.len();
+        if let Some(before) = self.known.insert(key, known) {
+            self.known_bytes -= subject + before.total.size();
+        }
+    }
+
+    /// Bytes of what is remembered, and of the messages that wait.
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> (usize, usize) {
+        (self.known_bytes, self.stalled_bytes)
+    }
+
+    /// What is remembered of a counter, if that still holds.
+    fn recall(&self, key: &(StreamId, Box<str>), now: &SubjectSummary) -> Option<&Total> {
+        let known = self.known.get(key).filter(|known| known.seq == now.last)?;
+        (now.last_is_exact || known.count == Some(now.count)).then_some(&known.total)
+    }
+
+    /// Begins to wait for what is read of a counter.
+    fn begin(&mut self, key: (StreamId, Box<str>), search: Search) {
+        if self.searches.len() >= MAX_SEARCHES {
+            self.searches.retain(|_, search| search.reading.is_some());
+        }
+        self.searches.insert(key, search);
+    }
+
+    /// Remembers what a search has found if it is over, unless that is no counter.
+    fn end(&mut self, key: &(StreamId, Box<str>)) {
+        let is_found = |search: &Search| search.is_over() && search.found != Some(None);
+        if self.searches.get(key).is_some_and(is_found)
+            && let Some(Search { upto, count, found, .. }) = self.searches.remove(key)
+        {
+            let total = found.flatten().unwrap_or_default();
+            self.remember(key.clone(), Known { seq: upto, count: Some(count), total });
+        }
+    }
+
+    /// Forgets the counters of a stream that is deleted. Returns the messages that waited.
+    fn forget(&mut self, id: StreamId) -> Vec<MessageBatch> {
+        let Self { known, known_bytes, .. } = self;
+        known.retain(|(of, subject), known| {
+            if *of == id {
+                *known_bytes -= subject.len() + known.total.size();
+            }
+            *of != id
+        });
+        self.searches.retain(|(of, _), _| *of != id);
+        std::iter::from_fn(|| self.take(id)).collect()
+    }
+
+    fn has_room_for(&self, message: &MessageBatch) -> bool {
+        self.count < MAX_STALLED && self.stalled_bytes + message.pinned_bytes() <= MAX_STALLED_BYTES
     }
 
     /// Whether messages of a stream wait.
@@ -123,6 +219,7 @@ impl Counting {
         let waiting = self.stalled.get_mut(&id)?;
         let first = waiting.pop_front();
         self.count -= usize::from(first.is_some());
+        self.stalled_bytes -= first.as_ref().map_or(0, MessageBatch::pinned_bytes);
         if waiting.is_empty() {
             self.stalled.remove(&id);
         }
@@ -130,6 +227,7 @@ impl Counting {
     }
 
     fn put_back(&mut self, id: StreamId, message: MessageBatch) {
+        self.stalled_bytes += message.pinned_bytes();
         self.stalled.entry(id).or_default().push_front(message);
         self.count += 1;
     }
@@ -232,44 +330,52 @@ impl<L: Log> Broker<L> {
     /// What a counter has come to.
     fn total_of(&mut self, id: StreamId, subject: &str) -> Result<Total, ApiError> {
         let Some(summary) = self.log.subject(id, subject) else { return Ok(Total::default()) };
-        let upto = summary.last;
+        let (upto, count) = (summary.last, summary.count);
         let key = (id, Box::from(subject));
-        if summary.last_is_exact
-            && let Some((of, total)) = self.counting.known.get(&key)
-            && *of == upto
-        {
+        if let Some(total) = self.counting.recall(&key, &summary) {
             return Ok(total.clone());
         }
         let cursor = if summary.last_is_exact { upto } else { summary.first };
-        let begun = self.counting.searches.remove(&key).filter(|search| search.upto == upto);
-        let mut search = begun.unwrap_or(Search { cursor, upto, found: None });
+        let is_same = |search: &Search| search.upto == upto && search.count == count;
+        let mut search = match self.counting.searches.remove(&key).filter(is_same) {
+            Some(search) if search.reading.is_some() => {
+                self.counting.searches.insert(key, search);
+                return Err(ApiError::counter_unread());
+            }
+            begun => begun.unwrap_or(Search { cursor, upto, count, reading: None, found: None }),
+        };
         let filter = Filter::any_of([subject]);
-        while search.cursor <= upto {
+        while !search.is_over() {
             let max_records = if search.cursor == upto { 1 } else { STEP_RECORDS };
             let read = ReadRequest { to: upto, max_records, ..one(id, search.cursor) };
             let mut records = Vec::new();
             match self.log.read(&read, &filter, &mut records) {
-                ReadOutcome::Ready { next } => search.take(&records, next),
+                ReadOutcome::Ready { next } => search.take(subject, &records, next),
                 ReadOutcome::Waiting(read) => {
                     self.reads.insert(read, Awaiting::Counter(id, key.1.clone()));
-                    self.counting.searches.insert(key, search);
+                    self.counting.begin(key, Search { reading: Some(read), ..search });
                     return Err(ApiError::counter_unread());
                 }
             }
         }
-        search.found.unwrap_or(Some(Total::default())).ok_or_else(ApiError::counter_broken)
+        let total = search.found.unwrap_or(Some(Total::default()));
+        let total = total.ok_or_else(ApiError::counter_broken)?;
+        let known = Known { seq: upto, count: Some(count), total: total.clone() };
+        self.counting.remember(key, known);
+        Ok(total)
     }
 
     /// Has a message wait until those before it are counted. Returns whether there is room for it.
     pub(super) fn stall(&mut self, id: StreamId, message: &MessageView<'_>, answers: bool) -> bool {
-        if self.counting.count >= MAX_STALLED {
-            return false;
-        }
         let MessageView { subject, reply, headers, payload } = *message;
         let reply = if answers { reply } else { "" };
         let message = MessageBatch::of_one(subject, reply, headers, payload);
-        self.counting.stalled.entry(id).or_default().push_back(message);
+        if !self.counting.has_room_for(&message) {
+            return false;
+        }
         self.counting.count += 1;
+        self.counting.stalled_bytes += message.pinned_bytes();
+        self.counting.stalled.entry(id).or_default().push_back(message);
         true
     }
 
@@ -278,18 +384,38 @@ impl<L: Log> Broker<L> {
         &mut self,
         id: StreamId,
         subject: &str,
+        read: ReadId,
         result: Result<ReadBatch, ReadError>,
     ) {
-        if let Some(search) = self.counting.searches.get_mut(&(id, Box::from(subject))) {
+        let key = (id, Box::from(subject));
+        let search = self.counting.searches.get_mut(&key);
+        if let Some(search) = search.filter(|search| search.reading == Some(read)) {
+            search.reading = None;
             match result {
-                Ok(batch) => search.take(&batch.records, batch.next),
+                Ok(batch) => search.take(subject, &batch.records, batch.next),
                 Err(_) => search.give_up(),
             }
         }
+        self.counting.end(&key);
         while let Some(batch) = self.counting.take(id) {
             if !self.take_stalled(&batch) {
                 return self.counting.put_back(id, batch);
             }
+        }
+    }
+
+    /// A stream is about to be deleted: its counters are forgotten, and who waits for one is told.
+    pub(super) fn forget_counters(&mut self, id: StreamId) {
+        let Some(name) = self.catalog.get(id).map(|stream| Arc::clone(&stream.name)) else {
+            return;
+        };
+        for batch in self.counting.forget(id) {
+            let Some(message) = batch.get(0).filter(|message| !message.reply.is_empty()) else {
+                continue;
+            };
+            let error = Err(ApiError::stream_not_found());
+            let body = answer_body(&name, None, error, &mut bytes::BytesMut::new());
+            self.answer_subject(batch.slice(message.reply.as_bytes()), bytes::Bytes::new(), body);
         }
     }
 

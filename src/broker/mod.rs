@@ -204,6 +204,8 @@ pub struct Broker<L: Log> {
     copies: Copies,
     /// Through how many streams that republish the message has come that is being stored.
     hops: u32,
+    /// What the storing of a batch has led to being announced, while it is going on.
+    withheld: Option<Vec<core::Announcement>>,
     horizon: expiry::Horizon,
     /// API requests answered so far, and those of them with an error.
     api_total: u64,
@@ -423,7 +425,7 @@ impl<L: Log> Broker<L> {
             Some(Awaiting::Direct(token)) => self.direct_read(token, result),
             Some(Awaiting::Snapshot(name)) => self.snapshot_read(&name, result),
             Some(Awaiting::Counter(stream, subject)) => {
-                self.counter_read(stream, &subject, result);
+                self.counter_read(stream, &subject, id, result);
             }
             Some(Awaiting::LastId(stream)) => self.last_id_read(stream, result),
         }

@@ -255,6 +255,9 @@ impl<L: Log> Broker<L> {
             // What the batch leads to comes behind what was published before it.
             self.end_run(Some(run));
             (run.stored, run.told, run.last_is_bare) = (0, 0, false);
+            // Statuses are the server's to send, as in `store_checked`.
+            let headers = headers::without_status(message.headers);
+            let message = &MessageView { headers: &headers, ..*message };
             return self.stage(id, batch, message).map(Outcome::Staged);
         }
         let placed = self.store(run, message)?;
@@ -595,7 +598,7 @@ fn json_text(text: &str) -> String {
 }
 
 /// The body of JetStream's answer, in a slice of `buffer`.
-fn answer_body(
+pub(super) fn answer_body(
     stream: &str,
     domain: Option<&str>,
     outcome: Result<Outcome, ApiError>,

@@ -111,6 +111,7 @@ impl<L: Log> Broker<L> {
             transfers: Transfers::default(),
             copies: Copies::default(),
             hops: 0,
+            withheld: None,
             horizon: Horizon::new(now),
             api_total: 0,
             api_errors: 0,

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use claudebus_storage::{Fingerprint, Log, Pressure, StreamId};
 
@@ -15,7 +16,7 @@ use crate::model::error::ApiError;
 use crate::model::headers::{self, Block, names};
 use crate::model::stream::Discard;
 
-use super::counting::Total;
+use super::counting::{Total, is_unread};
 use super::publish::{New, Placed, Run};
 use super::stream::Stream;
 use super::stream::asked::{Asked, Rollup};
@@ -42,6 +43,13 @@ pub(super) struct Staging {
 struct Waiting {
     messages: Vec<BatchMessage>,
     bytes: usize,
+    /// When it is given up, by the monotonic clock.
+    until: Duration,
+}
+
+/// What a message costs while it waits, in bytes.
+fn cost(subject: &str, headers: &[u8], payload: &[u8]) -> usize {
+    size_of::<BatchMessage>() + subject.len() + headers.len() + payload.len()
 }
 
 /// What became of a message of a batch.
@@ -69,6 +77,14 @@ impl Reason {
             Self::Incomplete => "incomplete",
             Self::Large => "large",
             Self::Unsupported => "unsupported",
+        }
+    }
+}
+
+impl Waiting {
+    fn remove_last(&mut self) {
+        if let Some(BatchMessage { subject, headers, payload }) = self.messages.pop() {
+            self.bytes -= cost(&subject, &headers, &payload);
         }
     }
 }
@@ -175,19 +191,48 @@ impl<L: Log> Broker<L> {
         }
         if commit == Commit::No {
             let end = self.now.monotonic + self.limits.batch_timeout;
+            if let Some(waiting) = self.staging.batches.get_mut(&key) {
+                waiting.until = end;
+            }
             self.schedule.set(Deadline::Batch(key), Some(end));
             return Ok(Staged::Waits);
         }
-        let mut messages = self.drop_batch(&key).unwrap_or_default();
-        if commit == Commit::EndOfBatch
-            && let Some(last) = messages.last_mut()
-        {
-            let mut block = Block::from_existing(&last.headers);
-            last.headers = block.add(names::BATCH_COMMIT, "1").clone().finish();
+        self.end_batch(key, commit)
+    }
+
+    /// Stores a batch whose last message has come. If a counter must be read first the batch waits on, as it
+    /// was before that message, which may come again.
+    fn end_batch(&mut self, key: BatchKey, commit: Commit) -> Result<Staged, ApiError> {
+        let mut waiting = self.staging.take(&key).unwrap_or_default();
+        self.schedule.set(Deadline::Batch(key.clone()), None);
+        let own = match waiting.messages.last_mut() {
+            Some(last) if commit == Commit::EndOfBatch => {
+                let mut block = Block::from_existing(&last.headers);
+                let block = block.add(names::BATCH_COMMIT, "1").clone().finish();
+                Some(std::mem::replace(&mut last.headers, block))
+            }
+            _ => None,
+        };
+        let outcome = self.commit_batch(key.0, &waiting.messages);
+        if outcome.as_ref().is_err_and(is_unread) {
+            match (own, waiting.messages.last_mut()) {
+                (Some(headers), Some(last)) => last.headers = headers,
+                _ => waiting.remove_last(),
+            }
+            self.put_batch_back(key, waiting);
+            return Err(ApiError::counter_unread());
         }
-        let (_, name) = key;
-        let (last, count) = self.commit_batch(id, &messages)?;
-        Ok(Staged::Committed { id: name, last, count })
+        let (last, count) = outcome?;
+        Ok(Staged::Committed { id: key.1, last, count })
+    }
+
+    /// Has a batch wait again until when it would have.
+    fn put_batch_back(&mut self, key: BatchKey, waiting: Waiting) {
+        if !waiting.messages.is_empty() {
+            self.schedule.set(Deadline::Batch(key.clone()), Some(waiting.until));
+            self.staging.bytes += waiting.bytes;
+            self.staging.batches.insert(key, waiting);
+        }
     }
 
     /// What is wrong with a message whatever its batch is.
@@ -216,7 +261,7 @@ impl<L: Log> Broker<L> {
 
     fn add_to_batch(&mut self, key: &BatchKey, message: &MessageView<'_>) -> Result<(), ApiError> {
         let MessageView { subject, headers, payload, .. } = *message;
-        let size = size_of::<BatchMessage>() + subject.len() + headers.len() + payload.len();
+        let size = cost(subject, headers, payload);
         if self.staging.bytes + size > self.limits.max_batch_bytes {
             self.drop_batch(key);
             return Err(ApiError::too_many_batches());
@@ -284,12 +329,22 @@ impl<L: Log> Broker<L> {
         if ids > 0 && !self.log.has_room_for_ids(self.now.wall, ids) {
             return Err(ApiError::id_window_full());
         }
+        let last = self.announcing_later(|broker| broker.place_batch(id, ready))?;
+        Ok((last, messages.len()))
+    }
+
+    /// Stores messages that were checked and have room. Returns where the last one is.
+    fn place_batch(
+        &mut self,
+        id: StreamId,
+        ready: Vec<(MessageView<'_>, Run<'_>, New<'_>)>,
+    ) -> Result<Placed, ApiError> {
         let mut last = Placed { stream: id, seq: 0, duplicate: false };
         for (message, mut run, new) in ready {
             last = self.place(&mut run, id, &message, new)?;
             self.end_run(Some(&run));
         }
-        Ok((last, messages.len()))
+        Ok(last)
     }
 
     /// Checks one message of a batch, in JetStream's order.

@@ -231,6 +231,7 @@ impl<L: Log> Broker<L> {
         }
         self.forget_schedules(id);
         self.drop_batches_of(id);
+        self.forget_counters(id);
         let Some(stream) = self.catalog.remove(id) else { return };
         for subject in &stream.config.subjects {
             self.router.remove_stream(subject, id);

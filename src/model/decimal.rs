@@ -31,6 +31,12 @@ impl Decimal {
         Self { is_negative: is_negative && !digits.is_empty(), digits }
     }
 
+    /// How many digits it has; none for zero.
+    #[must_use]
+    pub fn digits(&self) -> usize {
+        self.digits.len()
+    }
+
     /// The sum of both.
     #[must_use]
     pub fn plus(&self, other: &Self) -> Self {

@@ -102,3 +102,22 @@ fn as_many_as_allowed_and_one_more() {
     assert_eq!(bench.batch(&batch).unwrap_err().err_code, 10199);
     assert_eq!(bench.batch(&batch[..2]).unwrap().0.len(), 2);
 }
+
+#[test]
+fn what_a_batch_leads_to_being_published_takes_no_room_from_it() {
+    for (max_msgs, held) in [(2, vec![1, 2]), (3, vec![1, 2, 3])] {
+        let mut bench = Bench::new();
+        let republish = crate::model::stream::Republish {
+            src: ">".into(),
+            dest: "b.>".into(),
+            headers_only: false,
+        };
+        bench.create(StreamConfig { republish: Some(republish), ..named("A", &["a.>"]) }).unwrap();
+        let full = StreamConfig { max_msgs, discard: Discard::New, ..named("B", &["b.>"]) };
+        bench.create(full).unwrap();
+        let batch = [message("a.1", &[]), message("b.1", &[]), message("b.2", &[])];
+        let places = [("A".to_owned(), 1), ("B".to_owned(), 1), ("B".to_owned(), 2)];
+        assert_eq!(bench.batch(&batch).unwrap().0, places);
+        assert_eq!(bench.seqs("B"), held);
+    }
+}

@@ -164,3 +164,15 @@ fn a_batch_whose_ids_find_no_room_is_not_stored_in_part() {
     assert_eq!(publish(&mut bench, "small", "2", "b", true), None);
     assert_eq!(bench.seqs("S"), [1, 2]);
 }
+
+#[test]
+fn a_message_of_a_batch_is_no_status() {
+    let mut bench = bench(Limits::default());
+    bench.consumer("S", durable("c")).unwrap();
+    let block = b"NATS/1.0 503\r\nNats-Batch-Id: u\r\nNats-Batch-Sequence: 1\r\n\
+        Nats-Batch-Commit: 1\r\n\r\n";
+    let batch = MessageBatch::of_one("s.1", "", block, b"x");
+    bench.run(A, Request::Send { batch, echo: true });
+    let [delivery] = &*bench.pull("S", "c", 2) else { panic!("one is stored") };
+    assert!(delivery.record.headers().starts_with(b"NATS/1.0\r\n"));
+}

@@ -35,6 +35,7 @@ pub struct MemoryLog {
     durable: Position,
     held: bool,
     slow: bool,
+    vague: bool,
     reads: VecDeque<(ReadId, ReadRequest, Filter)>,
     next_read: u64,
     damaged: Vec<(StreamId, u64, u64)>,
@@ -60,6 +61,12 @@ impl MemoryLog {
     /// record of a subject is only known not to be below the stream's, as the log may do.
     pub fn slow_reads(&mut self, slow: bool) {
         self.slow = slow;
+    }
+
+    /// While `vague`, the last record of a subject is only known not to be above the stream's, as after
+    /// it was deleted alone.
+    pub fn hide_last_records(&mut self, vague: bool) {
+        self.vague = vague;
     }
 
     /// From now on the sequences `first..=last` of `stream` cannot be read.
@@ -213,6 +220,9 @@ impl Log for MemoryLog {
         let mut summary = stream.subject(subject)?;
         if self.slow {
             summary.first = stream.summary().first_seq;
+        }
+        if self.vague {
+            (summary.last, summary.last_is_exact) = (stream.last_seq(), false);
         }
         Some(summary)
     }
