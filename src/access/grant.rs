@@ -56,6 +56,12 @@ impl Grant {
         self.publish.permit(subject)
     }
 
+    /// Whether messages may be published to everything that `pattern` matches.
+    #[must_use]
+    pub fn may_publish_all(&self, pattern: &str) -> bool {
+        self.publish.permit_all(pattern)
+    }
+
     /// Whether a subscription may begin: [`SubscribeRules::permit`].
     #[must_use]
     pub fn may_subscribe(&self, pattern: &str, queue: Option<&str>) -> bool {

@@ -12,15 +12,17 @@ pub struct PublishRules {
 }
 
 impl PublishRules {
-    /// Whether messages may be published to `subject`. One with a literal wildcard can stand for all that it
-    /// matches, in a rollup: none of that may be denied, and all must be allowed.
+    /// Whether messages may be published to everything that `pattern` matches.
+    #[must_use]
+    pub fn permit_all(&self, pattern: &str) -> bool {
+        let covers = |patterns: &[String]| patterns.iter().any(|p| is_subset(pattern, p));
+        let denies = self.deny.iter().any(|denied| overlap(denied, pattern));
+        self.allow.as_deref().is_none_or(covers) && !denies
+    }
+
+    /// Whether messages may be published to `subject`.
     #[must_use]
     pub fn permit(&self, subject: &str) -> bool {
-        if has_wildcard(subject) {
-            let covers = |patterns: &[String]| patterns.iter().any(|p| is_subset(subject, p));
-            let denies = self.deny.iter().any(|pattern| overlap(pattern, subject));
-            return self.allow.as_deref().is_none_or(covers) && !denies;
-        }
         let any = |patterns: &[String]| patterns.iter().any(|pattern| matches(pattern, subject));
         self.allow.as_deref().is_none_or(any) && !any(&self.deny)
     }

@@ -10,6 +10,7 @@ use crate::model::api::ApiRequest;
 use crate::model::batch::MessageView;
 use crate::model::error::ApiError;
 use crate::model::headers::{self, names};
+use crate::model::subject::has_wildcard;
 
 /// Headers that make the server publish to, or remove from, a subject that is not the message's own.
 const SUBJECTS_IN_HEADERS: [&str; 2] = [names::SCHEDULE_TARGET, names::SCHEDULER];
@@ -60,6 +61,13 @@ impl Permissions {
         asks_server: bool,
     ) -> Result<(), String> {
         if !self.may_publish(message.subject) {
+            return Err(publish_violation(message.subject));
+        }
+        // A literal wildcard stands for all that it matches once it rolls that up.
+        if has_wildcard(message.subject)
+            && headers::get(message.headers, names::ROLLUP).is_some()
+            && !self.grant.may_publish_all(message.subject)
+        {
             return Err(publish_violation(message.subject));
         }
         if let Some(subject) = self.forbidden_in_headers(message.headers) {
