@@ -224,6 +224,11 @@ impl Bench {
             assert_eq!(answers.len(), 1, "{operation} {}: {shown}", String::from_utf8_lossy(body));
         }
         for answer in answers {
+            if answer.is_empty() && operation.split('.').any(str::is_empty) {
+                // It was no subject, so that nobody got the request.
+                assert!(shown.contains("NATS/1.0 503"), "{shown}");
+                continue;
+            }
             let answer: Value = serde_json::from_slice(answer).expect("an answer is JSON");
             assert!(answer["type"].is_string(), "{shown}");
         }
