@@ -18,7 +18,8 @@ use crate::model::decimal::Decimal;
 use crate::model::error::ApiError;
 use crate::model::headers::{self, Block, names};
 
-use super::publish::{New, Run, answer_body};
+use super::puback;
+use super::publish::{New, Run};
 use super::reading::one;
 use super::stream::Stream;
 use super::stream::asked::Asked;
@@ -414,7 +415,7 @@ impl<L: Log> Broker<L> {
                 continue;
             };
             let error = Err(ApiError::stream_not_found());
-            let body = answer_body(&name, None, error, &mut bytes::BytesMut::new());
+            let body = puback::body(&name, None, error, &mut bytes::BytesMut::new());
             self.answer_subject(batch.slice(message.reply.as_bytes()), bytes::Bytes::new(), body);
         }
     }

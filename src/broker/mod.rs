@@ -35,6 +35,7 @@ mod opening;
 mod origins;
 mod outbox;
 mod producers;
+mod puback;
 mod publish;
 mod pulling;
 mod reading;

@@ -19,6 +19,7 @@ use crate::model::transform::Transform;
 use super::Broker;
 use super::counting::{Counted, Total, is_unread};
 use super::producers::{Producer, Seen, Stored};
+use super::puback;
 use super::router::Route;
 use super::staging::{Staged, batch_of};
 use super::state;
@@ -275,7 +276,7 @@ impl<L: Log> Broker<L> {
     ) {
         let Some(stream) = run.stream.and_then(|id| self.catalog.get(id)) else { return };
         let domain = self.names.domain.as_deref();
-        let body = answer_body(&stream.name, domain, outcome, buffer);
+        let body = puback::body(&stream.name, domain, outcome, buffer);
         self.answer_subject(batch.slice(message.reply.as_bytes()), Bytes::new(), body);
     }
 
@@ -590,48 +591,4 @@ fn extends(range: Option<&mut Range>, placed: Placed) -> bool {
         range.count += 1;
     }
     follows
-}
-
-/// A text as JSON has it.
-fn json_text(text: &str) -> String {
-    serde_json::to_string(text).unwrap_or_default()
-}
-
-/// The body of JetStream's answer, in a slice of `buffer`.
-pub(super) fn answer_body(
-    stream: &str,
-    domain: Option<&str>,
-    outcome: Result<Outcome, ApiError>,
-    buffer: &mut BytesMut,
-) -> Bytes {
-    let text = match outcome {
-        // A stream's name holds no character that JSON would escape but a quotation mark.
-        Ok(outcome) => {
-            let name = json_text(stream);
-            let domain =
-                domain.map_or_else(String::new, |domain| format!(",\"domain\":\"{domain}\""));
-            let (placed, more) = match outcome {
-                Outcome::Stored(placed, None) => (placed, String::new()),
-                Outcome::Stored(placed, Some(total)) => (placed, format!(",\"val\":\"{total}\"")),
-                Outcome::Staged(Staged::Committed { id, last, count }) => {
-                    (last, format!(",\"batch\":{},\"count\":{count}", json_text(&id)))
-                }
-                // An empty message says that the batch goes on.
-                Outcome::Staged(Staged::Waits) => return Bytes::new(),
-            };
-            let duplicate = if placed.duplicate { ",\"duplicate\": true" } else { "" };
-            format!("{{\"stream\":{name}{domain},\"seq\":{}{duplicate}{more}}}", placed.seq)
-        }
-        Err(error) => {
-            let error = serde_json::to_string(&error).unwrap_or_default();
-            format!("{{\"error\":{error},\"stream\":{},\"seq\":0}}", quoted(stream))
-        }
-    };
-    buffer.extend_from_slice(text.as_bytes());
-    buffer.split().freeze()
-}
-
-/// A text as JSON has it.
-fn quoted(text: &str) -> String {
-    serde_json::to_string(text).unwrap_or_default()
 }

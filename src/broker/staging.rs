@@ -275,16 +275,15 @@ impl<L: Log> Broker<L> {
         Ok(())
     }
 
-    /// Forgets a batch. Returns what it held.
-    fn drop_batch(&mut self, key: &BatchKey) -> Option<Vec<BatchMessage>> {
-        let waiting = self.staging.take(key)?;
+    /// Forgets a batch. Returns whether there was one.
+    fn drop_batch(&mut self, key: &BatchKey) -> bool {
         self.schedule.set(Deadline::Batch(key.clone()), None);
-        Some(waiting.messages)
+        self.staging.take(key).is_some()
     }
 
     /// Forgets a batch, and tells so.
     fn abandon_batch(&mut self, key: &BatchKey, reason: Reason) {
-        if self.drop_batch(key).is_none() {
+        if !self.drop_batch(key) {
             return;
         }
         let Some(stream) = self.catalog.get(key.0).map(|stream| Arc::clone(&stream.name)) else {

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::consumer::{ConsumerConfig, SequencePair};
+use super::s2::put_varint;
 
 /// What every archive begins with.
 const MAGIC: &[u8] = b"NATSARC1";
@@ -129,11 +130,11 @@ pub fn put_file(name: &str, time: u64, body: &[u8], out: &mut Vec<u8>) {
 
 /// Adds an entry; `seq` is 0 for a file.
 pub fn put(name: &str, time: u64, seq: u64, headers: &[u8], body: &[u8], out: &mut Vec<u8>) {
-    put_number(name.len() as u64, out);
+    put_varint(name.len() as u64, out);
     // Zigzag doubles what is not negative. The 63 bits last until the year 2262.
-    put_number(time << 1, out);
+    put_varint(time << 1, out);
     for number in [seq, headers.len() as u64, body.len() as u64] {
-        put_number(number, out);
+        put_varint(number, out);
     }
     for bytes in [name.as_bytes(), headers, body] {
         out.extend_from_slice(bytes);
@@ -143,16 +144,6 @@ pub fn put(name: &str, time: u64, seq: u64, headers: &[u8], body: &[u8], out: &m
 /// Ends an archive.
 pub fn end(out: &mut Vec<u8>) {
     put("", 0, 0, b"", b"", out);
-}
-
-fn put_number(mut number: u64, out: &mut Vec<u8>) {
-    while number >= 0x80 {
-        let [low, ..] = number.to_le_bytes();
-        out.push(low | 0x80);
-        number >>= 7;
-    }
-    let [low, ..] = number.to_le_bytes();
-    out.push(low);
 }
 
 /// Reads an archive that comes in pieces.

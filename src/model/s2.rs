@@ -8,6 +8,7 @@ mod block;
 mod checksum;
 
 pub use block::MAX_BLOCK;
+pub(in crate::model) use block::put_varint;
 
 /// What is wrong with a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -5,12 +5,12 @@ use std::fs::File;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::python::interpreter;
-use crate::serving::{Serving, until};
+use crate::serving::{Serving, end_of, until};
 
 /// The script limits each of its own waits; this one is for a script that hangs all the same.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -49,18 +49,7 @@ fn run(python: &Path, home: &Path, peer: &Peer<'_>) {
         .stderr(file)
         .spawn()
         .unwrap_or_else(|error| panic!("cannot run {}: {error}", python.display()));
-    let began = Instant::now();
-    let status = loop {
-        if let Some(status) = script.try_wait().unwrap() {
-            break Some(status);
-        }
-        if began.elapsed() > LIMIT {
-            script.kill().unwrap();
-            script.wait().unwrap();
-            break None;
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    };
+    let status = end_of(&mut script, LIMIT);
     let talk = std::fs::read_to_string(talk).unwrap();
     let has_passed = status.is_some_and(|status| status.success());
     assert!(has_passed, "against {}: {status:?} (none: too slow)\n{talk}", peer.kind);

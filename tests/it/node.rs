@@ -4,12 +4,13 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::nats_wire::Server;
 use crate::python::interpreter;
+use crate::serving::end_of;
 
 /// The scripts limit each of their own waits; this one is for scripts that hang all the same.
 const LIMIT: Duration = Duration::from_secs(180);
@@ -60,18 +61,7 @@ pub(crate) fn run(files: &[&str], home: &Path, environment: &[(&str, String)], f
         .stdout(file.try_clone().unwrap())
         .stderr(file);
     let mut script = command.spawn().expect("node runs");
-    let began = Instant::now();
-    let status = loop {
-        if let Some(status) = script.try_wait().unwrap() {
-            break Some(status);
-        }
-        if began.elapsed() > LIMIT {
-            script.kill().unwrap();
-            script.wait().unwrap();
-            break None;
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    };
+    let status = end_of(&mut script, LIMIT);
     let talk = std::fs::read_to_string(talk).unwrap();
     let has_passed = status.is_some_and(|status| status.success());
     assert!(has_passed, "{files:?}: {status:?} (none: too slow)\n{talk}");

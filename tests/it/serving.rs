@@ -1,7 +1,7 @@
 //! A server of the real binary, for the tests of this folder.
 
 use std::path::PathBuf;
-use std::process::Child;
+use std::process::{Child, ExitStatus};
 use std::time::{Duration, Instant};
 
 use assert_cmd::Command;
@@ -136,6 +136,22 @@ impl Drop for Serving {
             let _ = child.kill();
             let _ = child.wait();
         }
+    }
+}
+
+/// Waits for a program to end. Ends it, and tells of no status, if that takes longer than `limit`.
+pub(crate) fn end_of(program: &mut Child, limit: Duration) -> Option<ExitStatus> {
+    let begin = Instant::now();
+    loop {
+        if let Some(status) = program.try_wait().unwrap() {
+            return Some(status);
+        }
+        if begin.elapsed() > limit {
+            program.kill().unwrap();
+            program.wait().unwrap();
+            return None;
+        }
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 

@@ -16,7 +16,7 @@ const PLACES: u32 = 14;
 /// fits two bytes.
 pub(super) fn pack(bytes: &[u8]) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(bytes.len() / 2);
-    put_varint(bytes.len(), &mut out);
+    put_varint(bytes.len() as u64, &mut out);
     let mut places = vec![usize::MAX; 1 << PLACES];
     let (mut at, mut literal) = (0, 0);
     while let Some(word) = bytes.get(at..).and_then(<[u8]>::first_chunk::<LEAST>) {
@@ -46,7 +46,8 @@ fn same(earlier: &[u8], later: Option<&[u8]>) -> usize {
     earlier.iter().zip(later).take_while(|(one, other)| one == other).count()
 }
 
-fn put_varint(mut number: usize, out: &mut Vec<u8>) {
+/// Writes a number seven bits at a time, the lowest first.
+pub(in crate::model) fn put_varint(mut number: u64, out: &mut Vec<u8>) {
     while number >= 0x80 {
         let [low, ..] = number.to_le_bytes();
         out.push(low | 0x80);
