@@ -91,19 +91,22 @@ struct Terms {
 impl<L: Log> Broker<L> {
     /// The stirred consumers whose turn it is: in a circle, so that none is left out.
     fn take_stirred(&mut self) -> Vec<(StreamId, Arc<str>)> {
-        if self.stirred.len() <= self.turn_consumers {
+        let count = self.pacing.admit(self.now.monotonic, self.stirred.len(), self.turn_consumers);
+        if self.stirred.len() == count {
             return std::mem::take(&mut self.stirred).into_iter().collect();
         }
-        let after = match self.served.take() {
+        let after = match self.served.clone() {
             Some(last) => (Bound::Excluded(last), Bound::Unbounded),
             None => (Bound::Unbounded, Bound::Unbounded),
         };
         let (rest, all) = (self.stirred.range(after), self.stirred.iter());
-        let taken: Vec<_> = rest.chain(all).take(self.turn_consumers).cloned().collect();
+        let taken: Vec<_> = rest.chain(all).take(count).cloned().collect();
         for key in &taken {
             self.stirred.remove(key);
         }
-        self.served = taken.last().cloned();
+        if let Some(last) = taken.last() {
+            self.served = Some(last.clone());
+        }
         taken
     }
 

@@ -34,6 +34,7 @@ mod member;
 mod opening;
 mod origins;
 mod outbox;
+mod pacing;
 mod producers;
 mod puback;
 mod publish;
@@ -82,6 +83,7 @@ use fingerprint::Key;
 use jobs::{Job, JobId};
 use listened::Listened;
 use outbox::Outbox;
+use pacing::Pacing;
 use producers::Producers;
 use router::Router;
 use schedule::Schedule;
@@ -175,6 +177,8 @@ pub struct Broker<L: Log> {
     served: Option<(StreamId, Arc<str>)>,
     /// How many of them are served in one turn.
     turn_consumers: usize,
+    /// When they are.
+    pacing: Pacing,
     /// Which consumers deliver to which subjects.
     listened: Listened,
     /// Consumers with messages that were given up.
@@ -343,10 +347,14 @@ impl<L: Log> Broker<L> {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Duration> {
         let more = !self.ready_jobs.is_empty()
-            || !self.stirred.is_empty()
+            || (!self.stirred.is_empty() && self.pacing.next().is_none())
             || self.copies.is_waiting()
             || self.router.has_ended();
-        if more { Some(self.now.monotonic) } else { self.schedule.next() }
+        if more {
+            return Some(self.now.monotonic);
+        }
+        let turn = self.pacing.next().filter(|_| !self.stirred.is_empty());
+        self.schedule.next().into_iter().chain(turn).min()
     }
 
     /// The log.

@@ -93,6 +93,7 @@ impl<L: Log> Broker<L> {
             stirred: BTreeSet::new(),
             served: None,
             turn_consumers: super::delivery::TURN_CONSUMERS,
+            pacing: super::pacing::Pacing::default(),
             listened: Listened::default(),
             mourning: BTreeSet::new(),
             appended: BTreeSet::new(),

@@ -132,6 +132,51 @@ fn many_consumers_are_served_in_turns() {
     assert_eq!(next_turn(&mut bench, 4), ["s.0", "s.0", "s.0"], "they waited in their turn");
 }
 
+/// Where many consumers have something to deliver for long, each lets some messages gather.
+#[test]
+fn many_consumers_at_work_send_rows() {
+    let (mut bench, count) = (stream(&[]), 3 * TURN_CONSUMERS);
+    for n in 0..count {
+        let (name, filter) = (format!("c{n:04}"), Some(format!("s.{n}")));
+        bench.consumer("S", ConsumerConfig { filter_subject: filter, ..durable(&name) }).unwrap();
+        let pull = Pull { batch: 9_999, expires: None, ..pull("S", &name, n as u64) };
+        bench.run(A, Request::Pull(pull));
+    }
+    let subjects: Vec<String> = (0..count).map(|n| format!("s.{n}")).collect();
+    let subjects: Vec<&str> = subjects.iter().map(String::as_str).collect();
+    let turn = |bench: &mut Bench, first: Option<u64>| {
+        bench.at += Duration::from_millis(1);
+        if let Some(first) = first {
+            let batch = batch(&subjects);
+            bench.handle(A, Request::Publish { producer: ProducerId(1), first, batch });
+        }
+        bench.broker.handle_timeout(now(bench.at));
+        bench.broker.commit();
+        bench.broker.handle_log(now(bench.at)).unwrap();
+        let events: Vec<_> = std::iter::from_fn(|| bench.broker.poll_event()).collect();
+        let rows = |event: &(_, Event)| matches!(event.1, Event::Deliver { .. });
+        let delivered = deliveries(&events);
+        let bytes = delivered.iter().map(Delivery::charge).sum();
+        bench.handle(A, Request::Sent { bytes });
+        (events.iter().filter(|event| rows(event)).count(), delivered.len())
+    };
+    let (mut early, mut late) = ((0, 0), (0, 0));
+    for number in 0..200 {
+        let (rows, messages) = turn(&mut bench, Some(1 + number * count as u64));
+        let sum = if number < 50 { &mut early } else { &mut late };
+        *sum = (sum.0 + rows, sum.1 + messages);
+    }
+    assert!(early.1 / early.0 < 5, "{early:?}: at first they have their turn as it comes");
+    // What is not durable yet comes as a second event.
+    assert!(late.1 / late.0 > 15, "{late:?}: rows are what gathers in 50 ms");
+    let mut left = 200 * count - early.1 - late.1;
+    while left > 0 {
+        let due = bench.broker.poll_timeout().expect("some wait for their turn");
+        assert!(due <= bench.at + Duration::from_millis(50), "nobody waits longer");
+        left -= turn(&mut bench, None).1;
+    }
+}
+
 /// A server that stops tells all of them at once.
 #[test]
 fn a_stop_ends_the_pulls_of_many_consumers() {
