@@ -16,6 +16,7 @@ use std::time::Duration;
 use claudebus_storage::{Engine, Log, LogFailure, MemoryLog, Pressure, Waker};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::busy_wait::{FOR_INPUT, Worth};
 use super::clock::Clock;
 use super::counters::{Counters, add, set};
 use super::error::{ServerFailure, StartError};
@@ -67,6 +68,8 @@ pub(super) struct BrokerHandle {
     input: mpsc::Sender<Input>,
     wake: Arc<Wake>,
     pub(super) pressure: watch::Receiver<Pressure>,
+    /// Whether a connection waits awake for an answer.
+    pub(super) awaited: Arc<AtomicBool>,
 }
 
 /// The thread has ended.
@@ -148,7 +151,8 @@ where
     let (started, starting) = oneshot::channel();
     let (ended_told, ended) = oneshot::channel();
     let wake = Arc::new(Wake::default());
-    let handle = BrokerHandle { input, wake: Arc::clone(&wake), pressure };
+    let awaited = Arc::default();
+    let handle = BrokerHandle { input, wake: Arc::clone(&wake), pressure, awaited };
     let body = move || {
         let _ = wake.thread.set(std::thread::current());
         let limit = setup.options.limits.max_pending_bytes;
@@ -176,6 +180,8 @@ where
             lines: Lines { lines: HashMap::new(), ready: Vec::new(), limit },
             pressure: pressure_told,
             stopping: false,
+            lone: false,
+            worth: Worth::new(),
         };
         let result = std::panic::catch_unwind(AssertUnwindSafe(|| thread.run()));
         let _ = ended_told.send(match result {
@@ -205,12 +211,21 @@ struct BrokerThread<L: Log> {
     lines: Lines,
     pressure: watch::Sender<Pressure>,
     stopping: bool,
+    /// Whether the last turn that took input took a single one.
+    lone: bool,
+    /// Whether it is worth it to wait awake for the next.
+    worth: Worth,
 }
 
 impl<L: CloseLog> BrokerThread<L> {
     fn run(mut self) -> Result<(), LogFailure> {
         while !self.stopping {
             if self.turn()? {
+                continue;
+            }
+            // Once for each turn that was not idle.
+            let lone = std::mem::take(&mut self.lone);
+            if lone && self.worth.wait(FOR_INPUT, || !self.inputs.is_empty()) {
                 continue;
             }
             // From here on whoever has something for this thread wakes it; what came before is
@@ -255,9 +270,14 @@ impl<L: CloseLog> BrokerThread<L> {
             }
             match self.inputs.try_recv() {
                 Ok(input) => bytes += self.take(now, input),
-                Err(_) => return taken > 0,
+                Err(_) if taken == 0 => return false,
+                Err(_) => {
+                    self.lone = taken == 1;
+                    return true;
+                }
             }
         }
+        self.lone = false;
         true
     }
 

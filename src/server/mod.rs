@@ -7,6 +7,7 @@ mod accept;
 mod attachment;
 mod broker_thread;
 mod builder;
+mod busy_wait;
 mod clock;
 mod connection;
 mod counters;

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::attachment::{Attachment, PARTING, PRESSURE_PAUSE, SENT_PART};
 use super::broker_thread::{Batch, Gone, Input};
+use super::busy_wait::Linger;
 use super::connection::Shared;
 use super::counters::{Gauge, add};
 use crate::client::transport::{Reader, Writer};
@@ -97,6 +98,7 @@ pub(super) struct Stream {
     /// Bytes of deliveries in the queue, or written and not given back to the broker yet.
     delivered: usize,
     pending: Arc<AtomicUsize>,
+    linger: Linger,
 }
 
 impl Stream {
@@ -120,6 +122,7 @@ impl Stream {
     ) -> Self {
         Self {
             id: shared.next_session(),
+            linger: Linger::new(Arc::clone(&shared.broker.awaited)),
             shared,
             session,
             welcomed,
@@ -191,6 +194,7 @@ impl Stream {
                         None => Err(End::TooSlow),
                     }
                 }
+                () = tokio::task::yield_now(), if self.linger.goes_on() => Ok(()),
                 _ = pressure.changed(), if held => Ok(()),
                 () = sleep_until(pause), if pause.is_some() => {
                     self.paused = None;
@@ -229,7 +233,11 @@ impl Stream {
     async fn take_frames(&mut self) -> Result<(), End> {
         loop {
             let result = self.feed_session();
+            let is_single = self.requests.len() == 1;
             self.hand_over().await?;
+            if is_single {
+                self.linger.begin();
+            }
             self.queue_output();
             match result? {
                 Some(hello) => self.greet(&hello).await?,
@@ -280,6 +288,7 @@ impl Stream {
         more: &mut mpsc::UnboundedReceiver<Batch>,
     ) -> Result<(), End> {
         let was_busy = self.session.is_busy();
+        self.linger.answered();
         let mut next = Some(batch);
         let mut result = Ok(());
         while let Some((events, bytes)) = next {

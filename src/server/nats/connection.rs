@@ -18,6 +18,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::super::attachment::{Attachment, PARTING, PRESSURE_PAUSE, SENT_PART};
 use super::super::broker_thread::{Batch, Gone, Input};
+use super::super::busy_wait::Linger;
 use super::super::connection::Shared;
 use super::super::counters::add;
 use super::super::http_listener::Visitor;
@@ -94,6 +95,7 @@ pub(super) struct Connection {
     delivered_until: u64,
     written_ever: u64,
     pending: Arc<AtomicUsize>,
+    linger: Linger,
     times: Times,
 }
 
@@ -147,6 +149,7 @@ impl Connection {
             delivered_until: 0,
             written_ever: 0,
             pending: Arc::default(),
+            linger: Linger::new(Arc::clone(&shared.broker.awaited)),
             times: Times {
                 opened: now,
                 login: now + shared.server_limits.login_timeout,
@@ -233,6 +236,7 @@ impl Connection {
                     None if self.shared.broker.is_closed() => Err(End::Gone),
                     None => Err(End::TooSlow),
                 },
+                () = tokio::task::yield_now(), if self.linger.goes_on() => Ok(()),
                 _ = pressure.changed(), if self.held => Ok(()),
                 // A client that takes nothing must not hold up the server's end.
                 _ = stopping.changed(), if !has_room => Err(End::Gone),
@@ -333,7 +337,11 @@ impl Connection {
     async fn take_operations(&mut self) -> Result<(), End> {
         loop {
             let result = self.feed_session();
+            let is_single = self.requests.len() == 1;
             self.hand_over().await?;
+            if is_single {
+                self.linger.begin();
+            }
             self.queue_output();
             if !result? {
                 return Ok(());
@@ -411,6 +419,7 @@ impl Connection {
         more: &mut mpsc::UnboundedReceiver<Batch>,
     ) -> Result<(), End> {
         let was_busy = self.session.is_busy();
+        self.linger.answered();
         self.session.set_time(self.times.opened.elapsed());
         let mut next = Some(batch);
         let mut result = Ok(());

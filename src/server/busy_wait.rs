@@ -1,0 +1,195 @@
+//! Waiting awake for what is expected at once.
+//!
+//! A client that sends one request at a time waits while its request goes from the connection's thread to the
+//! broker's and the answer comes back. Waking a thread that sleeps takes longer than all the work there is to
+//! do, above all in a virtual machine, whose idle processors belong to others. So both threads stay awake for
+//! some microseconds where that has been worth it lately, and give it up where it was not. Nothing waits awake
+//! on a machine with a single processor.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// How long the broker's thread waits for input after a turn that took a single one: the time a client
+/// takes to have the answer and to send its next request. 100 µs; with half of it the wait is in vain as long
+/// as others sleep, and so never gets anybody to stay awake.
+pub(super) const FOR_INPUT: Duration = Duration::from_micros(100);
+
+/// How long a connection waits for the answer to a single request: a quick disk's sync. 150 µs.
+const FOR_ANSWER: Duration = Duration::from_micros(150);
+
+/// The score does not go higher: so many failures more than successes end it.
+const MOST: u8 = 64;
+/// The score of a new try. It takes some waits in a row to find out: one that is awake makes the next one
+/// shorter, as all that take part stay awake.
+const TRY: u8 = 8;
+/// Without a score, there is a new try after so many that were left out.
+const LEFT_OUT: u8 = 255;
+
+/// Whether waiting awake is worth it, from how it went lately.
+#[derive(Debug)]
+pub(super) struct Worth {
+    score: u8,
+    left_out: u8,
+}
+
+impl Worth {
+    pub(super) fn new() -> Self {
+        Self { score: TRY, left_out: 0 }
+    }
+
+    /// Whether to wait awake this time.
+    fn is_given(&mut self) -> bool {
+        if self.score == 0 {
+            self.left_out += 1;
+            if self.left_out == LEFT_OUT {
+                *self = Self::new();
+            }
+        }
+        self.score > 0
+    }
+
+    /// What was waited for came in time, or did not.
+    fn learn(&mut self, came: bool) {
+        self.score = if came { (self.score + 1).min(MOST) } else { self.score.saturating_sub(1) };
+    }
+
+    /// Waits awake until `came` or for `limit`, if it is worth it. Returns whether it came.
+    pub(super) fn wait(&mut self, limit: Duration, came: impl Fn() -> bool) -> bool {
+        if !has_processors() || !self.is_given() {
+            return false;
+        }
+        let began = Instant::now();
+        while began.elapsed() < limit {
+            if came() {
+                self.learn(true);
+                return true;
+            }
+            std::hint::spin_loop();
+        }
+        self.learn(false);
+        false
+    }
+}
+
+/// A connection's wait for the answer to a single request. Of all connections one waits awake at a time, as
+/// several would only keep each other from their processors.
+#[derive(Debug)]
+pub(super) struct Linger {
+    worth: Worth,
+    /// Whether any connection waits awake.
+    taken: Arc<AtomicBool>,
+    until: Option<Instant>,
+}
+
+impl Linger {
+    pub(super) fn new(taken: Arc<AtomicBool>) -> Self {
+        Self { worth: Worth::new(), taken, until: None }
+    }
+
+    /// A single request was handed to the broker.
+    pub(super) fn begin(&mut self) {
+        let is_worth = self.until.is_none() && has_processors() && self.worth.is_given();
+        if is_worth && !self.taken.swap(true, Ordering::Relaxed) {
+            self.until = Some(Instant::now() + FOR_ANSWER);
+        }
+    }
+
+    /// Something came from the broker.
+    pub(super) fn answered(&mut self) {
+        self.end(true);
+    }
+
+    /// Whether to stay awake.
+    pub(super) fn goes_on(&mut self) -> bool {
+        match self.until {
+            None => false,
+            Some(until) if Instant::now() < until => {
+                // The broker's thread may have been put on the processor that this one keeps.
+                std::thread::yield_now();
+                true
+            }
+            Some(_) => {
+                self.end(false);
+                false
+            }
+        }
+    }
+
+    fn end(&mut self, came: bool) {
+        if self.until.take().is_some() {
+            self.worth.learn(came);
+            self.taken.store(false, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Linger {
+    fn drop(&mut self) {
+        self.end(false);
+    }
+}
+
+fn has_processors() -> bool {
+    use std::sync::LazyLock;
+    static HAS: LazyLock<bool> =
+        LazyLock::new(|| std::thread::available_parallelism().is_ok_and(|count| count.get() > 1));
+    *HAS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How many of so many waits are given, if they succeed as told.
+    fn given(worth: &mut Worth, count: u32, succeeds: impl Fn(u32) -> bool) -> u32 {
+        let mut given = 0;
+        for n in 0..count {
+            if worth.is_given() {
+                given += 1;
+                worth.learn(succeeds(n));
+            }
+        }
+        given
+    }
+
+    #[test]
+    fn waiting_in_vain_is_given_up_and_tried_again_now_and_then() {
+        let mut worth = Worth::new();
+        let given = given(&mut worth, 10_000, |_| false);
+        assert!((200..400).contains(&given), "{given}");
+    }
+
+    #[test]
+    fn what_succeeds_goes_on_and_bears_some_failures() {
+        let mut worth = Worth::new();
+        assert_eq!(given(&mut worth, 1000, |n| n < 4 || n % 3 > 0), 1000);
+        assert_eq!(given(&mut worth, 1000, |_| true), 1000);
+        assert_eq!(given(&mut worth, u32::from(MOST), |_| false), u32::from(MOST));
+        assert!(!worth.is_given());
+    }
+
+    #[test]
+    fn one_success_in_three_does_not_keep_it_up() {
+        let mut worth = Worth::new();
+        let given = given(&mut worth, 3000, |n| n % 3 == 0);
+        assert!(given < 450, "{given}");
+    }
+
+    #[test]
+    fn one_connection_waits_awake_at_a_time_and_makes_room_when_it_goes() {
+        let taken = Arc::new(AtomicBool::new(false));
+        let (mut one, mut other) =
+            (Linger::new(Arc::clone(&taken)), Linger::new(Arc::clone(&taken)));
+        one.begin();
+        other.begin();
+        assert_eq!((one.goes_on(), other.goes_on()), (has_processors(), false));
+        one.answered();
+        assert!(!one.goes_on());
+        other.begin();
+        assert_eq!(other.goes_on(), has_processors());
+        drop(other);
+        one.begin();
+        assert_eq!(one.goes_on(), has_processors());
+    }
+}
