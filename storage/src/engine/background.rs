@@ -176,8 +176,9 @@ impl Background {
     pub(super) fn write_now(&self, group: Group) -> Option<Group> {
         let Ok(mut writer) = self.writer.try_lock() else { return Some(group) };
         let unwritten = writer.write_now(group);
+        let has_more_to_do = writer.has_more_to_do();
         drop(writer);
-        if unwritten.is_none() {
+        if unwritten.is_none() && has_more_to_do {
             self.journal.end_rest();
         }
         unwritten

@@ -12,7 +12,6 @@ use super::pacer::Pacer;
 use super::scrub::Scrubber;
 use super::segments::Archive;
 use crate::disk::Disk;
-use crate::journal::Durability;
 use crate::journal::files::Filler;
 use crate::journal::shared::JournalShared;
 use crate::journal::writer::{JournalWriter, Predecessor};
@@ -100,12 +99,10 @@ impl CrewPlace<'_> {
     }
 }
 
-/// Who writes lone groups: the owner only if a group counts as durable when it is synced, and if the disk can
-/// be known to be fast.
+/// Who writes lone groups: the owner only if the disk can be known to be fast.
 fn lone_writer(options: &EngineOptions) -> LoneWriter {
-    match (options.durability, options.lone_writer, options.workers) {
-        (Durability::Sync, LoneWriter::Measured, Workers::Inline) => LoneWriter::Journal,
-        (Durability::Sync, chosen, _) => chosen,
-        _ => LoneWriter::Journal,
+    match (options.lone_writer, options.workers) {
+        (LoneWriter::Measured, Workers::Inline) => LoneWriter::Journal,
+        (chosen, _) => chosen,
     }
 }

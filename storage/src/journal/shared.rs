@@ -13,7 +13,7 @@ use bytes::Bytes;
 /// disk, and nothing that a client would notice.
 const FAST: u64 = 1_000;
 /// So many fast ones in a row make a fast disk. A disk in trouble is slow more often than once in that many.
-const FAST_SYNCS: u64 = 64;
+const FAST_WRITES: u64 = 64;
 
 /// Called when there is news for the engine's owner, from any thread.
 pub type Waker = Arc<dyn Fn() + Send + Sync>;
@@ -94,8 +94,8 @@ pub(crate) struct JournalShared {
     arrived: Condvar,
     /// The journal's thread waits for groups and for nothing else.
     is_resting: AtomicBool,
-    /// From so many syncs on the disk counts as fast.
-    fast_from: AtomicU64,
+    /// Writes in a row that were fast.
+    fast: AtomicU64,
     durable: AtomicU64,
     /// Someone waits for `durable` to rise.
     is_awaited: AtomicBool,
@@ -125,7 +125,7 @@ impl JournalShared {
             queue: Mutex::default(),
             arrived: Condvar::new(),
             is_resting: AtomicBool::new(false),
-            fast_from: AtomicU64::new(FAST_SYNCS),
+            fast: AtomicU64::new(0),
             durable: AtomicU64::new(durable),
             is_awaited: AtomicBool::new(false),
             risen: Condvar::new(),
@@ -209,16 +209,14 @@ impl JournalShared {
     /// Whether the disk has been fast for a while: whoever waits for it now waits for no longer than a
     /// moment, in all likelihood.
     pub(crate) fn is_fast(&self) -> bool {
-        let syncs = self.counters.syncs.load(Ordering::Relaxed);
-        syncs >= self.fast_from.load(Ordering::Relaxed)
+        self.fast.load(Ordering::Relaxed) >= FAST_WRITES
     }
 
-    /// A write and its sync took so long, in microseconds.
+    /// A write, with its sync if it had one, took so long, in microseconds.
     pub(crate) fn took(&self, micros: u64) {
-        if micros > FAST {
-            let syncs = self.counters.syncs.load(Ordering::Relaxed);
-            self.fast_from.store(syncs + FAST_SYNCS, Ordering::Relaxed);
-        }
+        // Whoever writes holds the writer, so that nobody else counts at the same time.
+        let fast = if micros > FAST { 0 } else { self.fast.load(Ordering::Relaxed) + 1 };
+        self.fast.store(fast, Ordering::Relaxed);
     }
 
     pub(crate) fn durable(&self) -> u64 {

@@ -130,10 +130,10 @@ impl JournalWriter {
         counters.groups.fetch_add(groups.len() as u64, Ordering::Relaxed);
         if self.durability == Durability::Sync {
             self.sync()?;
-            self.shared.took(micros(began.elapsed()));
         } else {
             self.sync_if_due()?;
         }
+        self.shared.took(micros(began.elapsed()));
         self.shared.publish_durable(last.number);
         Ok(())
     }
@@ -337,6 +337,11 @@ impl JournalWriter {
     /// Whether each group is synced before it counts as durable.
     fn syncs_each(&self) -> bool {
         self.durability == Durability::Sync
+    }
+
+    /// Whether there is something to do once a group was written: to close it, or to sync it in time.
+    pub(crate) fn has_more_to_do(&self) -> bool {
+        self.durability != Durability::Os
     }
 
     /// How long the journal's thread waits for groups before there is something else to do.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::operations::options;
 use crate::disk::{Disk, SimulatedDisk};
+use crate::journal::Durability;
 use crate::log::{Log, StreamOptions};
 use crate::record::NewRecord;
 use crate::{Engine, EngineOptions, LoneWriter, StreamId, Workers};
@@ -23,8 +24,9 @@ const LIMIT: Duration = Duration::from_secs(30);
 
 /// An engine with threads, and how often it was this thread that made groups durable: whoever does calls
 /// the waker.
-fn open(disk: &SimulatedDisk) -> (Engine, Arc<AtomicU64>) {
+fn open(disk: &SimulatedDisk, durability: Durability) -> (Engine, Arc<AtomicU64>) {
     let options = EngineOptions {
+        durability,
         workers: Workers::Threads,
         lone_writer: LoneWriter::Measured,
         journal_file_size: 4 << 20,
@@ -61,8 +63,15 @@ fn until(engine: &mut Engine, holds: impl Fn(&Engine) -> bool) {
 
 #[test]
 fn lone_groups_are_written_by_their_owner_and_others_by_the_journal() {
+    let interval = Durability::Interval(Duration::from_millis(1));
+    for durability in [Durability::Sync, Durability::Os, interval] {
+        lone_and_other_groups(durability);
+    }
+}
+
+fn lone_and_other_groups(durability: Durability) {
     let disk = SimulatedDisk::new();
-    let (mut engine, own) = open(&disk);
+    let (mut engine, own) = open(&disk, durability);
     engine.create_stream(STREAM, StreamOptions::default());
     // Until it is known how fast the disk is, the journal's thread writes all.
     append(&mut engine, 1);
@@ -84,8 +93,10 @@ fn lone_groups_are_written_by_their_owner_and_others_by_the_journal() {
     assert_eq!(own.load(Ordering::Relaxed), lone);
     let durable = engine.durable().0;
     drop(engine);
-    disk.crash(7);
-    let (mut engine, _) = open(&disk);
+    if durability == Durability::Sync {
+        disk.crash(7);
+    }
+    let (mut engine, _) = open(&disk, durability);
     assert_eq!(engine.recovery_report().last_group, durable);
     assert_eq!(engine.stream(STREAM).unwrap().last_seq, count + 1_000 + 1);
     [1, 50, 1, 1, 50, 50, 1].iter().for_each(|count| append(&mut engine, *count));
@@ -96,7 +107,7 @@ fn lone_groups_are_written_by_their_owner_and_others_by_the_journal() {
 /// nothing to do until then.
 #[test]
 fn a_lone_group_is_closed_by_a_mark() {
-    let (mut engine, _) = open(&SimulatedDisk::new());
+    let (mut engine, _) = open(&SimulatedDisk::new(), Durability::Sync);
     engine.create_stream(STREAM, StreamOptions::default());
     (0..100).for_each(|_| append(&mut engine, 1));
     for _ in 0..20 {
