@@ -223,20 +223,26 @@ impl<L: CloseLog> BrokerThread<L> {
             if self.turn()? {
                 continue;
             }
-            // Once for each turn that was not idle.
-            let lone = std::mem::take(&mut self.lone);
-            if lone && self.worth.wait(FOR_INPUT, || !self.inputs.is_empty()) {
-                continue;
-            }
             // From here on whoever has something for this thread wakes it; what came before is
             // found by one more turn.
             self.wake.sleeping.store(true, Ordering::SeqCst);
-            if !self.turn()? {
+            if !self.watch_for_input() && !self.turn()? {
                 std::thread::park_timeout(self.sleep());
             }
             self.wake.sleeping.store(false, Ordering::SeqCst);
         }
         self.stop()
+    }
+
+    /// After a turn with a single input: waits awake for the next one, where that is of use. Returns whether
+    /// there is something to do.
+    fn watch_for_input(&mut self) -> bool {
+        let wake = &self.wake;
+        std::mem::take(&mut self.lone)
+            && self.worth.wait(FOR_INPUT, || {
+                let has_input = !self.inputs.is_empty();
+                (has_input || !wake.sleeping.load(Ordering::SeqCst)).then_some(has_input)
+            })
     }
 
     /// One turn. Returns whether there was anything to do.
@@ -266,6 +272,7 @@ impl<L: CloseLog> BrokerThread<L> {
         let mut bytes = 0;
         for taken in 0..MAX_TURN_INPUTS {
             if bytes >= MAX_TURN_BYTES {
+                self.lone = false;
                 return true;
             }
             match self.inputs.try_recv() {

@@ -10,6 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::model::request::Request;
+
 /// How long the broker's thread waits for input after a turn that took a single one: the time a client
 /// takes to have the answer and to send its next request. 100 µs; with half of it the wait is in vain as long
 /// as others sleep, and so never gets anybody to stay awake.
@@ -58,15 +60,18 @@ impl Worth {
         self.score = if came { (self.score + 1).min(MOST) } else { self.score.saturating_sub(1) };
     }
 
-    /// Waits awake until `came` or for `limit`, if it is worth it. Returns whether it came.
-    pub(super) fn wait(&mut self, limit: Duration, came: impl Fn() -> bool) -> bool {
+    /// Waits awake for `limit`, if it is worth it, until `look` finds something: what was hoped for (true), or
+    /// anything else there is to do (false). Returns whether it found something.
+    pub(super) fn wait(&mut self, limit: Duration, look: impl Fn() -> Option<bool>) -> bool {
         if !has_processors() || !self.is_given() {
             return false;
         }
         let began = Instant::now();
         while began.elapsed() < limit {
-            if came() {
-                self.learn(true);
+            if let Some(is_hoped_for) = look() {
+                if is_hoped_for {
+                    self.learn(true);
+                }
                 return true;
             }
             if began.elapsed() < UNSHARED {
@@ -95,7 +100,7 @@ impl Linger {
         Self { worth: Worth::new(), taken, until: None }
     }
 
-    /// A single request was handed to the broker.
+    /// A single request that is answered was handed to the broker.
     pub(super) fn begin(&mut self) {
         let is_worth = self.until.is_none() && has_processors() && self.worth.is_given();
         if is_worth && !self.taken.swap(true, Ordering::Relaxed) {
@@ -106,6 +111,13 @@ impl Linger {
     /// Something came from the broker.
     pub(super) fn answered(&mut self) {
         self.end(true);
+    }
+
+    /// The connection does something else, or ends.
+    pub(super) fn give_up(&mut self) {
+        if self.until.take().is_some() {
+            self.taken.store(false, Ordering::Relaxed);
+        }
     }
 
     /// Whether to stay awake.
@@ -125,16 +137,32 @@ impl Linger {
     }
 
     fn end(&mut self, came: bool) {
-        if self.until.take().is_some() {
+        if self.until.is_some() {
             self.worth.learn(came);
-            self.taken.store(false, Ordering::Relaxed);
+            self.give_up();
         }
     }
 }
 
 impl Drop for Linger {
     fn drop(&mut self) {
-        self.end(false);
+        self.give_up();
+    }
+}
+
+/// Whether these are one request whose answer somebody waits for, in all likelihood: not a row of messages, and
+/// nothing that is told without an answer.
+pub(super) fn is_single(requests: &[Request]) -> bool {
+    let [request] = requests else { return false };
+    match request {
+        Request::Publish { batch, .. } => batch.len() == 1,
+        Request::Send { batch, .. } => {
+            batch.len() == 1 && batch.get(0).is_some_and(|message| !message.reply.is_empty())
+        }
+        Request::Pull(_) | Request::Api { .. } | Request::ApiTo { .. } => true,
+        Request::Barrier { .. } => true,
+        Request::Ack(ack) => ack.confirm.is_some(),
+        _ => false,
     }
 }
 

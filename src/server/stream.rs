@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::attachment::{Attachment, PARTING, PRESSURE_PAUSE, SENT_PART};
 use super::broker_thread::{Batch, Gone, Input};
-use super::busy_wait::Linger;
+use super::busy_wait::{Linger, is_single};
 use super::connection::Shared;
 use super::counters::{Gauge, add};
 use crate::client::transport::{Reader, Writer};
@@ -233,15 +233,17 @@ impl Stream {
     async fn take_frames(&mut self) -> Result<(), End> {
         loop {
             let result = self.feed_session();
-            let is_single = self.requests.len() == 1;
+            let is_single = is_single(&self.requests);
             self.hand_over().await?;
-            if is_single {
-                self.linger.begin();
-            }
             self.queue_output();
             match result? {
                 Some(hello) => self.greet(&hello).await?,
-                None => return Ok(()),
+                None => {
+                    if is_single {
+                        self.linger.begin();
+                    }
+                    return Ok(());
+                }
             }
         }
     }
@@ -328,6 +330,7 @@ impl Stream {
 
     /// Lets the last answers leave, and ends both directions.
     async fn part(&mut self, end: End, reader: Reader, mut writer: Writer) -> Over {
+        self.linger.give_up();
         let over = match end {
             End::Lost => return Over::Stream,
             End::TooSlow => {

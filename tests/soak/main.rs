@@ -45,9 +45,11 @@ const OPERATIONS: f64 = 10e6;
 type Measure = fn(&Sample) -> f64;
 
 /// What may grow, and by which part of itself an hour. The noise of a quarter of an hour is a few percent
-/// an hour; a leak of one byte a message would be 200 MB an hour, far more than the broker's memory.
+/// an hour; a leak of one byte a message would be 250 MB an hour, more than the broker's memory. Resident memory
+/// also holds what the allocator keeps: the most that was in use in each of its arenas, which creeps upwards
+/// for longer than a test lasts.
 const LIMITS: &[(&str, f64, Measure)] = &[
-    ("resident memory", 0.15, |sample| sample.resident),
+    ("resident memory", 0.5, |sample| sample.resident),
     ("open files", 0.15, |sample| sample.files),
     ("disk used but for the index", 0.15, |sample| sample.disk),
     ("publish p99", 1.0, |sample| sample.p99),

@@ -18,7 +18,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::super::attachment::{Attachment, PARTING, PRESSURE_PAUSE, SENT_PART};
 use super::super::broker_thread::{Batch, Gone, Input};
-use super::super::busy_wait::Linger;
+use super::super::busy_wait::{Linger, is_single};
 use super::super::connection::Shared;
 use super::super::counters::add;
 use super::super::http_listener::Visitor;
@@ -337,13 +337,13 @@ impl Connection {
     async fn take_operations(&mut self) -> Result<(), End> {
         loop {
             let result = self.feed_session();
-            let is_single = self.requests.len() == 1;
+            let is_single = is_single(&self.requests);
             self.hand_over().await?;
-            if is_single {
-                self.linger.begin();
-            }
             self.queue_output();
             if !result? {
+                if is_single {
+                    self.linger.begin();
+                }
                 return Ok(());
             }
             // What follows CONNECT waits until it is known who the client is.
@@ -484,6 +484,7 @@ impl Connection {
         writer: &mut W,
         events: &mut mpsc::UnboundedReceiver<Batch>,
     ) {
+        self.linger.give_up();
         match end {
             End::Lost => return,
             End::TooSlow => {

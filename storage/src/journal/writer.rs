@@ -197,14 +197,12 @@ impl JournalWriter {
     }
 
     fn sync_if_due(&mut self) -> io::Result<()> {
-        match self.durability {
-            Durability::Interval(every)
-                if self.synced < self.written && self.last_sync.elapsed() >= every =>
-            {
-                self.sync()
-            }
-            _ => Ok(()),
-        }
+        if self.synced < self.written && self.is_sync_due() { self.sync() } else { Ok(()) }
+    }
+
+    /// Whether what is written by now is to be synced.
+    fn is_sync_due(&self) -> bool {
+        matches!(self.durability, Durability::Interval(every) if self.last_sync.elapsed() >= every)
     }
 
     fn measured(&mut self, took: Duration) {
@@ -323,11 +321,12 @@ impl JournalWriter {
         }
     }
 
-    /// Writes a group that comes after all others, and syncs it. Gives it back if that takes more than one
-    /// write and one sync.
+    /// Writes a group that comes after all others, and syncs it if it counts as durable only then. Gives it
+    /// back if that takes more than one write and such a sync: a new file, or the sync of an interval, of which
+    /// it is not known how long it takes.
     pub(crate) fn write_now(&mut self, group: Group) -> Option<Group> {
         let is_open = self.current.as_ref().is_some_and(|file| file.number == group.file);
-        if !is_open {
+        if !is_open || self.is_sync_due() {
             return Some(group);
         }
         self.write(&mut vec![group]);

@@ -107,13 +107,16 @@ fn lone_and_other_groups(durability: Durability) {
 /// nothing to do until then.
 #[test]
 fn a_lone_group_is_closed_by_a_mark() {
-    let (mut engine, _) = open(&SimulatedDisk::new(), Durability::Sync);
-    engine.create_stream(STREAM, StreamOptions::default());
-    (0..100).for_each(|_| append(&mut engine, 1));
-    for _ in 0..20 {
-        until(&mut engine, |engine| engine.journal.is_resting());
-        let marks = engine.info().marks;
-        append(&mut engine, 1);
-        until(&mut engine, |engine| engine.info().marks > marks);
+    let interval = Durability::Interval(Duration::from_millis(2));
+    for durability in [Durability::Sync, interval] {
+        let (mut engine, _) = open(&SimulatedDisk::new(), durability);
+        engine.create_stream(STREAM, StreamOptions::default());
+        (0..100).for_each(|_| append(&mut engine, 1));
+        for _ in 0..20 {
+            until(&mut engine, |engine| engine.journal.is_resting());
+            let marks = engine.info().marks;
+            append(&mut engine, 1);
+            until(&mut engine, |engine| engine.info().marks > marks);
+        }
     }
 }
