@@ -159,8 +159,10 @@ pub(super) fn is_single(requests: &[Request]) -> bool {
         Request::Send { batch, .. } => {
             batch.len() == 1 && batch.get(0).is_some_and(|message| !message.reply.is_empty())
         }
-        Request::Pull(_) | Request::Api { .. } | Request::ApiTo { .. } => true,
-        Request::Barrier { .. } => true,
+        Request::Pull(_)
+        | Request::Api { .. }
+        | Request::ApiTo { .. }
+        | Request::Barrier { .. } => true,
         Request::Ack(ack) => ack.confirm.is_some(),
         _ => false,
     }
@@ -176,6 +178,7 @@ fn has_processors() -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::batch::MessageBatch;
 
     /// How many of so many waits are given, if they succeed as told.
     fn given(worth: &mut Worth, count: u32, succeeds: impl Fn(u32) -> bool) -> u32 {
@@ -210,6 +213,18 @@ mod tests {
         let mut worth = Worth::new();
         let given = given(&mut worth, 3000, |n| n % 3 == 0);
         assert!(given < 450, "{given}");
+    }
+
+    #[test]
+    fn a_row_of_messages_and_what_has_no_answer_are_not_waited_for() {
+        let send = |reply| {
+            let batch = MessageBatch::of_one("s", reply, b"", b"x");
+            Request::Send { batch, echo: true }
+        };
+        assert!(is_single(&[send("inbox")]));
+        assert!(!is_single(&[send("")]), "nobody answers");
+        assert!(!is_single(&[send("inbox"), send("inbox")]));
+        assert!(!is_single(&[Request::Closed]));
     }
 
     #[test]

@@ -106,16 +106,22 @@ fn next_turn(bench: &mut Bench, turn: u64) -> Vec<String> {
     deliveries(&events).iter().map(|delivery| delivery.record.subject().to_owned()).collect()
 }
 
+/// So many consumers, each with a subject of its own and a pull that does not end.
+fn each_pulls(bench: &mut Bench, count: usize) {
+    for n in 0..count {
+        let (name, filter) = (format!("c{n:04}"), Some(format!("s.{n}")));
+        bench.consumer("S", ConsumerConfig { filter_subject: filter, ..durable(&name) }).unwrap();
+        let pull = Pull { batch: 9_999, expires: None, ..pull("S", &name, n as u64) };
+        bench.run(A, Request::Pull(pull));
+    }
+}
+
 /// While many consumers have something to deliver, each turn serves some of them, and what came in
 /// meanwhile puts nobody back.
 #[test]
 fn many_consumers_are_served_in_turns() {
     let (mut bench, count) = (stream(&[]), 3 * TURN_CONSUMERS);
-    for n in 0..count {
-        let (name, filter) = (format!("c{n:04}"), Some(format!("s.{n}")));
-        bench.consumer("S", ConsumerConfig { filter_subject: filter, ..durable(&name) }).unwrap();
-        bench.run(A, Request::Pull(Pull { batch: 9, ..pull("S", &name, n as u64) }));
-    }
+    each_pulls(&mut bench, count);
     let subjects: Vec<String> = (0..count).map(|n| format!("s.{n}")).collect();
     let subjects: Vec<&str> = subjects.iter().map(String::as_str).collect();
     let publish = Request::Publish { producer: ProducerId(1), first: 1, batch: batch(&subjects) };
@@ -136,12 +142,7 @@ fn many_consumers_are_served_in_turns() {
 #[test]
 fn many_consumers_at_work_send_rows() {
     let (mut bench, count) = (stream(&[]), 3 * TURN_CONSUMERS);
-    for n in 0..count {
-        let (name, filter) = (format!("c{n:04}"), Some(format!("s.{n}")));
-        bench.consumer("S", ConsumerConfig { filter_subject: filter, ..durable(&name) }).unwrap();
-        let pull = Pull { batch: 9_999, expires: None, ..pull("S", &name, n as u64) };
-        bench.run(A, Request::Pull(pull));
-    }
+    each_pulls(&mut bench, count);
     let subjects: Vec<String> = (0..count).map(|n| format!("s.{n}")).collect();
     let subjects: Vec<&str> = subjects.iter().map(String::as_str).collect();
     let turn = |bench: &mut Bench, first: Option<u64>| {
