@@ -79,7 +79,9 @@ impl<L: Log> Broker<L> {
             let mut gaps = kept_gaps(&self.log, id)?;
             let known = gaps.len();
             let Some(stream) = self.catalog.get_mut(id) else { continue };
-            for lost in losses.ranges.iter().filter(|lost| lost.stream == id) {
+            let is_mirror = stream.is_mirror();
+            let of_stream = losses.ranges.iter().filter(|lost| lost.stream == id);
+            for lost in of_stream.filter(|lost| lost.is_certain || !is_mirror) {
                 let gap = gap_of(&stream.name, lost);
                 if gaps.iter().any(|known| (known.first, known.last) == (gap.first, gap.last)) {
                     continue;
@@ -104,11 +106,25 @@ impl<L: Log> Broker<L> {
         Ok(())
     }
 
+    /// Leaves out the sequences that a stream may have given out and lost, so that none is given out again. A
+    /// mirror gives out none: what it lost of its origin's it copies again.
+    pub(super) fn leave_out_doubtful(&mut self, stream: &Stream) {
+        if stream.is_mirror() {
+            return;
+        }
+        let ranges = &self.log.losses().ranges;
+        let doubtful = ranges.iter().filter(|lost| lost.stream == stream.id && !lost.is_certain);
+        if let Some(last) = doubtful.map(|lost| lost.last).max() {
+            self.log.skip(stream.id, last);
+        }
+    }
+
     /// A stream of files that the log does not know: its creation is lost. Its sequences go on behind all
-    /// that may have been given out.
-    pub(super) fn recreate_lost(&mut self, id: StreamId, name: &str, storage: StorageKind) {
+    /// that may have been given out, unless they are those of its origin.
+    pub(super) fn recreate_lost(&mut self, stream: &Stream) {
+        let (id, name) = (stream.id, &*stream.name);
         let missing = self.log.losses().missing;
-        if missing > 0 && storage == StorageKind::File {
+        if missing > 0 && stream.storage() == StorageKind::File && !stream.is_mirror() {
             tracing::error!(
                 stream = name,
                 last = missing,

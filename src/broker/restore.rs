@@ -171,9 +171,10 @@ impl<L: Log> Broker<L> {
             if self.log.stream(id).is_none() {
                 // A stream in memory ended with the last process; it goes on empty.
                 self.log.create_stream(id, stream.options());
-                self.recreate_lost(id, &stream.name, stream.storage());
+                self.recreate_lost(&stream);
                 self.forget_copied(id);
             }
+            self.leave_out_doubtful(&stream);
             stream.durable_seq = self.log.stream(id).map_or(0, |held| held.last_seq);
             for subject in &stream.config.subjects {
                 self.router.add_stream(subject, id);

@@ -234,8 +234,9 @@ pub struct LostRange {
     pub file: String,
     /// Where the damage starts in it.
     pub offset: u64,
-    /// Whether these sequences were given out for certain. Otherwise they are those that may have been:
-    /// they are left out, so that none that was acknowledged is given out again.
+    /// Whether these sequences were given out for certain. Otherwise they are those that may have been, and
+    /// whoever gives them out skips them first ([`Log::skip`]), so that none that was acknowledged is given
+    /// out again. A copy that takes its sequences from elsewhere goes on where its records end.
     pub is_certain: bool,
 }
 
@@ -427,7 +428,9 @@ pub trait Log {
     /// [`LogFailure`] if the log cannot go on.
     fn poll(&mut self) -> Result<Option<LogEvent>, LogFailure>;
 
-    /// What opening the log found to be lost. Reads do not meet it: it is in no file any more.
+    /// What opening the log found to be lost. Reads do not meet it: it is in no file any more. The ranges
+    /// that are not certain are for the caller to skip, before it appends to their streams; until it does,
+    /// every start finds the same.
     fn losses(&self) -> &Losses {
         &NO_LOSSES
     }

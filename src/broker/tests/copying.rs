@@ -1,6 +1,7 @@
 //! Mirrors and sources: what is copied is what the origin had, once, whatever happens between.
 
-use claudebus_storage::Pressure;
+use claudebus_storage::log::{Losses, LostRange};
+use claudebus_storage::{NewRecord, Pressure};
 use proptest::prelude::*;
 
 use super::*;
@@ -44,6 +45,21 @@ fn publish(bench: &mut Bench, subjects: &[&str]) {
         bench.pass(Duration::from_millis(10));
         bench.request(subject, &[], &format!("body of {subject}"));
     }
+}
+
+/// The broker after a start that found sequences in doubt, of the named streams from that of each on.
+fn in_doubt(bench: &Bench, from: &[(&str, u64)]) -> Bench {
+    let range = |(name, first): &(&str, u64)| LostRange {
+        stream: bench.broker.catalog.id_of(name).unwrap(),
+        first: *first,
+        last: 9,
+        file: "journal/1".into(),
+        offset: 1,
+        is_certain: false,
+    };
+    let mut log = bench.broker.log.reopened();
+    log.lose(Losses { ranges: from.iter().map(range).collect(), missing: 0 });
+    Bench::on(log, BrokerOptions::default(), bench.at)
 }
 
 fn delete(bench: &mut Bench, stream: &str, seq: u64) {
@@ -552,4 +568,33 @@ proptest! {
         }
         judge(&bench, &published);
     }
+}
+
+/// A power loss took copies with it that the origin still has: the mirror copies them again, although as many
+/// sequences may have been lost there as anywhere.
+#[test]
+fn a_mirror_copies_again_what_it_lost_in_doubt() {
+    let mut bench = origin(&["o.a", "o.b"]);
+    bench.create(mirror("M", of("O"))).unwrap();
+    bench.turn();
+    let origin = bench.broker.catalog.id_of("O").unwrap();
+    let copied = bench.broker.log.records(origin).last().unwrap().clone();
+    let record = NewRecord {
+        subject: copied.subject(),
+        headers: b"",
+        payload: b"not copied",
+        time: copied.time,
+        expires: None,
+        message_id: None,
+    };
+    bench.broker.log.append(origin, &record).unwrap();
+    let mut bench = in_doubt(&bench, &[("O", 4), ("M", 3)]);
+    publish(&mut bench, &["o.c"]);
+    let wanted = [at(1, "o.a"), at(2, "o.b"), at(3, "o.b"), at(10, "o.c")];
+    assert_eq!(subjects(&bench, "O"), wanted);
+    assert_eq!(subjects(&bench, "M"), wanted);
+    let gaps = |name: &str| {
+        bench.broker.catalog.get(bench.broker.catalog.id_of(name).unwrap()).unwrap().gaps.len()
+    };
+    assert_eq!((gaps("O"), gaps("M")), (1, 0), "a mirror lost nothing");
 }

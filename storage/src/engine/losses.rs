@@ -1,8 +1,8 @@
 //! What damage in the journal costs: which sequences of which stream cannot be accounted for.
 //!
 //! A record names its stream and sequence, so one that follows a lost one tells what was lost before
-//! it. Behind the last damage nothing does: then as many sequences are left out as records may have
-//! been lost, so that none that was ever acknowledged is given out again.
+//! it. Behind the last damage nothing does: then as many sequences are in doubt as records may have
+//! been lost, and none of them may be given out again.
 
 use hashbrown::HashMap;
 
@@ -91,7 +91,7 @@ impl Losses {
     }
 
     /// Everything lost, the uncertain ends of streams included: those are to be skipped before
-    /// anything is appended.
+    /// anything is appended that gets a new sequence.
     pub(super) fn finish(mut self, contents: &Contents) -> Vec<LostRange> {
         let Some(Place { file, offset }) = self.place else { return self.found };
         let mut ids: Vec<_> = contents.streams.keys().copied().collect();

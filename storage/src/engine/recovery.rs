@@ -247,13 +247,13 @@ impl Recovery {
     }
 
     /// Groups that were written to their end and are not whole, with nothing after them that says
-    /// whether they were synced: they do not count, and their sequences are not given out again.
+    /// whether they were synced: they do not count, and their sequences are in doubt.
     fn report_doubt(&mut self, file: &Found, doubt: &Doubt, bytes: &[u8]) -> Result<(), OpenError> {
         self.losses.claim(doubt, bytes);
         let (start, end) = (doubt.range.start, doubt.range.end);
         tracing::warn!(
             file = %file.path, start, end, first = doubt.groups.0, last = doubt.groups.1,
-            "the last groups of the journal are not whole and may have been acknowledged; they are dropped, their sequences are left out, the bytes are kept in lost+found"
+            "the last groups of the journal are not whole and may have been acknowledged; they are dropped, the bytes are kept in lost+found"
         );
         self.keep(file, start, end, bytes)?;
         self.report.in_doubt = Some(DamageReport {
@@ -412,11 +412,6 @@ impl Recovery {
             next_read: 0,
             counters: Counters::default(),
         };
-        // Journaled with the first group: until then every start finds the same.
-        let lost = engine.report.losses.ranges.iter().filter(|lost| !lost.is_certain);
-        for (stream, last) in lost.map(|lost| (lost.stream, lost.last)).collect::<Vec<_>>() {
-            engine.skip_to(stream, last);
-        }
         engine.background.maintain(Maintenance::Index(engine.listed_files()));
         engine.merge_if_worthwhile();
         Ok(engine)

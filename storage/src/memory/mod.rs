@@ -12,8 +12,8 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use crate::ids::{Fingerprint, Position, ReadId, StreamId, SubjectId};
 use crate::log::{
-    Filter, Log, LogEvent, LogFailure, Pressure, ReadBatch, ReadError, ReadOutcome, ReadRequest,
-    State, StreamOptions, StreamSummary, SubjectSummary, WindowFull,
+    Filter, Log, LogEvent, LogFailure, Losses, Pressure, ReadBatch, ReadError, ReadOutcome,
+    ReadRequest, State, StreamOptions, StreamSummary, SubjectSummary, WindowFull,
 };
 use crate::record::{NewRecord, Record};
 
@@ -39,6 +39,7 @@ pub struct MemoryLog {
     reads: VecDeque<(ReadId, ReadRequest, Filter)>,
     next_read: u64,
     damaged: Vec<(StreamId, u64, u64)>,
+    losses: Losses,
     unreadable: bool,
     failure: Option<String>,
     pressure: Pressure,
@@ -72,6 +73,11 @@ impl MemoryLog {
     /// From now on the sequences `first..=last` of `stream` cannot be read.
     pub fn damage(&mut self, stream: StreamId, first: u64, last: u64) {
         self.damaged.push((stream, first, last));
+    }
+
+    /// From now on [`Log::losses`] says this.
+    pub fn lose(&mut self, losses: Losses) {
+        self.losses = losses;
     }
 
     /// While `unreadable`, reads fail as those of a disk that cannot be read just now.
@@ -325,6 +331,10 @@ impl Log for MemoryLog {
         let mut records = Vec::new();
         let result = self.examine(&request, &filter, &mut records);
         Ok(Some(LogEvent::Read(id, result.map(|next| ReadBatch { records, next }))))
+    }
+
+    fn losses(&self) -> &Losses {
+        &self.losses
     }
 
     fn pressure(&self) -> Pressure {

@@ -159,7 +159,7 @@ fn a_crash_loses_nothing_durable() {
             let report = engine.recovery_report().clone();
             assert!(report.damage.is_empty(), "seed {seed} life {life}: {report:?}");
             assert!(report.last_group >= durable, "seed {seed} life {life}: {report:?} {durable}");
-            run.rewind(&report);
+            run.rewind(&mut engine);
             run.compare(&mut engine);
         }
         assert_nothing_is_forgotten(&mut engine, &disk);

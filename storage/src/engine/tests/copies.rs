@@ -134,7 +134,7 @@ fn damage_of_one_copy_after_a_crash_costs_nothing() {
             // What was never acknowledged may be in doubt, as with one copy.
             assert!(!report.fell_back, "{place}");
             repaired += report.repaired;
-            run.rewind(&report);
+            run.rewind(&mut engine);
             run.compare(&mut engine);
             // What no read met must be whole before the other copy is damaged in the same place.
             engine.scrub_now();
@@ -168,7 +168,7 @@ fn a_first_manifest_that_one_copy_never_had_does_not_count() {
         let mut engine = twins.open(1_000 + n);
         let report = engine.recovery_report().clone();
         assert!(report.damage.is_empty() && report.last_group >= durable, "{n}: {report:?}");
-        run.rewind(&report);
+        run.rewind(&mut engine);
         run.compare(&mut engine);
         assert!(work(&mut run, &mut engine, 600), "{n}");
     }

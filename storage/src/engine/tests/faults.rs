@@ -96,7 +96,7 @@ fn fail_everywhere(fail_after: impl Fn(&SimulatedDisk, u64)) -> (u64, u64) {
         let mut engine = open(&disk, 2);
         let report = engine.recovery_report().clone();
         assert!(report.damage.is_empty() && report.last_group >= durable, "{n}: {report:?}");
-        run.rewind(&report);
+        run.rewind(&mut engine);
         run.compare(&mut engine);
     }
     (survived, fatal)

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::disk::SimulatedDisk;
-use crate::engine::{Engine, EngineOptions, LoneWriter, RecoveryReport, Workers};
+use crate::engine::{Engine, EngineOptions, LoneWriter, Workers};
 use crate::ids::{Fingerprint, StreamId, SubjectId};
 use crate::log::{Compression, Filter, Log, LogEvent, ReadOutcome, ReadRequest, StreamOptions};
 use crate::record::{NewRecord, Record, StorageKind};
@@ -356,8 +356,9 @@ impl Run {
     }
 
     /// After a crash: the model is what the groups up to the last one found made, without the
-    /// sequences that may have been in later ones.
-    pub(super) fn rewind(&mut self, report: &RecoveryReport) {
+    /// sequences that may have been in later ones, which the engine's owner leaves out.
+    pub(super) fn rewind(&mut self, engine: &mut Engine) {
+        let report = engine.recovery_report().clone();
         self.open.clear();
         self.history.retain(|(group, _)| *group <= report.last_group);
         self.model = MemoryLog::new();
@@ -368,6 +369,7 @@ impl Run {
             assert!(!lost.is_certain, "a crash leaves nothing behind what it tore: {lost:?}");
             let operation = Operation::Skip(lost.stream, lost.last);
             apply(&mut self.model, &operation, None);
+            apply(engine, &operation, None);
             self.open.push(operation);
         }
     }
