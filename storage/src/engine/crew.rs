@@ -12,6 +12,7 @@ use super::pacer::Pacer;
 use super::scrub::Scrubber;
 use super::segments::Archive;
 use crate::disk::Disk;
+use crate::journal::Durability;
 use crate::journal::files::Filler;
 use crate::journal::shared::JournalShared;
 use crate::journal::writer::{JournalWriter, Predecessor};
@@ -38,6 +39,7 @@ impl CrewPlace<'_> {
             journal: Arc::clone(journal),
             hurry: Arc::clone(hurry),
             is_inline: options.workers == Workers::Inline,
+            has_syncs: options.durability == Durability::Sync,
             crash,
         };
         let is_closed: Arc<AtomicBool> = Arc::default();

@@ -25,6 +25,8 @@ pub(super) struct Pacer {
     pub(super) hurry: Arc<AtomicBool>,
     /// Never wait; for an engine without threads.
     pub(super) is_inline: bool,
+    /// Somebody waits for each of the journal's syncs.
+    pub(super) has_syncs: bool,
     pub(super) crash: CrashPoints,
 }
 
@@ -34,12 +36,21 @@ impl Pacer {
         let pacer = self.clone();
         move |_bytes| {
             pacer.crash.at("background.sync");
-            if !pacer.is_inline && !pacer.hurry.load(Ordering::Relaxed) {
-                let p99 = pacer.journal.counters.sync_p99_micros.load(Ordering::Relaxed);
-                std::thread::sleep(Duration::from_micros(p99).min(LONGEST));
+            let rest = pacer.rest();
+            if !rest.is_zero() {
+                std::thread::sleep(rest);
             }
             Ok(())
         }
+    }
+
+    /// How long to leave the disk to the journal now.
+    fn rest(&self) -> Duration {
+        if self.is_inline || !self.has_syncs || self.hurry.load(Ordering::Relaxed) {
+            return Duration::ZERO;
+        }
+        let p99 = self.journal.counters.sync_p99_micros.load(Ordering::Relaxed);
+        Duration::from_micros(p99).min(LONGEST)
     }
 
     /// The same for work that has time: it leaves the processor to others as well.
@@ -56,5 +67,31 @@ impl Pacer {
             began = Instant::now();
             Ok(())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Without the wait, what is written in the background is all that publishers wait for.
+    #[test]
+    fn the_disk_is_left_to_syncs_that_somebody_waits_for() {
+        let pacer = Pacer {
+            journal: Arc::new(JournalShared::new(0, Arc::new(|| {}))),
+            hurry: Arc::default(),
+            is_inline: false,
+            has_syncs: true,
+            crash: CrashPoints::default(),
+        };
+        assert_eq!(pacer.rest(), Duration::ZERO, "nothing was synced yet");
+        pacer.journal.counters.sync_p99_micros.store(3_000, Ordering::Relaxed);
+        assert_eq!(pacer.rest(), Duration::from_millis(3));
+        assert_eq!(Pacer { has_syncs: false, ..pacer.clone() }.rest(), Duration::ZERO);
+        assert_eq!(Pacer { is_inline: true, ..pacer.clone() }.rest(), Duration::ZERO);
+        pacer.journal.counters.sync_p99_micros.store(300_000, Ordering::Relaxed);
+        assert_eq!(pacer.rest(), LONGEST);
+        pacer.hurry.store(true, Ordering::Relaxed);
+        assert_eq!(pacer.rest(), Duration::ZERO);
     }
 }
