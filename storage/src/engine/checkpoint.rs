@@ -50,6 +50,7 @@ pub(super) struct Counters {
     pub(super) failed_checkpoints: u64,
     pub(super) merges: u64,
     pub(super) failed_merges: u64,
+    pub(super) abandoned_merges: u64,
     pub(super) reads: u64,
     pub(super) failed_reads: u64,
 }
@@ -190,15 +191,18 @@ impl Engine {
         self.contents.recount();
         let held = self.contents.segments.held.iter();
         let dead: Vec<u64> = held.filter(|(_, held)| held.live == 0).map(|(id, _)| *id).collect();
+        let mut is_merging = false;
         for id in dead {
-            // A merge that reads it goes on; what it makes will be dead as well.
             if self.merging.contains(&id) {
-                self.hurry_merge();
+                is_merging = true;
                 continue;
             }
             let contents = &mut self.contents;
             contents.segments.retire(id, &mut contents.streams);
             self.progress.removed.push(SegmentId(id));
+        }
+        if is_merging {
+            self.press_merge();
         }
     }
 

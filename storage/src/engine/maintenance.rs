@@ -37,8 +37,16 @@ pub(super) struct MergeJob {
     /// Streams that still exist, as they were when the merge began.
     pub(super) streams: BTreeMap<StreamId, StreamView>,
     pub(super) limits: MergeLimits,
-    /// Somebody waits for the result, or so many files wait that reads suffer. May change meanwhile.
-    pub(super) is_urgent: Arc<AtomicBool>,
+    pub(super) wishes: Arc<MergeWishes>,
+}
+
+/// What the owner wants of a merge, which may change while it goes on.
+#[derive(Debug, Default)]
+pub(super) struct MergeWishes {
+    /// Somebody waits for the result, or so many files wait that reads suffer.
+    pub(super) is_urgent: AtomicBool,
+    /// Nobody wants it any more: it ends without a result.
+    pub(super) is_abandoned: AtomicBool,
 }
 
 /// What became of a merge.
@@ -150,14 +158,15 @@ impl Maintainer {
         };
         let (mut soon, mut gently) = (self.pacer.pace(), self.pacer.pace_gently());
         let mut pace_unless_closed = |bytes| {
-            if self.is_closed.load(Ordering::Relaxed) {
+            let is_abandoned = || job.wishes.is_abandoned.load(Ordering::Relaxed);
+            if self.is_closed.load(Ordering::Relaxed) || is_abandoned() {
                 return Err(io::Error::from(io::ErrorKind::Interrupted));
             }
             while let Some(other) = next() {
                 // The engine begins no merge before it has heard of the one before.
                 self.run(other, &|| None);
             }
-            if job.is_urgent.load(Ordering::Relaxed) { soon(bytes) } else { gently(bytes) }
+            if job.wishes.is_urgent.load(Ordering::Relaxed) { soon(bytes) } else { gently(bytes) }
         };
         let merged = merge(work, &inputs, &mut pace_unless_closed).and_then(|outputs| {
             self.disk.sync_dir(SEGMENTS).map_err(|error| SegmentError::io(SEGMENTS, &error))?;

@@ -6,11 +6,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use super::Engine;
 use super::background::Maintenance;
-use super::maintenance::{MergeDone, MergeJob, StreamView};
+use super::maintenance::{MergeDone, MergeJob, MergeWishes, StreamView};
 use super::segments::SegmentFile;
 use crate::segment::{MergeLimits, SegmentId};
 
@@ -65,19 +65,33 @@ impl Engine {
             ..MergeLimits::default()
         };
         self.merging = chosen;
-        self.is_merge_urgent = Arc::new(AtomicBool::new(is_urgent));
-        let is_urgent = Arc::clone(&self.is_merge_urgent);
-        self.background.maintain(Maintenance::Merge(MergeJob {
-            inputs,
-            streams,
-            limits,
-            is_urgent,
-        }));
+        self.merge_wishes =
+            Arc::new(MergeWishes { is_urgent: is_urgent.into(), ..MergeWishes::default() });
+        let wishes = Arc::clone(&self.merge_wishes);
+        self.background.maintain(Maintenance::Merge(MergeJob { inputs, streams, limits, wishes }));
     }
 
     /// Somebody waits for the merge that goes on.
-    pub(super) fn hurry_merge(&self) {
-        self.is_merge_urgent.store(true, Ordering::Relaxed);
+    fn hurry_merge(&self) {
+        self.merge_wishes.is_urgent.store(true, Ordering::Relaxed);
+    }
+
+    /// Segments that are being merged are dead, and their room is wanted. A merge of records that are mostly
+    /// dead by now is given up: what it wrote would be merged again at once. Of others the end is waited for.
+    pub(super) fn press_merge(&self) {
+        let held = &self.contents.segments.held;
+        let merging = self.merging.iter().filter_map(|id| held.get(id));
+        let (live, count) =
+            merging.fold((0, 0), |(live, count), held| (live + held.live, count + held.count));
+        if live * 2 < count {
+            self.merge_wishes.is_abandoned.store(true, Ordering::Relaxed);
+        } else {
+            self.hurry_merge();
+        }
+    }
+
+    fn is_merge_abandoned(&self) -> bool {
+        self.merge_wishes.is_abandoned.load(Ordering::Relaxed)
     }
 
     fn choose(&self) -> Chosen {
@@ -183,6 +197,10 @@ impl Engine {
                 }
                 self.progress.is_wanted |= is_urgent;
                 self.counters.merges += 1;
+            }
+            Err(error) if !error.is_lasting && self.is_merge_abandoned() => {
+                tracing::debug!("a merge was given up, as most of its records are gone");
+                self.counters.abandoned_merges += 1;
             }
             Err(error) => {
                 tracing::error!(%error, "segments could not be merged");

@@ -32,7 +32,7 @@ mod tests;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 pub(crate) use self::marks::{is_format_file, is_newer_format, mend_format};
 pub use self::options::{EngineOptions, InlineWorkers, LoneWriter, ScrubOptions, Workers};
@@ -45,6 +45,7 @@ use self::background::{Background, News};
 use self::checkpoint::{Counters, Progress};
 use self::contents::Contents;
 use self::group::OpenGroup;
+use self::maintenance::MergeWishes;
 use self::segments::Archive;
 use crate::disk::Disk;
 use crate::ids::{Fingerprint, Position, StreamId, SubjectId};
@@ -75,7 +76,7 @@ pub struct Engine {
     /// Inputs of the merge that is under way.
     merging: BTreeSet<u64>,
     /// What that merge looks at after each step.
-    is_merge_urgent: Arc<AtomicBool>,
+    merge_wishes: Arc<MergeWishes>,
     /// Segments that could not be merged, being damaged.
     unmergeable: BTreeSet<u64>,
     next_read: u64,

@@ -407,7 +407,7 @@ impl Recovery {
             archive,
             progress,
             merging: BTreeSet::new(),
-            is_merge_urgent: Arc::default(),
+            merge_wishes: Arc::default(),
             unmergeable: BTreeSet::new(),
             next_read: 0,
             counters: Counters::default(),

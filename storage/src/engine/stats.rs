@@ -69,6 +69,8 @@ pub struct EngineStats {
     pub merges: u64,
     /// Merges that failed.
     pub failed_merges: u64,
+    /// Merges given up because most of their records were deleted meanwhile.
+    pub abandoned_merges: u64,
     /// Segment files removed.
     pub segments_removed: u64,
     /// Reads that needed segments.
@@ -158,6 +160,7 @@ impl Engine {
             base_rewrites: value(&self.archive.counters.base_rewrites),
             merges: self.counters.merges,
             failed_merges: self.counters.failed_merges,
+            abandoned_merges: self.counters.abandoned_merges,
             segments_removed: value(&self.archive.counters.segments_removed),
             reads: self.counters.reads,
             failed_reads: self.counters.failed_reads,

@@ -1,0 +1,82 @@
+//! Merges of records that are deleted meanwhile.
+
+use super::operations::open;
+use crate::Engine;
+use crate::disk::SimulatedDisk;
+use crate::engine::options::InlineWorkers;
+use crate::ids::StreamId;
+use crate::log::{Log, StreamOptions};
+use crate::record::NewRecord;
+
+const GOING: StreamId = StreamId(1);
+const STAYING: StreamId = StreamId(2);
+/// Maintenance is slow.
+const WITHOUT_MAINTENANCE: InlineWorkers =
+    InlineWorkers { maintenance: false, ..InlineWorkers::ALL };
+
+fn append(engine: &mut Engine, stream: StreamId, payload: &[u8]) {
+    let record =
+        NewRecord { subject: "a", headers: b"", payload, time: 1, expires: None, message_id: None };
+    engine.append(stream, &record).unwrap();
+}
+
+fn checkpoint(engine: &mut Engine) {
+    let before = engine.info().checkpoints;
+    engine.commit();
+    engine.begin_checkpoint();
+    while engine.info().checkpoints == before {
+        engine.run_some_background(WITHOUT_MAINTENANCE);
+        while engine.poll().unwrap().is_some() {}
+    }
+}
+
+/// A log that is about to merge segments. The first holds records of the stream that goes, the others of `others`.
+fn about_to_merge(disk: &SimulatedDisk, others: StreamId) -> Engine {
+    let mut engine = open(disk, 2);
+    engine.create_stream(GOING, StreamOptions::default());
+    engine.create_stream(STAYING, StreamOptions::default());
+    append(&mut engine, GOING, b"first");
+    checkpoint(&mut engine);
+    while engine.merging.is_empty() {
+        append(&mut engine, others, b"other");
+        checkpoint(&mut engine);
+    }
+    engine
+}
+
+/// Deletes the stream that goes, and lets everything come to its end.
+fn delete(engine: &mut Engine) {
+    engine.drop_stream(GOING);
+    checkpoint(engine);
+    for _ in 0..3 {
+        engine.run_background();
+        while engine.poll().unwrap().is_some() {}
+        checkpoint(engine);
+    }
+    engine.run_background();
+}
+
+fn segment_files(disk: &SimulatedDisk) -> usize {
+    disk.paths().iter().filter(|path| path.starts_with("segments/")).count()
+}
+
+#[test]
+fn a_merge_of_what_is_deleted_is_given_up() {
+    let disk = SimulatedDisk::new();
+    let mut engine = about_to_merge(&disk, GOING);
+    delete(&mut engine);
+    let info = engine.info();
+    assert_eq!((info.merges, info.abandoned_merges, info.failed_merges), (0, 1, 0));
+    assert!(engine.merging.is_empty());
+    assert_eq!(segment_files(&disk), 0, "{:?}", disk.paths());
+}
+
+/// The dead file keeps its room until the merge is done.
+#[test]
+fn a_merge_of_what_mostly_stays_is_not() {
+    let disk = SimulatedDisk::new();
+    let mut engine = about_to_merge(&disk, STAYING);
+    delete(&mut engine);
+    let info = engine.info();
+    assert_eq!((info.merges, info.abandoned_merges, info.failed_merges), (1, 0, 0));
+}
