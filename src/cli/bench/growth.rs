@@ -76,6 +76,9 @@ impl Axis {
     }
 }
 
+/// From so many subjects on their memory is more than what differs from one start to the next anyway.
+const COUNTED_SUBJECTS: u64 = 1_000_000;
+
 /// `claudebus bench growth`.
 #[derive(Clone, Debug, Args)]
 pub(super) struct Growth {
@@ -104,6 +107,8 @@ struct Point {
     published: Phase,
     received: Phase,
     resident: Option<u64>,
+    /// Memory once it has been started again and has nothing to do; of subjects only.
+    at_rest: Option<u64>,
 }
 
 /// Messages that went one way, and what that used.
@@ -155,6 +160,16 @@ impl Measured {
             Self::Named(_, pid) => Usage::of(*pid),
         }
     }
+
+    /// The memory of a server of its own after a start with what is stored: what it was given while it worked
+    /// and has not returned does not count.
+    async fn resident_at_rest(&mut self) -> Result<Option<u64>, Failure> {
+        let Self::Own(server) = self else { return Ok(None) };
+        server.wait_idle().await;
+        server.restart().await?;
+        server.wait_idle().await;
+        Ok(self.usage().map(|usage| usage.resident))
+    }
 }
 
 /// A time that runs, and what the server had used when it began.
@@ -189,10 +204,10 @@ pub(super) async fn measure(
     for axis in axes {
         let mut first = None;
         for at in axis.points(growth.stored) {
-            let server = Measured::start(growth, global).await?;
-            let point = measure_point(growth, &server, *axis, at).await?;
+            let mut server = Measured::start(growth, global).await?;
+            let point = measure_point(growth, &mut server, *axis, at).await?;
             talk(format!("{} {}: {:.0}/s in", axis.name(), axis.show(at), point.published.rate()));
-            let first = *first.get_or_insert(point.resident);
+            let first = *first.get_or_insert(point.at_rest);
             rows.push(row(&point, first));
         }
     }
@@ -210,13 +225,14 @@ pub(super) async fn measure(
     Ok(Table { bench: "growth", columns, rows })
 }
 
-/// `first` is the memory at the first point of the axis.
+/// `first` is the memory at rest at the first point of the axis.
 fn row(point: &Point, first: Option<u64>) -> [Cell; 9] {
     let cpu = |phase: &Phase| phase.per_million(|usage| usage.cpu);
-    let per_subject = point.resident.zip(first).filter(|_| point.axis == Axis::Subjects);
-    let per_subject = per_subject
-        .filter(|_| point.at > 1)
-        .map(|(resident, first)| (resident as f64 - first as f64) / point.at as f64);
+    let per_subject = point
+        .at_rest
+        .zip(first)
+        .filter(|_| point.at >= COUNTED_SUBJECTS)
+        .map(|(at_rest, first)| (at_rest as f64 - first as f64) / point.at as f64);
     [
         Cell::Text(point.axis.name().to_owned()),
         Cell::Text(point.axis.show(point.at)),
@@ -232,7 +248,7 @@ fn row(point: &Point, first: Option<u64>) -> [Cell; 9] {
 
 async fn measure_point(
     growth: &Growth,
-    server: &Measured,
+    server: &mut Measured,
     axis: Axis,
     at: u64,
 ) -> Result<Point, Failure> {
@@ -252,8 +268,14 @@ async fn measure_point(
         Axis::Streams | Axis::Consumers => measuring.live().await,
         _ => measuring.in_turn().await,
     };
-    spread.delete(&client).await?;
-    result
+    let at_rest = match (&result, axis) {
+        (Ok(_), Axis::Subjects) => server.resident_at_rest().await?,
+        _ => None,
+    };
+    if at_rest.is_none() {
+        spread.delete(&client).await?;
+    }
+    Ok(Point { at_rest, ..result? })
 }
 
 /// One point while it is measured.
@@ -288,7 +310,7 @@ impl Measuring<'_> {
         let received = watch.stop(server, count - early);
         // The time may not have sufficed to store everything.
         let at = if axis == Axis::Stored { before * STORED_SIZE } else { at };
-        Ok(Point { axis, at, published, received, resident })
+        Ok(Point { axis, at, published, received, resident, at_rest: None })
     }
 
     /// Stores so many messages, or what can be stored in the time allowed.
@@ -317,7 +339,7 @@ impl Measuring<'_> {
         let all = watch.stop(server, count);
         let published = Phase { usage: all.usage, ..published };
         let received = Phase { usage: None, ..all };
-        Ok(Point { axis, at, published, received, resident: self.resident() })
+        Ok(Point { axis, at, published, received, resident: self.resident(), at_rest: None })
     }
 
     fn resident(&self) -> Option<u64> {
