@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
 
-use super::own::{OwnServer, drop_caches};
+use super::own::OwnServer;
 use super::sample::median;
 use super::spread::{Amount, Part, Spread, Taking};
 use super::table::{Cell, Table};
@@ -223,7 +223,7 @@ async fn from_disk(
         server.kill();
         server.restart().await?;
         server.wait_idle().await;
-        cold &= drop_caches();
+        cold &= server.evict_data();
         let client = server.connect().await?;
         let group = u64::from(round) % GROUPS;
         let part = Part { filter: Some(Spread::filter(0, group)), ..Part::all(0) };

@@ -145,6 +145,12 @@ impl OwnServer {
         }
     }
 
+    /// Puts what it stored out of the page cache, and nothing else: programs stay in memory. Returns whether
+    /// that can be done here.
+    pub(super) fn evict_data(&self) -> bool {
+        sync() && evict(&self.folder.join("data"))
+    }
+
     /// Ends it as a crash would.
     pub(super) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
@@ -163,8 +169,33 @@ impl Drop for OwnServer {
     }
 }
 
+/// Has everything written to the disks: only such pages can leave the page cache.
+fn sync() -> bool {
+    Command::new("sync").status().is_ok_and(|status| status.success())
+}
+
 /// Empties the page cache, where that is allowed. Returns whether it was.
 pub(super) fn drop_caches() -> bool {
-    let synced = Command::new("sync").status().is_ok_and(|status| status.success());
-    synced && std::fs::write("/proc/sys/vm/drop_caches", "3").is_ok()
+    sync() && std::fs::write("/proc/sys/vm/drop_caches", "3").is_ok()
+}
+
+/// Puts the files below a folder out of the page cache.
+#[cfg(target_os = "linux")]
+fn evict(folder: &Path) -> bool {
+    use rustix::fs::{Advice, fadvise};
+    let Ok(entries) = std::fs::read_dir(folder) else { return false };
+    entries.flatten().all(|entry| {
+        let path = entry.path();
+        if path.is_dir() {
+            return evict(&path);
+        }
+        // A file that is gone meanwhile is in no cache.
+        std::fs::File::open(&path)
+            .map_or(true, |file| fadvise(&file, 0, None, Advice::DontNeed).is_ok())
+    })
+}
+
+#[cfg(not(target_os = "linux"))]
+fn evict(_folder: &Path) -> bool {
+    false
 }

@@ -6,8 +6,8 @@ use std::sync::{Arc, OnceLock};
 
 use super::block::{Block, BlockEntry};
 use super::cache::BlockCache;
-use super::file::File;
 pub use super::file::ReadStats;
+use super::file::{File, Tables};
 use super::layout::StreamEntry;
 use super::locate::BlockLocator;
 use super::salvage::{self, Salvaged};
@@ -112,7 +112,9 @@ impl Segment {
         };
         let mut taking = Taking { request, filter, is_deleted, out, bytes: 0, count: 0 };
         let mut at = request.from;
-        let mut ahead = Ahead { from: at, until: end, blocks: VecDeque::new() };
+        let tables = self.file.tables(stats);
+        let mut ahead =
+            Ahead { from: at, until: end, blocks: VecDeque::new(), tables: &tables, cursor: None };
         while at < end && taking.has_room() {
             if let Some(wanted) = &wanted {
                 self.announce(stream, wanted, at, &mut ahead, stats);
@@ -139,7 +141,7 @@ impl Segment {
         stream: StreamId,
         wanted: &BlockSet,
         at: u64,
-        ahead: &mut Ahead,
+        ahead: &mut Ahead<'_>,
         stats: &ReadStats,
     ) {
         while ahead.blocks.front().is_some_and(|block| block.last_seq < at) {
@@ -152,14 +154,36 @@ impl Segment {
         while ahead.blocks.len() < AHEAD {
             let next = wanted.at_or_after(ahead.from.max(at));
             let Some(seq) = next.filter(|seq| *seq < ahead.until) else { return };
-            let known = self.locator.as_ref().and_then(|l| l.block(self.meta.id, stream, seq));
+            let found = self.next_place(stream, seq, ahead, stats);
             // What cannot be found now is met again when it is read.
-            let place = known.or_else(|| self.place(stream, seq, stats).ok().flatten());
+            let place = found.or_else(|| self.place(stream, seq, stats).ok().flatten());
             let Some(place) = place else { return };
             ahead.from = place.last_seq.saturating_add(1);
             self.file.will_read(&place);
             ahead.blocks.push_back(place);
         }
+    }
+
+    /// The block at or after `seq`, by the table: block after block, that is less to look at than the index.
+    fn next_place(
+        &self,
+        stream: StreamId,
+        seq: u64,
+        ahead: &mut Ahead<'_>,
+        stats: &ReadStats,
+    ) -> Option<BlockEntry> {
+        let key = seq.to_be_bytes();
+        let mut cursor = match ahead.cursor.take() {
+            Some(cursor) => cursor,
+            None => {
+                let table = self.entry(stream, stats).ok()?.block_table;
+                Cursor::seek(ahead.tables, table, &key).ok()?
+            }
+        };
+        let found = cursor.skip_to(&key).ok()?;
+        let place = found.and_then(|(key, value)| block_entry(key, value));
+        ahead.cursor = Some(cursor);
+        place
     }
 
     /// Takes what is wanted from the first block at or after `at`, or leaps to where it may be.
@@ -335,16 +359,19 @@ fn block_entry(key: &[u8], value: &[u8]) -> Option<BlockEntry> {
     BlockEntry::decode(u64::from_be_bytes(key.try_into().ok()?), value)
 }
 
-/// Wanted blocks that the system is told of before they are read. 64: a megabyte, with which a disk is
-/// busy while a block is decoded.
-pub(super) const AHEAD: usize = 64;
+/// Wanted blocks that the system is told of before they are read. 192: three megabytes; between that and half
+/// of it, a disk has enough to choose from while blocks are decoded.
+pub(super) const AHEAD: usize = 192;
 
 /// Blocks that the system was told of.
-struct Ahead {
+struct Ahead<'a> {
     /// From which sequence on it was not.
     from: u64,
     /// Where the read ends.
     until: u64,
     /// Where they lie.
     blocks: VecDeque<BlockEntry>,
+    tables: &'a Tables<'a>,
+    /// Behind the last of them in the table of blocks.
+    cursor: Option<Cursor<'a, Tables<'a>>>,
 }

@@ -316,6 +316,29 @@ impl<'a, P: Pages + ?Sized> Cursor<'a, P> {
         Ok(self.path.last().map(|page| (page.key.as_slice(), page.value())))
     }
 
+    /// The first entry whose key is at least `key`, of those not handed out yet. What lies between is passed
+    /// over, whole pages without reading them.
+    pub(crate) fn skip_to(&mut self, key: &[u8]) -> Result<Option<Entry<'_>>, SegmentError> {
+        let mut is_read = std::mem::take(&mut self.ready);
+        loop {
+            let Some(page) = self.path.last_mut() else { return Ok(None) };
+            match if is_read { Some(true) } else { page.advance() } {
+                Some(true) if page.key.as_slice() < key => {}
+                Some(true) if page.level == 0 => break,
+                Some(true) => self.down()?,
+                Some(false) => {
+                    self.path.pop();
+                }
+                None => {
+                    let offset = page.offset;
+                    return Err(self.pages.damaged(offset, DISORDER));
+                }
+            }
+            is_read = false;
+        }
+        Ok(self.path.last().map(|page| (page.key.as_slice(), page.value())))
+    }
+
     /// Opens the page that the current entry of the lowest open page points to.
     fn down(&mut self) -> Result<(), SegmentError> {
         let Some(page) = self.path.last() else {
@@ -420,6 +443,29 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn what_lies_between_is_skipped(
+            numbers in prop::collection::btree_set(0u32..5_000, 0..2_000),
+            first in 0u32..5_000,
+            steps in prop::collection::vec(0u32..400, 0..40),
+        ) {
+            let of = |n: &u32| (n.to_be_bytes().to_vec(), n.to_le_bytes().repeat(9));
+            let entries: BTreeMap<_, _> = numbers.iter().map(of).collect();
+            let (pages, root) = build(&entries);
+            let mut cursor = Cursor::seek(&pages, root, &first.to_be_bytes()).unwrap();
+            let (mut at, mut handed_out) = (first, None);
+            for step in steps {
+                at += step;
+                let found = cursor.skip_to(&at.to_be_bytes()).unwrap();
+                let found = found.map(|(key, value)| (key.to_vec(), value.to_vec()));
+                let from = handed_out.map_or(at, |last: u32| at.max(last + 1));
+                let expected = numbers.range(from..).next();
+                prop_assert_eq!(&found, &expected.map(of));
+                let Some(expected) = expected else { break };
+                handed_out = Some(*expected);
+            }
+        }
 
         #[test]
         fn a_table_is_an_ordered_map(

@@ -226,12 +226,12 @@ fn blocks_with_matches_are_announced_once_and_no_others() {
     let stream = StreamId(1);
     let subject = |seq: u64| if seq % 1000 < 200 { "wanted" } else { "other" };
     let records: Vec<_> =
-        (1..=40_000).map(|seq| (stream, record(seq, subject(seq), &[7; 300]))).collect();
+        (1..=100_000).map(|seq| (stream, record(seq, subject(seq), &[7; 300]))).collect();
     let meta = write(&directory, 1, Compression::Off, &records);
     let segment = open(&directory, &meta, 0);
     let filter = Filter::any_of(["wanted"]);
     let found = read_all(&segment, &everything(stream), &filter);
-    assert_eq!(found.len(), 40 * 200);
+    assert_eq!(found.len(), 100 * 200);
     let mut places = Vec::new();
     let wanted = |first: u64, last: u64| (first..=last).any(|seq| subject(seq) == "wanted");
     let mut visit = |block: BlockEntry| {
@@ -244,7 +244,7 @@ fn blocks_with_matches_are_announced_once_and_no_others() {
     assert_eq!(*directory.announced.lock().unwrap(), places);
     directory.announced.lock().unwrap().clear();
     for whole in [Filter::all(), Filter::any_of(["*"])] {
-        assert_eq!(read_all(&segment, &everything(stream), &whole).len(), 40_000);
+        assert_eq!(read_all(&segment, &everything(stream), &whole).len(), 100_000);
         assert!(directory.announced.lock().unwrap().is_empty(), "the system sees a row by itself");
     }
 }
