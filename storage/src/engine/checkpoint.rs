@@ -193,7 +193,7 @@ impl Engine {
         let dead: Vec<u64> = held.filter(|(_, held)| held.live == 0).map(|(id, _)| *id).collect();
         let mut is_merging = false;
         for id in dead {
-            if self.merging.contains(&id) {
+            if self.merging.contains(id) {
                 is_merging = true;
                 continue;
             }

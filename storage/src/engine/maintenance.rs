@@ -58,6 +58,8 @@ pub(super) struct MergeDone {
 #[derive(Debug)]
 pub(super) struct MergeFailure {
     reason: String,
+    /// Nobody wanted it any more.
+    pub(super) is_given_up: bool,
     /// Trying again will not help.
     pub(super) is_lasting: bool,
 }
@@ -157,9 +159,10 @@ impl Maintainer {
             limits: job.limits,
         };
         let (mut soon, mut gently) = (self.pacer.pace(), self.pacer.pace_gently());
-        let mut pace_unless_closed = |bytes| {
-            let is_abandoned = || job.wishes.is_abandoned.load(Ordering::Relaxed);
-            if self.is_closed.load(Ordering::Relaxed) || is_abandoned() {
+        let mut is_given_up = false;
+        let mut pace_unless_ended = |bytes| {
+            is_given_up = job.wishes.is_abandoned.load(Ordering::Relaxed);
+            if is_given_up || self.is_closed.load(Ordering::Relaxed) {
                 return Err(io::Error::from(io::ErrorKind::Interrupted));
             }
             while let Some(other) = next() {
@@ -168,12 +171,13 @@ impl Maintainer {
             }
             if job.wishes.is_urgent.load(Ordering::Relaxed) { soon(bytes) } else { gently(bytes) }
         };
-        let merged = merge(work, &inputs, &mut pace_unless_closed).and_then(|outputs| {
+        let merged = merge(work, &inputs, &mut pace_unless_ended).and_then(|outputs| {
             self.disk.sync_dir(SEGMENTS).map_err(|error| SegmentError::io(SEGMENTS, &error))?;
             Ok(outputs.into_iter().map(Arc::new).collect())
         });
         self.crash.at("merge.after");
         merged.map_err(|error| MergeFailure {
+            is_given_up,
             is_lasting: !matches!(error, SegmentError::Io { .. }),
             reason: error.to_string(),
         })

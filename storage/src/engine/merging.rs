@@ -32,6 +32,29 @@ struct Chosen {
     is_urgent: bool,
 }
 
+/// The merge that is under way.
+#[derive(Debug, Default)]
+pub(super) struct Merging {
+    inputs: BTreeSet<u64>,
+    /// Inputs with erased records of which it knows, and which it leaves out.
+    cleansed: BTreeSet<u64>,
+    /// Records of the inputs that could be read when it began.
+    live: u64,
+    wishes: Arc<MergeWishes>,
+}
+
+impl Merging {
+    /// Whether there is none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.inputs.is_empty()
+    }
+
+    /// Whether it reads this segment.
+    pub(super) fn contains(&self, id: u64) -> bool {
+        self.inputs.contains(&id)
+    }
+}
+
 impl Engine {
     /// Begins a merge if there is none and one is worth its while.
     pub(super) fn merge_if_worthwhile(&mut self) {
@@ -64,41 +87,45 @@ impl Engine {
             own_file_bytes: self.options.tail_budget as u64 / 4,
             ..MergeLimits::default()
         };
-        self.merging = chosen;
-        self.merge_wishes =
+        let wishes =
             Arc::new(MergeWishes { is_urgent: is_urgent.into(), ..MergeWishes::default() });
-        let wishes = Arc::clone(&self.merge_wishes);
+        let held = &self.contents.segments.held;
+        let has_erased = |id: &u64| held.get(id).is_some_and(|held| held.rewrite);
+        self.merging = Merging {
+            cleansed: chosen.iter().copied().filter(has_erased).collect(),
+            live: self.live_of(&chosen),
+            inputs: chosen,
+            wishes: Arc::clone(&wishes),
+        };
         self.background.maintain(Maintenance::Merge(MergeJob { inputs, streams, limits, wishes }));
     }
 
     /// Somebody waits for the merge that goes on.
     fn hurry_merge(&self) {
-        self.merge_wishes.is_urgent.store(true, Ordering::Relaxed);
+        self.merging.wishes.is_urgent.store(true, Ordering::Relaxed);
     }
 
     /// Segments that are being merged are dead, and their room is wanted. A merge of records that are mostly
     /// dead by now is given up: what it wrote would be merged again at once. Of others the end is waited for.
     pub(super) fn press_merge(&self) {
-        let held = &self.contents.segments.held;
-        let merging = self.merging.iter().filter_map(|id| held.get(id));
-        let (live, count) =
-            merging.fold((0, 0), |(live, count), held| (live + held.live, count + held.count));
-        if live * 2 < count {
-            self.merge_wishes.is_abandoned.store(true, Ordering::Relaxed);
+        if self.live_of(&self.merging.inputs) * 2 < self.merging.live {
+            self.merging.wishes.is_abandoned.store(true, Ordering::Relaxed);
         } else {
             self.hurry_merge();
         }
     }
 
-    fn is_merge_abandoned(&self) -> bool {
-        self.merge_wishes.is_abandoned.load(Ordering::Relaxed)
+    /// Records of segments that can be read.
+    fn live_of(&self, ids: &BTreeSet<u64>) -> u64 {
+        let held = &self.contents.segments.held;
+        ids.iter().filter_map(|id| held.get(id)).map(|held| held.live).sum()
     }
 
     fn choose(&self) -> Chosen {
         let held = &self.contents.segments.held;
         let usable = || {
             held.iter()
-                .filter(|(id, _)| !self.unmergeable.contains(*id) && !self.merging.contains(*id))
+                .filter(|(id, _)| !self.unmergeable.contains(*id) && !self.merging.contains(**id))
         };
         // Somebody deleted, and wants the space.
         let one = |id: &u64| Chosen { ids: BTreeSet::from([*id]), is_urgent: true };
@@ -178,27 +205,37 @@ impl Engine {
     /// A merge came to its end: what it made takes the place of what it read.
     pub(super) fn merge_done(&mut self, done: MergeDone) {
         let merging = std::mem::take(&mut self.merging);
+        let held = |id: &u64| self.contents.segments.held.get(id);
+        let erased: Vec<u64> = merging
+            .inputs
+            .iter()
+            .copied()
+            .filter(|id| held(id).is_some_and(|held| held.rewrite))
+            .collect();
+        // Erased bytes should not wait for the usual moment.
+        self.progress.is_wanted |= !erased.is_empty();
         match done.outputs {
             Ok(outputs) => {
+                let generation = merging.inputs.iter().filter_map(held).map(|held| held.generation);
+                let generation = generation.max().unwrap_or_default();
                 let contents = &mut self.contents;
-                let held = merging.iter().filter_map(|id| contents.segments.held.get(id));
-                let generation = held.map(|held| held.generation).max().unwrap_or_default();
-                let is_urgent = merging
-                    .iter()
-                    .any(|id| contents.segments.held.get(id).is_some_and(|held| held.rewrite));
-                for id in &merging {
+                for id in &merging.inputs {
                     contents.segments.retire(*id, &mut contents.streams);
                     self.progress.removed.push(SegmentId(*id));
                 }
+                // What was erased after it had begun was copied.
+                let rewrite = erased.iter().any(|id| !merging.cleansed.contains(id));
                 for meta in outputs {
                     let file = SegmentFile::new(Arc::clone(&meta), &self.archive);
                     contents.segments.add(file, generation, &mut contents.streams);
+                    if let Some(held) = contents.segments.held.get_mut(&meta.id.0) {
+                        held.rewrite = rewrite;
+                    }
                     self.progress.added.push(meta);
                 }
-                self.progress.is_wanted |= is_urgent;
                 self.counters.merges += 1;
             }
-            Err(error) if !error.is_lasting && self.is_merge_abandoned() => {
+            Err(failure) if failure.is_given_up => {
                 tracing::debug!("a merge was given up, as most of its records are gone");
                 self.counters.abandoned_merges += 1;
             }
@@ -206,7 +243,7 @@ impl Engine {
                 tracing::error!(%error, "segments could not be merged");
                 self.counters.failed_merges += 1;
                 if error.is_lasting {
-                    self.unmergeable.extend(&merging);
+                    self.unmergeable.extend(&merging.inputs);
                 }
             }
         }

@@ -45,7 +45,7 @@ use self::background::{Background, News};
 use self::checkpoint::{Counters, Progress};
 use self::contents::Contents;
 use self::group::OpenGroup;
-use self::maintenance::MergeWishes;
+use self::merging::Merging;
 use self::segments::Archive;
 use crate::disk::Disk;
 use crate::ids::{Fingerprint, Position, StreamId, SubjectId};
@@ -73,10 +73,7 @@ pub struct Engine {
     disk: Arc<dyn Disk>,
     archive: Arc<Archive>,
     progress: Progress,
-    /// Inputs of the merge that is under way.
-    merging: BTreeSet<u64>,
-    /// What that merge looks at after each step.
-    merge_wishes: Arc<MergeWishes>,
+    merging: Merging,
     /// Segments that could not be merged, being damaged.
     unmergeable: BTreeSet<u64>,
     next_read: u64,

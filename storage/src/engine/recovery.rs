@@ -16,6 +16,7 @@ use super::crew::CrewPlace;
 use super::group::OpenGroup;
 use super::load::{Loaded, load};
 use super::losses::Losses;
+use super::merging::Merging;
 use super::marks::{check_format, take_clean_mark};
 use super::report::{DamageReport, LOST, OpenError, RecoveryReport, lose};
 use super::segments::{Archive, Trash};
@@ -406,8 +407,7 @@ impl Recovery {
             disk,
             archive,
             progress,
-            merging: BTreeSet::new(),
-            merge_wishes: Arc::default(),
+            merging: Merging::default(),
             unmergeable: BTreeSet::new(),
             next_read: 0,
             counters: Counters::default(),

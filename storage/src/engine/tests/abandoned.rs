@@ -1,4 +1,4 @@
-//! Merges of records that are deleted meanwhile.
+//! Merges of records that are deleted or erased meanwhile.
 
 use super::operations::open;
 use crate::Engine;
@@ -79,4 +79,80 @@ fn a_merge_of_what_mostly_stays_is_not() {
     delete(&mut engine);
     let info = engine.info();
     assert_eq!((info.merges, info.abandoned_merges, info.failed_merges), (1, 0, 0));
+}
+
+/// A file that was half dead when the merge began is no reason to give it up.
+#[test]
+fn what_was_deleted_before_a_merge_does_not_count() {
+    let disk = SimulatedDisk::new();
+    let mut engine = open(&disk, 2);
+    engine.create_stream(GOING, StreamOptions::default());
+    engine.create_stream(STAYING, StreamOptions::default());
+    append(&mut engine, GOING, b"goes");
+    checkpoint(&mut engine);
+    for round in 0.. {
+        if !engine.merging.is_empty() {
+            break;
+        }
+        append(&mut engine, STAYING, b"stays");
+        append(&mut engine, STAYING, b"goes before");
+        checkpoint(&mut engine);
+        let subject = engine.subject(STAYING, "a").unwrap().id;
+        engine.delete(STAYING, round * 2 + 2, subject, 1);
+    }
+    delete(&mut engine);
+    let info = engine.info();
+    assert_eq!((info.merges, info.abandoned_merges, info.failed_merges), (1, 0, 0));
+}
+
+const SECRET: &[u8] = b"QJXZKVWPSECRET";
+
+/// Erases a record while its segment is being merged, with a stream that is deleted or not; returns the segments
+/// that hold its bytes in the end.
+fn erased_meanwhile(deletes: bool) -> Vec<String> {
+    let disk = SimulatedDisk::new();
+    let mut engine = open(&disk, 2);
+    engine.create_stream(GOING, StreamOptions::default());
+    engine.create_stream(STAYING, StreamOptions::default());
+    append(&mut engine, STAYING, SECRET);
+    append(&mut engine, STAYING, b"other");
+    checkpoint(&mut engine);
+    while engine.merging.is_empty() {
+        for _ in 0..4 {
+            append(&mut engine, GOING, b"goes");
+        }
+        checkpoint(&mut engine);
+    }
+    let holding = || {
+        let holds = |path: &String| {
+            let bytes = disk.contents(path).unwrap();
+            bytes.windows(SECRET.len()).any(|window| window == SECRET)
+        };
+        let paths = disk.paths().into_iter();
+        paths.filter(|path| path.starts_with("segments/") && holds(path)).collect::<Vec<_>>()
+    };
+    assert_eq!(holding().len(), 1);
+    let subject = engine.subject(STAYING, "a").unwrap().id;
+    engine.erase(STAYING, 1, subject, 1);
+    if deletes {
+        engine.drop_stream(GOING);
+    }
+    checkpoint(&mut engine);
+    for _ in 0..100 {
+        engine.run_background();
+        while engine.poll().unwrap().is_some() {}
+    }
+    let info = engine.info();
+    assert_eq!(info.abandoned_merges, u64::from(deletes));
+    holding()
+}
+
+#[test]
+fn what_is_erased_during_a_merge_goes() {
+    assert_eq!(erased_meanwhile(false), Vec::<String>::new());
+}
+
+#[test]
+fn what_is_erased_during_a_merge_that_is_given_up_goes() {
+    assert_eq!(erased_meanwhile(true), Vec::<String>::new());
 }
