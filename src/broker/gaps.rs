@@ -79,9 +79,7 @@ impl<L: Log> Broker<L> {
             let mut gaps = kept_gaps(&self.log, id)?;
             let known = gaps.len();
             let Some(stream) = self.catalog.get_mut(id) else { continue };
-            let is_mirror = stream.is_mirror();
-            let of_stream = losses.ranges.iter().filter(|lost| lost.stream == id);
-            for lost in of_stream.filter(|lost| lost.is_certain || !is_mirror) {
+            for lost in losses.ranges.iter().filter(|lost| lost.stream == id) {
                 let gap = gap_of(&stream.name, lost);
                 if gaps.iter().any(|known| (known.first, known.last) == (gap.first, gap.last)) {
                     continue;
@@ -107,7 +105,7 @@ impl<L: Log> Broker<L> {
     }
 
     /// Leaves out the sequences that a stream may have given out and lost, so that none is given out again. A
-    /// mirror gives out none: what it lost of its origin's it copies again.
+    /// mirror gives out none: what it lost of its origin's it copies again, if that still has it.
     pub(super) fn leave_out_doubtful(&mut self, stream: &Stream) {
         if stream.is_mirror() {
             return;
@@ -116,6 +114,17 @@ impl<L: Log> Broker<L> {
         let doubtful = ranges.iter().filter(|lost| lost.stream == stream.id && !lost.is_certain);
         if let Some(last) = doubtful.map(|lost| lost.last).max() {
             self.log.skip(stream.id, last);
+        }
+    }
+
+    /// A mirror is a stream of its own from now on: what it may have had and lost is not given out again, though its
+    /// origin may have gone before it could copy that.
+    pub(super) fn leave_out_uncopied(&mut self, id: StreamId) {
+        let gaps = self.catalog.get(id).map_or(&[][..], |stream| &stream.gaps);
+        let doubtful = gaps.iter().filter(|gap| !gap.is_certain);
+        if let Some(last) = doubtful.map(|gap| gap.last).max() {
+            self.log.skip(id, last);
+            self.note_appended(id);
         }
     }
 

@@ -186,7 +186,9 @@ impl<L: Log> Broker<L> {
     /// Replaces a stream's configuration by a complete and permitted one.
     pub(super) fn set_config(&mut self, id: StreamId, config: StreamConfig) {
         let Some(stream) = self.catalog.get_mut(id) else { return };
+        let was_mirror = stream.is_mirror();
         let (old, left) = stream.replace_config(config);
+        let is_mirror = stream.is_mirror();
         let options = stream.options();
         let subjects = stream.config.subjects.clone();
         stream.age_cursor = 0;
@@ -201,6 +203,9 @@ impl<L: Log> Broker<L> {
             self.drop_batches_of(id);
         }
         self.log.update_stream(id, options);
+        if was_mirror && !is_mirror {
+            self.leave_out_uncopied(id);
+        }
         self.keep_stream(id);
         self.link_sources(id, &left);
         self.keep_all_limits(id);

@@ -275,7 +275,7 @@ fn recover(
     for lost in &engine.recovery_report().losses.ranges {
         let what = match lost.is_certain {
             true => "the journal lost these sequences",
-            false => "the journal may have lost these sequences; they are left out",
+            false => "the journal may have lost these sequences; none of them is given out again",
         };
         let finding = Finding::new(&lost.file, what, Harm::Records).at(lost.offset, lost.offset);
         found(Finding { lost: Some((lost.stream, lost.first, lost.last)), ..finding });
