@@ -39,7 +39,7 @@ impl CrewPlace<'_> {
             journal: Arc::clone(journal),
             hurry: Arc::clone(hurry),
             is_inline: options.workers == Workers::Inline,
-            has_syncs: options.durability == Durability::Sync,
+            has_syncs: options.durability != Durability::Os,
             crash,
         };
         let is_closed: Arc<AtomicBool> = Arc::default();

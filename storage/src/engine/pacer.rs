@@ -1,5 +1,6 @@
 //! Leaves the disk to the journal: after each step that a background worker wrote and synced, it
-//! waits about as long as the journal's slowest syncs take.
+//! waits about as long as the journal's slowest syncs take. With durability `os` nobody waits for those, and nor
+//! does it.
 
 use std::io;
 use std::sync::Arc;
