@@ -113,8 +113,7 @@ impl Segment {
         let mut taking = Taking { request, filter, is_deleted, out, bytes: 0, count: 0 };
         let mut at = request.from;
         let tables = self.file.tables(stats);
-        let mut ahead =
-            Ahead { from: at, until: end, blocks: VecDeque::new(), tables: &tables, cursor: None };
+        let mut ahead = Ahead::new((at, end), request.max_records, &tables);
         while at < end && taking.has_room() {
             if let Some(wanted) = &wanted {
                 self.announce(stream, wanted, at, &mut ahead, stats);
@@ -147,11 +146,11 @@ impl Segment {
         while ahead.blocks.front().is_some_and(|block| block.last_seq < at) {
             ahead.blocks.pop_front();
         }
-        if ahead.blocks.len() > AHEAD / 2 {
+        if ahead.blocks.len() > ahead.most / 2 {
             // Told of many at once, the system is woken less often.
             return;
         }
-        while ahead.blocks.len() < AHEAD {
+        while ahead.blocks.len() < ahead.most {
             let next = wanted.at_or_after(ahead.from.max(at));
             let Some(seq) = next.filter(|seq| *seq < ahead.until) else { return };
             let found = self.next_place(stream, seq, ahead, stats);
@@ -369,9 +368,25 @@ struct Ahead<'a> {
     from: u64,
     /// Where the read ends.
     until: u64,
+    /// How many it is told of at most.
+    most: usize,
     /// Where they lie.
     blocks: VecDeque<BlockEntry>,
     tables: &'a Tables<'a>,
     /// Behind the last of them in the table of blocks.
     cursor: Option<Cursor<'a, Tables<'a>>>,
+}
+
+impl<'a> Ahead<'a> {
+    /// For a read of so many records in a range: each block holds one of them, mostly.
+    fn new((from, until): (u64, u64), records: usize, tables: &'a Tables<'a>) -> Self {
+        Self {
+            from,
+            until,
+            most: AHEAD.min(records),
+            blocks: VecDeque::new(),
+            tables,
+            cursor: None,
+        }
+    }
 }

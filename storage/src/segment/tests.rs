@@ -250,6 +250,21 @@ fn blocks_with_matches_are_announced_once_and_no_others() {
 }
 
 #[test]
+fn a_read_of_one_record_announces_no_more() {
+    let directory = Directory::new();
+    let stream = StreamId(1);
+    let subject = |seq: u64| if seq % 1000 < 200 { "wanted" } else { "other" };
+    let records: Vec<_> =
+        (1..=10_000).map(|seq| (stream, record(seq, subject(seq), &[7; 300]))).collect();
+    let meta = write(&directory, 1, Compression::Off, &records);
+    let segment = open(&directory, &meta, 0);
+    let request = ReadRequest { max_records: 1, ..everything(stream) };
+    let (filter, mut out) = (Filter::any_of(["wanted"]), Vec::new());
+    segment.read(&request, &filter, &|_| false, &mut out, &ReadStats::default()).unwrap();
+    assert_eq!((out.len(), directory.announced.lock().unwrap().len()), (1, 1));
+}
+
+#[test]
 fn a_literal_look_up_in_a_large_table_reads_a_few_pages() {
     let disk = Directory::new();
     let records: Vec<_> = (1..=50_000u64)
