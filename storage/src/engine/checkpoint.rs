@@ -163,6 +163,7 @@ impl Engine {
             if let Some(held) = self.contents.segments.held.get_mut(&range.segment) {
                 held.rewrite = true;
             }
+            self.merging.note_erased(range.segment);
         }
         !erased.is_empty()
     }

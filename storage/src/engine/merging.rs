@@ -36,8 +36,8 @@ struct Chosen {
 #[derive(Debug, Default)]
 pub(super) struct Merging {
     inputs: BTreeSet<u64>,
-    /// Inputs with erased records of which it knows, and which it leaves out.
-    cleansed: BTreeSet<u64>,
+    /// Something was erased in its inputs of which it does not know, and which it copies.
+    copies_erased: bool,
     /// Records of the inputs that could be read when it began.
     live: u64,
     wishes: Arc<MergeWishes>,
@@ -52,6 +52,11 @@ impl Merging {
     /// Whether it reads this segment.
     pub(super) fn contains(&self, id: u64) -> bool {
         self.inputs.contains(&id)
+    }
+
+    /// A record of this segment was erased.
+    pub(super) fn note_erased(&mut self, id: u64) {
+        self.copies_erased |= self.contains(id);
     }
 }
 
@@ -89,10 +94,8 @@ impl Engine {
         };
         let wishes =
             Arc::new(MergeWishes { is_urgent: is_urgent.into(), ..MergeWishes::default() });
-        let held = &self.contents.segments.held;
-        let has_erased = |id: &u64| held.get(id).is_some_and(|held| held.rewrite);
         self.merging = Merging {
-            cleansed: chosen.iter().copied().filter(has_erased).collect(),
+            copies_erased: false,
             live: self.live_of(&chosen),
             inputs: chosen,
             wishes: Arc::clone(&wishes),
@@ -206,14 +209,8 @@ impl Engine {
     pub(super) fn merge_done(&mut self, done: MergeDone) {
         let merging = std::mem::take(&mut self.merging);
         let held = |id: &u64| self.contents.segments.held.get(id);
-        let erased: Vec<u64> = merging
-            .inputs
-            .iter()
-            .copied()
-            .filter(|id| held(id).is_some_and(|held| held.rewrite))
-            .collect();
         // Erased bytes should not wait for the usual moment.
-        self.progress.is_wanted |= !erased.is_empty();
+        self.progress.is_wanted |= merging.inputs.iter().filter_map(held).any(|held| held.rewrite);
         match done.outputs {
             Ok(outputs) => {
                 let generation = merging.inputs.iter().filter_map(held).map(|held| held.generation);
@@ -223,13 +220,11 @@ impl Engine {
                     contents.segments.retire(*id, &mut contents.streams);
                     self.progress.removed.push(SegmentId(*id));
                 }
-                // What was erased after it had begun was copied.
-                let rewrite = erased.iter().any(|id| !merging.cleansed.contains(id));
                 for meta in outputs {
                     let file = SegmentFile::new(Arc::clone(&meta), &self.archive);
                     contents.segments.add(file, generation, &mut contents.streams);
                     if let Some(held) = contents.segments.held.get_mut(&meta.id.0) {
-                        held.rewrite = rewrite;
+                        held.rewrite = merging.copies_erased;
                     }
                     self.progress.added.push(meta);
                 }

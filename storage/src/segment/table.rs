@@ -296,24 +296,7 @@ impl<'a, P: Pages + ?Sized> Cursor<'a, P> {
 
     /// The next entry.
     pub(crate) fn next(&mut self) -> Result<Option<Entry<'_>>, SegmentError> {
-        while !self.ready {
-            let Some(page) = self.path.last_mut() else {
-                return Ok(None);
-            };
-            match page.advance() {
-                Some(true) if page.level == 0 => self.ready = true,
-                Some(true) => self.down()?,
-                Some(false) => {
-                    self.path.pop();
-                }
-                None => {
-                    let offset = page.offset;
-                    return Err(self.pages.damaged(offset, DISORDER));
-                }
-            }
-        }
-        self.ready = false;
-        Ok(self.path.last().map(|page| (page.key.as_slice(), page.value())))
+        self.skip_to(&[])
     }
 
     /// The first entry whose key is at least `key`, of those not handed out yet. What lies between is passed

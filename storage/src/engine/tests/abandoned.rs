@@ -107,6 +107,23 @@ fn what_was_deleted_before_a_merge_does_not_count() {
 
 const SECRET: &[u8] = b"QJXZKVWPSECRET";
 
+fn settle(engine: &mut Engine) {
+    for _ in 0..100 {
+        engine.run_background();
+        while engine.poll().unwrap().is_some() {}
+    }
+}
+
+/// The segments that hold the secret.
+fn holding(disk: &SimulatedDisk) -> Vec<String> {
+    let holds = |path: &String| {
+        let bytes = disk.contents(path).unwrap();
+        bytes.windows(SECRET.len()).any(|window| window == SECRET)
+    };
+    let paths = disk.paths().into_iter();
+    paths.filter(|path| path.starts_with("segments/") && holds(path)).collect()
+}
+
 /// Erases a record while its segment is being merged, with a stream that is deleted or not; returns the segments
 /// that hold its bytes in the end.
 fn erased_meanwhile(deletes: bool) -> Vec<String> {
@@ -123,28 +140,17 @@ fn erased_meanwhile(deletes: bool) -> Vec<String> {
         }
         checkpoint(&mut engine);
     }
-    let holding = || {
-        let holds = |path: &String| {
-            let bytes = disk.contents(path).unwrap();
-            bytes.windows(SECRET.len()).any(|window| window == SECRET)
-        };
-        let paths = disk.paths().into_iter();
-        paths.filter(|path| path.starts_with("segments/") && holds(path)).collect::<Vec<_>>()
-    };
-    assert_eq!(holding().len(), 1);
+    assert_eq!(holding(&disk).len(), 1);
     let subject = engine.subject(STAYING, "a").unwrap().id;
     engine.erase(STAYING, 1, subject, 1);
     if deletes {
         engine.drop_stream(GOING);
     }
     checkpoint(&mut engine);
-    for _ in 0..100 {
-        engine.run_background();
-        while engine.poll().unwrap().is_some() {}
-    }
+    settle(&mut engine);
     let info = engine.info();
     assert_eq!(info.abandoned_merges, u64::from(deletes));
-    holding()
+    holding(&disk)
 }
 
 #[test]
@@ -155,4 +161,24 @@ fn what_is_erased_during_a_merge_goes() {
 #[test]
 fn what_is_erased_during_a_merge_that_is_given_up_goes() {
     assert_eq!(erased_meanwhile(true), Vec::<String>::new());
+}
+
+/// A segment is written anew because of one erased record, and meanwhile another one of it is erased.
+#[test]
+fn what_is_erased_while_another_is_overwritten_goes() {
+    let disk = SimulatedDisk::new();
+    let mut engine = open(&disk, 2);
+    engine.create_stream(STAYING, StreamOptions::default());
+    append(&mut engine, STAYING, b"erased first");
+    append(&mut engine, STAYING, SECRET);
+    append(&mut engine, STAYING, b"other");
+    checkpoint(&mut engine);
+    let subject = engine.subject(STAYING, "a").unwrap().id;
+    engine.erase(STAYING, 1, subject, 1);
+    checkpoint(&mut engine);
+    assert!(!engine.merging.is_empty());
+    engine.erase(STAYING, 2, subject, 1);
+    checkpoint(&mut engine);
+    settle(&mut engine);
+    assert_eq!(holding(&disk), Vec::<String>::new());
 }
