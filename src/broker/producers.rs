@@ -100,7 +100,13 @@ impl Producer {
             {
                 range.count += stored.count;
             }
-            _ => self.ranges.insert(at, stored),
+            _ => {
+                if self.ranges.is_empty() {
+                    // Most producers have one range for good: those of clients that were here once.
+                    self.ranges.reserve_exact(1);
+                }
+                self.ranges.insert(at, stored);
+            }
         }
         while self.ranges.len() > max_ranges {
             if let Some(range) = self.ranges.pop_front() {

@@ -201,7 +201,7 @@ impl<L: Log> Broker<L> {
         if !notes.is_empty() {
             let key = state::producer_key(id);
             let (base, noted) = self.log.note(&key, notes);
-            if noted > base.max(state::MAX_NOTES) {
+            if noted > base.max(state::MAX_PRODUCER_NOTES) {
                 self.log.put(&key, &producer.encode());
             }
         }

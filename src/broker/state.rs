@@ -43,6 +43,10 @@ pub(super) const RESTORES: &[u8] = b"r/";
 /// Notes may grow to this, or to the size of their base, before a new base is written.
 pub(super) const MAX_NOTES: usize = 64 << 10;
 
+/// The same for producers, of which there are many: most have a single range of counters for good, and
+/// a note for each batch of theirs. 192 bytes are six of those.
+pub(super) const MAX_PRODUCER_NOTES: usize = 192;
+
 /// A stream as it is kept.
 #[derive(Serialize, Deserialize)]
 pub(super) struct KeptStream {

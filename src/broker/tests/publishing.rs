@@ -55,6 +55,22 @@ fn counters_sent_again_are_answered_and_not_stored_again() {
     assert!(matches!(events[1], Event::Published { first: 4, seq: 5, duplicate: false, .. }));
 }
 
+/// A hundred thousand producers are remembered, long after their clients have gone.
+#[test]
+fn a_producer_that_published_much_in_turn_leaves_little_behind() {
+    let mut bench = stream(|_| {});
+    for counter in 1..=1000 {
+        bench.publish(1, counter, &["s.a"]);
+    }
+    let [(_, kept)] = &bench.broker.log().states(state::PRODUCERS)[..] else { panic!("one") };
+    let bytes = kept.base.len() + kept.notes.len();
+    assert!(bytes <= 300, "{bytes} bytes");
+    let mut again = bench.restarted(BrokerOptions::default());
+    let events = again.publish(1, 1000, &["s.a", "s.a"]);
+    assert!(matches!(events[0], Event::Published { first: 1000, seq: 1000, duplicate: true, .. }));
+    assert!(matches!(events[1], Event::Published { first: 1001, duplicate: false, .. }));
+}
+
 #[test]
 fn nothing_leaves_before_it_is_durable() {
     let mut bench = stream(|_| {});
