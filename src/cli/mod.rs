@@ -3,6 +3,7 @@
 //! Standard output is data, standard error is talk; exit codes are a table in [`exit`]. Commands
 //! use the SDK as any other program would; only `serve`, `config` and `verify` know the server.
 
+mod allocator;
 mod args;
 mod bench;
 mod completions;

@@ -483,3 +483,24 @@ fn benches_that_start_servers_of_their_own_tell_figures() {
     let left: Vec<_> = left.map(|entry| entry.file_name()).collect();
     assert!(!left.iter().any(|name| name.to_string_lossy().contains("bench")), "{left:?}");
 }
+
+/// glibc takes what a server's memory needs from the environment of its start, so that the server starts
+/// itself once more, unless somebody has said something else.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[test]
+fn a_server_has_its_allocator_set_up() {
+    let environment = |serving: &Serving| {
+        let id = serving.child.as_ref().unwrap().id();
+        let name = std::fs::read_to_string(format!("/proc/{id}/comm")).unwrap();
+        assert_eq!(name, "claudebus\n");
+        let bytes = std::fs::read(format!("/proc/{id}/environ")).unwrap();
+        let texts = bytes.split(|byte| *byte == 0).map(|text| String::from_utf8_lossy(text).into());
+        texts.filter(|text: &String| text.starts_with("MALLOC_")).collect::<Vec<_>>()
+    };
+    let mut serving = Serving::start();
+    assert_eq!(environment(&serving), ["MALLOC_ARENA_MAX=2", "MALLOC_MMAP_THRESHOLD_=262144"]);
+    serving.stop();
+    let mut serving = Serving::start_with(&[], &[("MALLOC_ARENA_MAX", "3")]);
+    assert_eq!(environment(&serving), ["MALLOC_ARENA_MAX=3"]);
+    serving.stop();
+}

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::failed;
 use super::files::{Listener, PortsFile, write_pid};
 use super::log::Log;
+use crate::cli::allocator;
 use crate::cli::exit::Failure;
 use crate::cli::lame_duck::{Wish, send_away};
 use crate::config::nats_conf::{NatsOptions, Port, WebSocketOptions};
@@ -157,6 +158,7 @@ pub(super) fn serve(
     options: &NatsOptions,
     config: Option<&Path>,
 ) -> Result<(), Failure> {
+    allocator::set_up();
     let log = Log::start(options)?;
     claudebus_storage::disk::raise_file_limit();
     begin(&log, options, config);

@@ -7,6 +7,7 @@ mod place;
 use clap::Args;
 use claudebus_storage::engine::ScrubOptions;
 
+use super::allocator;
 use super::args::ConfigSource;
 use super::config::{environment, load};
 use super::exit::{Exit, Failure};
@@ -41,6 +42,7 @@ pub(super) struct Serve {
 
 /// Runs the server until it is told to stop.
 pub(super) fn run(serve: &Serve, output: &mut Output) -> Result<(), Failure> {
+    allocator::set_up();
     let (file, resolved) = load(&serve.source)?;
     file.require("event_bus.streams")?;
     logging::start(&resolved.settings)?;
