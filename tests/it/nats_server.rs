@@ -275,6 +275,25 @@ fn a_harness_of_a_file_and_a_log_finds_its_server() {
     );
 }
 
+/// The server starts itself once more, for its allocator, before it reads anything: a pipe gives its bytes once.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_configuration_may_come_through_a_pipe() {
+    use std::io::Write as _;
+
+    let mut server = Dropped::new();
+    let arguments = ["-c", "/dev/stdin", "-l", "log"];
+    let child = server.command(&arguments).stdin(Stdio::piped()).spawn();
+    let child = server.child.insert(child.unwrap());
+    let conf = b"host: 127.0.0.1\nport: -1\nauthorization { token: secret }\n";
+    child.stdin.take().unwrap().write_all(conf).unwrap();
+    until("the server is ready", || server.read("log").contains("[INF] Server is ready\n"));
+    let name = std::fs::read_to_string(format!("/proc/{}/comm", server.id())).unwrap();
+    assert_eq!(name, "nats-server\n", "as in every list of processes");
+    let mut stranger = Raw::connect(&server.address("log"), "");
+    assert!(stranger.line().contains("Authorization Violation"));
+}
+
 /// What a server in lame duck mode does, its own lines in the log at the end.
 fn lame_duck(mut server: Dropped) -> Vec<String> {
     server.write("f.conf", "lame_duck_duration: \"30s\"\nlame_duck_grace_period: \"1s\"\n");
@@ -288,7 +307,8 @@ fn lame_duck(mut server: Dropped) -> Vec<String> {
     let line = std::iter::repeat_with(|| told.line()).find(|line| is_end(line) || line.is_empty());
     let info: Value = serde_json::from_str(&line.unwrap()[5..]).unwrap();
     assert_eq!(info["client_id"], told.info["client_id"]);
-    assert!(TcpStream::connect(&address).is_err(), "nobody is let in");
+    // The clients are told and the listener is closed at the same time.
+    until("nobody is let in", || TcpStream::connect(&address).is_err());
     // Those that are there are served until they are sent away.
     told.send("SUB a 1\r\nPUB a 2\r\nhi\r\n");
     assert_eq!((told.line(), told.line()), ("MSG a 1 2".to_owned(), "hi".to_owned()));

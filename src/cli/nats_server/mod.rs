@@ -15,6 +15,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use super::allocator;
 use super::exit::{Exit, Failure};
 use super::output::say;
 use crate::config::nats_conf::{NatsOptions, Sources, load, read_file};
@@ -84,6 +85,8 @@ fn obey(arguments: Vec<OsString>) -> Result<(), Failure> {
 
 /// Serves, or says whether one could.
 fn serve(flags: &Flags) -> Result<(), Failure> {
+    // Before the file is read: it may be a pipe, which gives its bytes once.
+    let is_exposed = !flags.test && allocator::set_up();
     let options = options(flags)?;
     let builder = running::describe(&options)?;
     if flags.test {
@@ -96,7 +99,7 @@ fn serve(flags: &Flags) -> Result<(), Failure> {
         say(format_args!("{}: configuration file {path} is valid", files::PROGRAM));
         return Ok(());
     }
-    running::serve(builder, &options, flags.config.as_deref())
+    running::serve(builder, &options, flags.config.as_deref(), is_exposed)
 }
 
 /// What the file says, and what the flags change.

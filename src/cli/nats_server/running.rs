@@ -152,18 +152,23 @@ fn resolve(host: &str) -> Result<IpAddr, Failure> {
     best.map(SocketAddr::ip).ok_or_else(|| wrong(&"it has no address"))
 }
 
-/// Serves until a signal or a failure.
+/// Serves until a signal or a failure. `is_exposed` is what [`allocator::set_up`] returned.
 pub(super) fn serve(
     builder: ServerBuilder,
     options: &NatsOptions,
     config: Option<&Path>,
+    is_exposed: bool,
 ) -> Result<(), Failure> {
-    allocator::set_up();
     let log = Log::start(options)?;
     claudebus_storage::disk::raise_file_limit();
     begin(&log, options, config);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let result = runtime.block_on(serve_until_stopped(builder, options, &log));
+    let result = runtime.block_on(async {
+        if is_exposed {
+            allocator::outlive_broken_pipes()?;
+        }
+        serve_until_stopped(builder, options, &log).await
+    });
     // Whatever still runs was cut off on purpose.
     runtime.shutdown_background();
     result.map_err(|failure| {

@@ -42,7 +42,7 @@ pub(super) struct Serve {
 
 /// Runs the server until it is told to stop.
 pub(super) fn run(serve: &Serve, output: &mut Output) -> Result<(), Failure> {
-    allocator::set_up();
+    let is_exposed = allocator::set_up();
     let (file, resolved) = load(&serve.source)?;
     file.require("event_bus.streams")?;
     logging::start(&resolved.settings)?;
@@ -55,7 +55,12 @@ pub(super) fn run(serve: &Serve, output: &mut Output) -> Result<(), Failure> {
     }
     let builder = describe(&resolved, &file)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let result = runtime.block_on(serve_until_stopped(builder, &resolved.settings, &file, output));
+    let result = runtime.block_on(async {
+        if is_exposed {
+            allocator::outlive_broken_pipes()?;
+        }
+        serve_until_stopped(builder, &resolved.settings, &file, output).await
+    });
     // Whatever still runs was cut off on purpose.
     runtime.shutdown_background();
     result
