@@ -1,8 +1,9 @@
 //! Mirrors and sources: what is copied is what the origin had, once, whatever happens between.
 
-use claudebus_storage::log::{Losses, LostRange};
-use claudebus_storage::{NewRecord, Pressure};
-use proptest::prelude::*;
+mod doubt;
+mod model;
+
+use claudebus_storage::Pressure;
 
 use super::*;
 use crate::model::api::PurgeOptions;
@@ -45,21 +46,6 @@ fn publish(bench: &mut Bench, subjects: &[&str]) {
         bench.pass(Duration::from_millis(10));
         bench.request(subject, &[], &format!("body of {subject}"));
     }
-}
-
-/// The broker after a start that found sequences in doubt, of the named streams from that of each on.
-fn in_doubt(bench: &Bench, from: &[(&str, u64)]) -> Bench {
-    let range = |(name, first): &(&str, u64)| LostRange {
-        stream: bench.broker.catalog.id_of(name).unwrap(),
-        first: *first,
-        last: 9,
-        file: "journal/1".into(),
-        offset: 1,
-        is_certain: false,
-    };
-    let mut log = bench.broker.log.reopened();
-    log.lose(Losses { ranges: from.iter().map(range).collect(), missing: 0 });
-    Bench::on(log, BrokerOptions::default(), bench.at)
 }
 
 fn delete(bench: &mut Bench, stream: &str, seq: u64) {
@@ -474,144 +460,4 @@ fn a_mirror_answers_for_an_origin_that_is_gone() {
         }
         other => panic!("{other:?}"),
     }
-}
-
-#[derive(Clone, Debug)]
-enum Step {
-    Publish(Vec<&'static str>),
-    Delete(u64),
-    Purge,
-    Slow(bool),
-    Crowded(bool),
-    Turn,
-    Restart,
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    let subject = prop::sample::select(vec!["o.1", "o.2", "o.3"]);
-    prop_oneof![
-        6 => prop::collection::vec(subject, 1..6).prop_map(Step::Publish),
-        2 => (1_u64..40).prop_map(Step::Delete),
-        1 => Just(Step::Purge),
-        2 => any::<bool>().prop_map(Step::Slow),
-        1 => any::<bool>().prop_map(Step::Crowded),
-        2 => Just(Step::Turn),
-        2 => Just(Step::Restart),
-    ]
-}
-
-/// What copies have, by the subjects of all that was ever published: each at its place, unless it went
-/// before it was copied.
-fn judge(bench: &Bench, published: &[&'static str]) {
-    let now: Vec<u64> = bench.seqs("O");
-    let mirrored = subjects(bench, "M");
-    for (seq, subject) in &mirrored {
-        assert_eq!(published[usize::try_from(*seq).unwrap() - 1], subject);
-    }
-    let places: Vec<u64> = mirrored.iter().map(|(seq, _)| *seq).collect();
-    assert!(places.is_sorted_by(|a, b| a < b));
-    assert!(now.iter().all(|seq| places.contains(seq)), "{now:?} in {places:?}");
-    let copied: Vec<u64> = held(bench, "S")
-        .iter()
-        .map(|(_, _, subject, headers, _)| {
-            let words = headers.lines().find_map(|line| line.strip_prefix("Nats-Stream-Source: "));
-            let seq: u64 = words.unwrap().split(' ').nth(1).unwrap().parse().unwrap();
-            assert_eq!((published[usize::try_from(seq).unwrap() - 1], &**subject), ("o.1", "p.1"));
-            seq
-        })
-        .collect();
-    assert!(copied.is_sorted_by(|a, b| a < b), "each once: {copied:?}");
-    let id = bench.broker.catalog.id_of("O").unwrap();
-    let wanted = bench.broker.log.records(id).filter(|record| record.subject() == "o.1");
-    for record in wanted {
-        assert!(copied.contains(&record.seq), "{} in {copied:?}", record.seq);
-    }
-}
-
-proptest! {
-    #[test]
-    fn copies_are_whole_and_each_message_is_copied_once(steps in prop::collection::vec(step(), 1..60)) {
-        let mut bench = origin(&[]);
-        bench.create(mirror("M", of("O"))).unwrap();
-        bench.create(sourced("S", &[mapped("O", "o.1", "p.1")])).unwrap();
-        let mut published = Vec::new();
-        for step in steps {
-            match step {
-                Step::Publish(subjects) => {
-                    bench.handle(A, Request::Send { batch: batch(&subjects), echo: true });
-                    published.extend(subjects);
-                }
-                Step::Delete(seq) => {
-                    let request = ApiRequest::MessageDelete { stream: "O".into(), seq, no_erase: true };
-                    bench.handle(A, Request::Api { token: Token(1), request });
-                }
-                Step::Purge => {
-                    let options = PurgeOptions::default();
-                    let request = ApiRequest::StreamPurge { stream: "O".into(), options };
-                    bench.handle(A, Request::Api { token: Token(1), request });
-                }
-                Step::Slow(slow) => bench.broker.log_mut().slow_reads(slow),
-                Step::Crowded(crowded) => {
-                    let pressure = if crowded { Pressure::High } else { Pressure::Normal };
-                    bench.broker.log_mut().set_pressure(pressure);
-                }
-                Step::Turn => bench.pass(Duration::from_millis(100)),
-                Step::Restart => {
-                    let _ = bench.broker.commit();
-                    bench = bench.restarted(BrokerOptions::default());
-                }
-            }
-        }
-        bench.broker.log_mut().set_pressure(Pressure::Normal);
-        for _ in 0..20 {
-            bench.pass(Duration::from_secs(1));
-        }
-        judge(&bench, &published);
-    }
-}
-
-/// A power loss took copies with it that the origin still has: the mirror copies them again, although as many
-/// sequences may have been lost there as anywhere.
-#[test]
-fn a_mirror_copies_again_what_it_lost_in_doubt() {
-    let mut bench = origin(&["o.a", "o.b"]);
-    bench.create(mirror("M", of("O"))).unwrap();
-    bench.turn();
-    let origin = bench.broker.catalog.id_of("O").unwrap();
-    let copied = bench.broker.log.records(origin).last().unwrap().clone();
-    let record = NewRecord {
-        subject: copied.subject(),
-        headers: b"",
-        payload: b"not copied",
-        time: copied.time,
-        expires: None,
-        message_id: None,
-    };
-    bench.broker.log.append(origin, &record).unwrap();
-    let mut bench = in_doubt(&bench, &[("O", 4), ("M", 3)]);
-    publish(&mut bench, &["o.c"]);
-    let wanted = [at(1, "o.a"), at(2, "o.b"), at(3, "o.b"), at(10, "o.c")];
-    assert_eq!(subjects(&bench, "O"), wanted);
-    assert_eq!(subjects(&bench, "M"), wanted);
-    let gaps = |name: &str| {
-        let id = bench.broker.catalog.id_of(name).unwrap();
-        bench.broker.catalog.get(id).unwrap().gaps.len()
-    };
-    assert_eq!((gaps("O"), gaps("M")), (1, 1), "both are told of the doubt");
-}
-
-/// The origin went before the mirror could copy again what it lost: what it may have had is not given out anew.
-#[test]
-fn a_mirror_that_becomes_a_stream_gives_out_nothing_that_it_lost() {
-    let mut bench = origin(&["o.a", "o.b"]);
-    bench.create(mirror("M", of("O"))).unwrap();
-    bench.turn();
-    bench.api(ApiRequest::StreamDelete { stream: "O".into() }).unwrap();
-    let bench = in_doubt(&bench, &[("M", 3)]);
-    // The next start finds nothing in doubt any more.
-    let mut bench = in_doubt(&bench, &[]);
-    assert_eq!(bench.info("M").state.last_seq, 2);
-    bench.api(ApiRequest::StreamUpdate(Box::new(named("M", &["m.>"])))).unwrap();
-    publish(&mut bench, &["m.a"]);
-    assert_eq!(subjects(&bench, "M"), [at(1, "o.a"), at(2, "o.b"), at(10, "m.a")]);
 }
