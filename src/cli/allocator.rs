@@ -86,9 +86,9 @@ mod glibc {
             PathBuf::from(name)
         } else {
             // An empty part of it stands for the working directory.
-            let places =
+            let mut places =
                 std::env::split_paths(path).map(|part| Path::new(".").join(part).join(name));
-            places.into_iter().find(|place| place.is_file())?
+            places.find(|place| place.is_file())?
         };
         (called.canonicalize().ok()? == program).then_some(called)
     }

@@ -220,20 +220,28 @@ fn a_few_records_do_not_keep_their_blocks_in_memory() {
     }
 }
 
+fn is_wanted(seq: u64) -> bool {
+    seq % 1000 < 200
+}
+
+/// So many records, of which those that [`is_wanted`] names have the subject `wanted`.
+fn scattered(directory: &Directory, stream: StreamId, count: u64) -> Segment {
+    let subject = |seq| if is_wanted(seq) { "wanted" } else { "other" };
+    let records: Vec<_> =
+        (1..=count).map(|seq| (stream, record(seq, subject(seq), &[7; 300]))).collect();
+    let meta = write(directory, 1, Compression::Off, &records);
+    open(directory, &meta, 0)
+}
+
 #[test]
 fn blocks_with_matches_are_announced_once_and_no_others() {
-    let directory = Directory::new();
-    let stream = StreamId(1);
-    let subject = |seq: u64| if seq % 1000 < 200 { "wanted" } else { "other" };
-    let records: Vec<_> =
-        (1..=100_000).map(|seq| (stream, record(seq, subject(seq), &[7; 300]))).collect();
-    let meta = write(&directory, 1, Compression::Off, &records);
-    let segment = open(&directory, &meta, 0);
+    let (directory, stream) = (Directory::new(), StreamId(1));
+    let segment = scattered(&directory, stream, 100_000);
     let filter = Filter::any_of(["wanted"]);
     let found = read_all(&segment, &everything(stream), &filter);
     assert_eq!(found.len(), 100 * 200);
     let mut places = Vec::new();
-    let wanted = |first: u64, last: u64| (first..=last).any(|seq| subject(seq) == "wanted");
+    let wanted = |first: u64, last: u64| (first..=last).any(is_wanted);
     let mut visit = |block: BlockEntry| {
         if wanted(block.first_seq, block.last_seq) {
             places.push((block.offset, u64::from(block.length)));
@@ -251,13 +259,8 @@ fn blocks_with_matches_are_announced_once_and_no_others() {
 
 #[test]
 fn a_read_of_one_record_announces_no_more() {
-    let directory = Directory::new();
-    let stream = StreamId(1);
-    let subject = |seq: u64| if seq % 1000 < 200 { "wanted" } else { "other" };
-    let records: Vec<_> =
-        (1..=10_000).map(|seq| (stream, record(seq, subject(seq), &[7; 300]))).collect();
-    let meta = write(&directory, 1, Compression::Off, &records);
-    let segment = open(&directory, &meta, 0);
+    let (directory, stream) = (Directory::new(), StreamId(1));
+    let segment = scattered(&directory, stream, 10_000);
     let request = ReadRequest { max_records: 1, ..everything(stream) };
     let (filter, mut out) = (Filter::any_of(["wanted"]), Vec::new());
     segment.read(&request, &filter, &|_| false, &mut out, &ReadStats::default()).unwrap();
