@@ -73,8 +73,12 @@ done
 tell() { grep -E '^(FAILED|SUBFAILED|ERROR )|(passed|failed).* in ' "$1" || tail -20 "$1"; }
 failed=() status=0
 for part in "${!running[@]}"; do
-    wait "${running[$part]}" || failed+=("$part")
-    tell "$work/part$part.txt"
+    if wait "${running[$part]}"; then
+        tell "$work/part$part.txt"
+    else
+        failed+=("$part")
+        tell "$work/part$part.txt" | sed 's/^/to be run again: /'
+    fi
 done
 # The suite's tests have clocks in them, and four run beside each other on however few processors there are:
 # those that failed are run once more by themselves. None found to run again is a failure as well.

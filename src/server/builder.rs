@@ -273,7 +273,8 @@ impl ServerBuilder {
     }
 
     /// Writes to this file where clients of this machine find the server, as long as it runs:
-    /// see [`LocalServer::path`](crate::client::LocalServer::path).
+    /// see [`LocalServer::path`](crate::client::LocalServer::path). If it cannot be written the server
+    /// warns of it, and runs.
     #[must_use]
     pub fn context_file(mut self, path: impl AsRef<Path>) -> Self {
         self.context_file = Some(path.as_ref().to_path_buf());

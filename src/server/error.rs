@@ -44,7 +44,7 @@ pub enum StartError {
     /// Certificates cannot be made or used.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// The ready file or the context file cannot be written.
+    /// The ready file cannot be written.
     #[error(transparent)]
     Ready(#[from] ReadyError),
     /// The broker's thread cannot be started.

@@ -105,9 +105,10 @@ pub(super) struct ContextFile {
 
 impl ContextFile {
     /// Writes it. Nothing is written for a server that no client could find by it, nor while another
-    /// server runs that clients find by it.
-    pub(super) fn write(path: &Path, ready: &Ready) -> Result<Option<Self>, ReadyError> {
-        let Some(local) = ready.for_clients() else { return Ok(None) };
+    /// server runs that clients find by it. That it cannot be written (a full disk, a home directory
+    /// that is read-only) is no reason not to serve.
+    pub(super) fn write(path: &Path, ready: &Ready) -> Option<Self> {
+        let local = ready.for_clients()?;
         // What cannot be read is of no use to clients either.
         if let Ok(Some(other)) = LocalServer::read(path.to_path_buf())
             && other.data != local.data
@@ -120,10 +121,18 @@ impl ContextFile {
                  {CONTEXT_VARIABLE}",
                 other.url, other.pid, local.url, local.ca.display(),
             );
-            return Ok(None);
+            return None;
         }
-        write_json("the context file", path, &local)?;
-        Ok(Some(Self { path: path.to_path_buf(), pid: ready.pid }))
+        if let Err(error) = write_json("the context file", path, &local) {
+            tracing::warn!(
+                "{error}; tell clients of this machine --server {} --ca {}, or name a file that can \
+                 be written with {CONTEXT_VARIABLE}",
+                local.url,
+                local.ca.display(),
+            );
+            return None;
+        }
+        Some(Self { path: path.to_path_buf(), pid: ready.pid })
     }
 }
 
@@ -147,8 +156,12 @@ fn write_json<T: Serialize>(what: &'static str, path: &Path, value: &T) -> Resul
         let mut text = serde_json::to_vec_pretty(value)?;
         text.push(b'\n');
         let draft = path.with_extension(format!("{}.tmp", std::process::id()));
-        fs::write(&draft, text)?;
-        fs::rename(&draft, path)
+        let moved = fs::write(&draft, text).and_then(|()| fs::rename(&draft, path));
+        if moved.is_err() {
+            // A draft is of no use to anybody; what went wrong is told already.
+            let _ = fs::remove_file(&draft);
+        }
+        moved
     };
     write().map_err(|source| ReadyError { what, path: path.to_path_buf(), source })
 }
@@ -204,15 +217,15 @@ mod tests {
         let mut first = ready();
         first.data = Some(dir.path().join("first"));
         let used = RealDisk::open(dir.path().join("first")).expect("locked");
-        let kept = ContextFile::write(&path, &first).expect("written").expect("reachable");
+        let kept = ContextFile::write(&path, &first).expect("written");
         let mut second = ready();
         second.pid = 8;
-        assert!(ContextFile::write(&path, &second).expect("no error").is_none());
+        assert!(ContextFile::write(&path, &second).is_none());
         let found = || LocalServer::read(path.clone()).expect("read").expect("there").pid;
         assert_eq!(found(), 7);
         // The first was killed: its file misleads, and the next server's takes its place.
         drop(used);
-        let second = ContextFile::write(&path, &second).expect("written");
+        let second = ContextFile::write(&path, &second);
         assert_eq!((second.is_some(), found()), (true, 8));
         drop(kept);
     }
@@ -221,7 +234,7 @@ mod tests {
     fn the_context_file_goes_with_its_server() {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let path = dir.path().join("context.json");
-        let file = ContextFile::write(&path, &ready()).expect("written").expect("reachable");
+        let file = ContextFile::write(&path, &ready()).expect("written");
         let found = LocalServer::read(path.clone()).expect("read").expect("there");
         assert_eq!(found.url, "quic://127.0.0.1:4222");
         let mut other = ready();
@@ -231,5 +244,15 @@ mod tests {
         assert!(path.exists(), "it belongs to the other server");
         drop(second);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_context_file_that_cannot_be_written_leaves_nothing() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        // A directory of that name, and not an empty one, cannot be written over.
+        let path = dir.path().join("context.json");
+        fs::create_dir_all(path.join("full")).expect("created");
+        assert!(ContextFile::write(&path, &ready()).is_none());
+        assert_eq!(fs::read_dir(dir.path()).expect("listed").count(), 1);
     }
 }

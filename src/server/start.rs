@@ -206,7 +206,7 @@ async fn listen(
         durability: durability(builder),
     };
     if let Some(path) = &builder.context_file {
-        parts.context_file = ContextFile::write(path, &ready)?;
+        parts.context_file = ContextFile::write(path, &ready);
     }
     if let Some(path) = &builder.ready_file {
         parts.ready_file = Some(ReadyFile::write(path, &ready)?);

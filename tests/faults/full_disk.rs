@@ -1,5 +1,6 @@
 //! A data directory on a file system of 48 MiB.
 
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -42,16 +43,17 @@ impl SmallDisk {
         None
     }
 
-    /// Takes all but `left` bytes of what is free, as some other program would.
-    fn fill(&self, left: u64) -> PathBuf {
-        let file = self.path.join("of-somebody-else");
-        let output = Command::new("df").args(["-B1", "--output=avail"]).arg(&self.path).output();
-        let text = String::from_utf8(output.unwrap().stdout).unwrap();
-        let free: u64 = text.lines().last().unwrap().trim().parse().unwrap();
-        let size = free.saturating_sub(left).to_string();
-        let done = Command::new("fallocate").args(["-l", &size]).arg(&file).status().unwrap();
-        assert!(done.success());
-        file
+    /// Takes what is free, as some other program would, and returns its file.
+    fn fill(&self) -> PathBuf {
+        let path = self.path.join("of-somebody-else");
+        let mut file = std::fs::File::create(&path).unwrap();
+        let error = loop {
+            if let Err(error) = file.write_all(&[0; 4096]) {
+                break error;
+            }
+        };
+        assert_eq!(error.kind(), std::io::ErrorKind::StorageFull, "{error}");
+        path
     }
 }
 
@@ -84,7 +86,6 @@ async fn fill(client: &Client) -> u64 {
 
 /// The status line of the health check.
 fn health(launch: &Launch) -> String {
-    use std::io::{Read, Write};
     let mut stream = std::net::TcpStream::connect(("127.0.0.1", launch.http)).unwrap();
     let request = "GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
     stream.write_all(request.as_bytes()).unwrap();
@@ -107,7 +108,12 @@ async fn a_full_disk_refuses_messages_and_takes_all_else() {
     let Some(disk) = SmallDisk::mount(&dir.path().join("disk")) else { return };
     let config = dir.path().join("claudebus.yaml");
     std::fs::write(&config, "server:\n  tail_budget: 2MiB\n").unwrap();
-    let launch = Launch::new(&dir.path().join("disk/data")).unwrap();
+    // Only the data is on the full disk: what the broker printed and the file that says it is ready
+    // lie beside the link.
+    let (data, there) = (dir.path().join("data"), disk.path.join("data"));
+    std::fs::create_dir(&there).unwrap();
+    std::os::unix::fs::symlink(&there, &data).unwrap();
+    let launch = Launch::new(&data).unwrap();
     let launch = launch.with(&["--config", config.to_str().unwrap()]);
     let mut broker = start(&launch);
     let client = connect(&launch).await;
@@ -122,7 +128,7 @@ async fn a_full_disk_refuses_messages_and_takes_all_else() {
     assert!(refused > 1_000, "only {refused} messages found room");
     assert!(health(&launch).contains("the disk is full"), "{}", health(&launch));
     // What another program takes makes it no worse.
-    let theirs = disk.fill(0);
+    let theirs = disk.fill();
     let mut messages = consumer.messages();
     for seq in 1..refused.min(2_000) {
         let message = messages.next().await.unwrap().unwrap();
