@@ -10,7 +10,7 @@ use claudebus::client::{
 };
 
 use crate::process::Launch;
-use crate::{connect, log, payload, start, wait_until};
+use crate::{connect, payload, start, wait_until};
 
 /// Size of the file system. The broker's files that hold no messages take 12 MiB of it.
 const DISK: &str = "size=48m";
@@ -126,7 +126,8 @@ async fn a_full_disk_refuses_messages_and_takes_all_else() {
 
     let refused = fill(&client).await;
     assert!(refused > 1_000, "only {refused} messages found room");
-    assert!(health(&launch).contains("the disk is full"), "{}", health(&launch));
+    // A checkpoint may have found some more room just now.
+    wait_until("it says so", async || health(&launch).contains("the disk is full")).await;
     // What another program takes makes it no worse.
     let theirs = disk.fill();
     let mut messages = consumer.messages();
@@ -157,6 +158,7 @@ async fn a_full_disk_refuses_messages_and_takes_all_else() {
     })
     .await;
     check(&client, refused - 10, refused).await;
-    assert!(health(&launch).starts_with("HTTP/1.1 200"), "{}", log(&launch));
+    // While segments go, checkpoints may find the disk full once more.
+    wait_until("it is well", async || health(&launch).starts_with("HTTP/1.1 200")).await;
     broker.kill().unwrap();
 }
