@@ -1,5 +1,6 @@
 //! Backups: a snapshot of either server is restored into either of them.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -13,26 +14,40 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Bytes of the parts in which a snapshot is given back, which are not those it came in.
 const PART: usize = 777;
 
+/// The subscription to the parts of snapshots.
+const PARTS: &str = "2";
+
 /// A client that waits for one thing at a time.
 struct Client {
     connection: Connection,
     asked: usize,
+    /// Parts of snapshots that came while something else was waited for: the first may overtake the answer
+    /// of the real server.
+    parts: VecDeque<Operation>,
 }
 
 impl Client {
     fn of(server: &Server) -> Self {
         let mut connection = Connection::open(server.address());
-        connection.send(format!("{HANDSHAKE}SUB _INBOX.b.* 1\r\nSUB parts 2\r\n").as_bytes());
-        Self { connection, asked: 0 }
+        connection.send(format!("{HANDSHAKE}SUB _INBOX.b.* 1\r\nSUB parts {PARTS}\r\n").as_bytes());
+        Self { connection, asked: 0, parts: VecDeque::new() }
     }
 
     /// The next message for a subscription.
     fn message(&mut self, subscription: &str) -> Operation {
+        if subscription == PARTS
+            && let Some(part) = self.parts.pop_front()
+        {
+            return part;
+        }
         let deadline = Instant::now() + PATIENCE;
         loop {
             match self.connection.next(deadline) {
                 Came::Operation(found) if found.subscription() == Some(subscription) => {
                     return found;
+                }
+                Came::Operation(found) if found.subscription() == Some(PARTS) => {
+                    self.parts.push_back(found);
                 }
                 Came::Operation(_) => {}
                 Came::End | Came::Nothing => panic!("nothing came for {subscription}"),
@@ -113,12 +128,18 @@ impl Client {
         let said = self.api("STREAM.SNAPSHOT.S", &asked);
         let mut bytes = Vec::new();
         loop {
-            let part = self.message("2");
+            let part = self.message(PARTS);
             if let Some(reply) = part.reply() {
                 let reply = reply.to_owned();
                 self.publish(&reply, "", b"");
             }
             if part.payload.is_empty() {
+                // A snapshot that ended before its time says so in the status.
+                let status = part.headers.as_deref().map(String::from_utf8_lossy);
+                assert!(
+                    status.as_ref().is_none_or(|s| s.starts_with("NATS/1.0 204")),
+                    "{status:?}"
+                );
                 assert!(bytes.len() > 1024, "more than one part");
                 return (said, bytes);
             }
