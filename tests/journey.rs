@@ -22,7 +22,7 @@ use claudebus::model::batch::MessageBatch;
 use claudebus::model::consumer::{AckPolicy, ConsumerConfig};
 use claudebus::model::event::Event;
 use claudebus::model::limits::Limits;
-use claudebus::model::request::{AckKind, ProducerId, Request, SessionId, Token};
+use claudebus::model::request::{AckKind, ConnectionId, ProducerId, Request, SessionId, Token};
 use claudebus::model::stream::StreamConfig;
 use claudebus::model::time::Now;
 use claudebus::session::native::Session;
@@ -133,7 +133,7 @@ struct OpenStream {
 
 impl OpenStream {
     fn new(id: SessionId, opening: &Bytes, broker: &mut Broker<Engine>) -> Self {
-        let session = Session::further(Arc::new(Limits::default()));
+        let session = Session::further(Arc::new(Limits::default()), ConnectionId(1));
         let mut stream = Self { id, session, out: Output::new() };
         stream.receive(opening, broker);
         turn(broker);
@@ -178,7 +178,7 @@ fn broker_with_a_stream_and_a_consumer() -> Broker<Engine> {
     let disk = Arc::new(SimulatedDisk::new());
     let engine = Engine::open(options, disk, Arc::new(|| {})).expect("a new log opens");
     let mut broker = Broker::open(engine, BrokerOptions::default(), NOW).expect("nothing to read");
-    broker.handle(NOW, OPERATOR, Request::Opened);
+    broker.handle(NOW, OPERATOR, Request::Opened { connection: ConnectionId(1) });
     let stream = StreamConfig {
         name: "ORDERS".into(),
         subjects: vec!["orders.>".into()],

@@ -15,7 +15,7 @@ use claudebus::model::consumer::{AckPolicy, ConsumerConfig, ConsumerInfo};
 use claudebus::model::event::Event;
 use claudebus::model::headers::Block;
 use claudebus::model::request::{
-    Ack, AckKind, ProducerId, Pull, ReplyTo, Request, SessionId, Token,
+    Ack, AckKind, ConnectionId, ProducerId, Pull, ReplyTo, Request, SessionId, Token,
 };
 use claudebus::model::stream::{Discard, StreamConfig};
 use claudebus::model::time::Now;
@@ -154,7 +154,7 @@ impl Bench {
     fn open(log: MemoryLog, at: Duration) -> Self {
         let broker = Broker::open(log, BrokerOptions::default(), now(at)).expect("it opens");
         let mut bench = Self { broker, at, token: 0 };
-        bench.run(Request::Opened);
+        bench.run(Request::Opened { connection: ConnectionId(1) });
         bench
     }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 use claudebus::broker::{Broker, BrokerOptions};
 use claudebus::model::event::{Delivery, Event};
 use claudebus::model::limits::Limits;
-use claudebus::model::request::{Request, SessionId};
+use claudebus::model::request::{ConnectionId, Request, SessionId};
 use claudebus::model::time::Now;
 use claudebus::session::nats::Session;
 use claudebus::wire::Output;
@@ -155,7 +155,7 @@ impl Bench {
             Broker::open(MemoryLog::new(), BrokerOptions::default(), now(at)).expect("it opens");
         let session = Session::new(Arc::new(Limits::default()), "bus".into(), true);
         let mut bench = Self { broker, session, out: Output::new(), at };
-        bench.broker.handle(now(at), ME, Request::Opened);
+        bench.broker.handle(now(at), ME, Request::Opened { connection: ConnectionId(1) });
         bench.send(CONNECT.as_bytes());
         bench.request("STREAM.CREATE.S", br#"{"name":"S","subjects":["s.>"],"allow_direct":true}"#);
         let config =

@@ -5,12 +5,14 @@
 use std::sync::Arc;
 
 use claudebus::model::limits::Limits;
+use claudebus::model::request::ConnectionId;
 use claudebus::session::native::{Ending, Session};
 use claudebus::wire::native::{Decoder, Output, Welcome};
 use claudebus_fuzz::cut;
 use libfuzzer_sys::fuzz_target;
 
 const LIMIT: usize = 1 << 16;
+const CONNECTION: ConnectionId = ConnectionId(1);
 
 /// What the session makes of its client.
 #[derive(Debug, Default, PartialEq)]
@@ -22,7 +24,11 @@ struct Heard {
 
 fn hear(is_first: bool, parts: &[&[u8]]) -> Heard {
     let limits = Arc::new(Limits::default());
-    let mut session = if is_first { Session::first(limits) } else { Session::further(limits) };
+    let mut session = if is_first {
+        Session::first(limits, CONNECTION)
+    } else {
+        Session::further(limits, CONNECTION)
+    };
     let (mut requests, mut out) = (Vec::new(), Output::new());
     let ending = talk(&mut session, parts, &mut requests, &mut out).err();
     Heard {

@@ -245,7 +245,7 @@ impl<L: Log> Broker<L> {
         let Some((_, member)) = found else { return };
         member.dead_letters_full = false;
         let settled = member.consumer.bury(dying.seq);
-        self.stirred.insert((id, Arc::clone(name)));
+        self.stir(id, name);
         if moved || matches!(dying.reason, DeadReason::Terminated(_)) {
             self.discard_settled(id, settled.as_slice());
         }

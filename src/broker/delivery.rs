@@ -1,7 +1,6 @@
 //! Between consumers, the log and sessions: reading what consumers want, handing out what they
 //! deliver.
 
-use std::ops::Bound;
 use std::sync::Arc;
 
 use claudebus_storage::log::ReadRequest;
@@ -18,6 +17,7 @@ use super::reading::meta_of;
 use super::router::{Route, SubscriptionId};
 use super::sessions::{ConsumerKey, SERVER, Sessions};
 use super::state;
+use super::turns::Turn;
 use super::{Broker, Deadline};
 
 /// Deliveries of one consumer in one turn, so that others have theirs.
@@ -74,11 +74,6 @@ impl Mail {
 /// Characters of the name that a pinned client has: as many as nats-server's, and no more to be guessed.
 const PIN_LENGTH: usize = 22;
 
-/// Consumers that are served in one turn, unless the server stops. While more wait, each turn also
-/// takes what came in: under load each finds several messages at its turn, which costs little more than
-/// one would. With a thousand at work and nothing else to do, 16 turns follow each other.
-pub(super) const TURN_CONSUMERS: usize = 64;
-
 /// What holds for a stream during one turn of a consumer.
 struct Terms {
     storage: StorageKind,
@@ -89,32 +84,11 @@ struct Terms {
 }
 
 impl<L: Log> Broker<L> {
-    /// The stirred consumers whose turn it is: in a circle, so that none is left out.
-    fn take_stirred(&mut self) -> Vec<(StreamId, Arc<str>)> {
-        let count = self.pacing.admit(self.now.monotonic, self.stirred.len(), self.turn_consumers);
-        if self.stirred.len() == count {
-            return std::mem::take(&mut self.stirred).into_iter().collect();
-        }
-        let after = match self.served.clone() {
-            Some(last) => (Bound::Excluded(last), Bound::Unbounded),
-            None => (Bound::Unbounded, Bound::Unbounded),
-        };
-        let (rest, all) = (self.stirred.range(after), self.stirred.iter());
-        let taken: Vec<_> = rest.chain(all).take(count).cloned().collect();
-        for key in &taken {
-            self.stirred.remove(key);
-        }
-        if let Some(last) = taken.last() {
-            self.served = Some(last.clone());
-        }
-        taken
-    }
-
-    /// Delivers for the consumers that were stirred.
+    /// Delivers for the consumers whose turn it is.
     pub(super) fn deliver_all(&mut self) {
-        for (id, name) in self.take_stirred() {
-            let taken = self.catalog.get_mut(id).and_then(|s| s.consumers.take(&name));
-            let Some((place, mut member)) = taken else { continue };
+        for Turn { stream: id, place, .. } in self.turns.take(self.now.monotonic) {
+            let taken = self.catalog.get_mut(id).and_then(|s| s.consumers.take_at(place));
+            let Some((name, mut member)) = taken else { continue };
             member.stirred = false;
             let listeners = self.hear_of_gaps(id, &member);
             // A sign of life tells how far deliveries had come when it was due.
@@ -254,7 +228,7 @@ impl<L: Log> Broker<L> {
                 self.hand_over(member, mail, way, terms.durable_seq);
             }
         }
-        self.stirred.insert((id, Arc::clone(name)));
+        self.stir(id, name);
     }
 
     /// Delivers a row of what was read.

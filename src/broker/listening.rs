@@ -33,7 +33,9 @@ pub(super) struct Question {
 impl<L: Log> Broker<L> {
     /// There is a new subscription: push consumers may have found a listener.
     pub(super) fn subscription_began(&mut self, pattern: &str) {
-        self.stirred.append(&mut self.listened.concerned(pattern));
+        for (id, name) in self.listened.concerned(pattern) {
+            self.stir(id, &name);
+        }
     }
 
     /// Subscriptions have ended: pulls whose reply subject nobody listens to any more are dropped when
@@ -44,7 +46,7 @@ impl<L: Log> Broker<L> {
                 let Some(stream) = self.catalog.get_mut(id) else { continue };
                 if let Some((name, member)) = stream.member_mut(&name) {
                     member.unheard = true;
-                    self.stirred.insert((id, name));
+                    self.stir(id, &name);
                 }
             }
         }
@@ -189,7 +191,7 @@ impl<L: Log> Broker<L> {
             && let Some(flow) = &mut member.flow
         {
             flow.answered(subject);
-            self.stirred.insert((id, name));
+            self.stir(id, &name);
         }
     }
 

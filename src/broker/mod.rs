@@ -55,6 +55,7 @@ mod subject_tree;
 #[cfg(test)]
 mod tests;
 mod transfer;
+mod turns;
 mod unfinished;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -83,13 +84,13 @@ use fingerprint::Key;
 use jobs::{Job, JobId};
 use listened::Listened;
 use outbox::Outbox;
-use pacing::Pacing;
 use producers::Producers;
 use router::Router;
 use schedule::Schedule;
 use sessions::Sessions;
 use staging::{BatchKey, Staging};
 use transfer::Transfers;
+use turns::Turns;
 
 pub use restore::RestoreError;
 pub use state::stream_names;
@@ -172,13 +173,7 @@ pub struct Broker<L: Log> {
     outbox: Outbox,
     schedule: Schedule<Deadline>,
     /// Consumers that may have something to deliver.
-    stirred: BTreeSet<(StreamId, Arc<str>)>,
-    /// The last one served when not all had their turn.
-    served: Option<(StreamId, Arc<str>)>,
-    /// How many of them are served in one turn.
-    turn_consumers: usize,
-    /// When they are.
-    pacing: Pacing,
+    turns: Turns,
     /// Which consumers deliver to which subjects.
     listened: Listened,
     /// Consumers with messages that were given up.
@@ -223,7 +218,7 @@ impl<L: Log> Broker<L> {
     pub fn handle(&mut self, now: Now, from: SessionId, request: Request) {
         self.set_now(now);
         match request {
-            Request::Opened => self.sessions.open(from),
+            Request::Opened { connection } => self.sessions.open(from, connection),
             Request::Closed => self.close_session(from),
             Request::Publish { producer, first, batch } => {
                 self.publish(from, producer, first, &batch);
@@ -346,15 +341,12 @@ impl<L: Log> Broker<L> {
     /// has passed means at once.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Duration> {
-        let more = !self.ready_jobs.is_empty()
-            || (!self.stirred.is_empty() && self.pacing.next().is_none())
-            || self.copies.is_waiting()
-            || self.router.has_ended();
+        let more =
+            !self.ready_jobs.is_empty() || self.copies.is_waiting() || self.router.has_ended();
         if more {
             return Some(self.now.monotonic);
         }
-        let turn = self.pacing.next().filter(|_| !self.stirred.is_empty());
-        self.schedule.next().into_iter().chain(turn).min()
+        self.schedule.next().into_iter().chain(self.turns.next()).min()
     }
 
     /// The log.
@@ -372,12 +364,12 @@ impl<L: Log> Broker<L> {
     /// and its events to be sent.
     pub fn shut_down(&mut self, now: Now) {
         self.set_now(now);
-        self.turn_consumers = usize::MAX;
+        self.turns.serve_all();
         for id in self.catalog.ids() {
             let Some(stream) = self.catalog.get_mut(id) else { continue };
-            for (name, member) in stream.consumers.iter_mut() {
+            for (seat, member) in stream.consumers.iter_mut() {
                 member.consumer.end_pulls(409, "Server Shutdown");
-                self.stirred.insert((id, Arc::clone(name)));
+                self.turns.add(id, seat);
             }
         }
     }

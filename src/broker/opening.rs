@@ -222,7 +222,7 @@ impl<L: Log> Broker<L> {
         if member.consumer.cursor() == cursor {
             let before = member.consumer.num_before_cursor();
             member.consumer.set_num_pending(num_pending + before);
-            self.stirred.insert((id, name));
+            self.stir(id, &name);
         } else {
             self.recount(id, &name);
         }
@@ -239,7 +239,7 @@ impl<L: Log> Broker<L> {
         self.log.put(member.key(), &base);
         stream.consumers.join(Arc::clone(&name), Box::new(member));
         self.keep_consumer(id, &name);
-        self.stirred.insert((id, Arc::clone(&name)));
+        self.stir(id, &name);
         if let Some(subject) = &config.deliver_subject {
             self.listened.add(subject, &(id, Arc::clone(&name)));
             self.sweep_listened();
@@ -265,7 +265,7 @@ impl<L: Log> Broker<L> {
         self.log.put(member.key(), &member.consumer.base());
         self.mourning.remove(&(id, Arc::clone(name)));
         self.recount(id, name);
-        self.stirred.insert((id, Arc::clone(name)));
+        self.stir(id, name);
     }
 
     /// Writes a consumer's configuration to the log's state.
@@ -288,7 +288,6 @@ impl<L: Log> Broker<L> {
             self.tell_status_when_durable(status);
         }
         let key = (id, Arc::clone(name));
-        self.stirred.remove(&key);
         self.mourning.remove(&key);
         self.schedule.set(super::Deadline::Consumer(id, Arc::clone(name)), None);
         self.schedule.set(super::Deadline::Burial(id, Arc::clone(name)), None);

@@ -366,12 +366,12 @@ impl<L: Log> Broker<L> {
             return;
         }
         let last = self.log.stream(id).map_or(0, |held| held.last_seq);
-        let stirred = &mut self.stirred;
-        stream.consumers.each_wanting(subject, |name, member| {
+        let turns = &mut self.turns;
+        stream.consumers.each_wanting(subject, |seat, member| {
             member.consumer.appended(count, last);
             if !member.stirred && member.consumer.num_waiting() > 0 {
                 member.stirred = true;
-                stirred.insert((id, Arc::clone(name)));
+                turns.add(id, seat);
             }
         });
     }

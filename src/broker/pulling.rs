@@ -49,7 +49,18 @@ impl<L: Log> Broker<L> {
         member.consumer.pull(now, from, pull);
         self.sweep_listened();
         self.sessions.takes_from(from, token, &key);
-        self.stirred.insert(key);
+        let connection = self.sessions.connection_of(from);
+        if let Some(stream) = self.catalog.get_mut(id)
+            && let Some(seat) = stream.consumers.move_to(&key.1, connection)
+        {
+            self.turns.add(id, seat);
+        }
+    }
+
+    /// A consumer may have something to deliver: it is to have a turn.
+    pub(super) fn stir(&mut self, id: StreamId, name: &str) {
+        let seat = self.catalog.get(id).and_then(|stream| stream.consumers.seat(name));
+        seat.into_iter().for_each(|seat| self.turns.add(id, seat));
     }
 
     fn refuse_pull(&mut self, from: SessionId, pull: &Pull) {
@@ -73,7 +84,7 @@ impl<L: Log> Broker<L> {
         let now = self.now;
         if let Some((_, member)) = self.catalog.get_mut(id).and_then(|s| s.member_mut(&name)) {
             member.consumer.raise(now, from, token, (more, more_bytes));
-            self.stirred.insert((id, name));
+            self.stir(id, &name);
         }
     }
 
@@ -83,7 +94,7 @@ impl<L: Log> Broker<L> {
         self.sessions.forget_pull(from, token);
         if let Some((_, member)) = self.catalog.get_mut(id).and_then(|s| s.member_mut(&name)) {
             member.consumer.cancel(from, token);
-            self.stirred.insert((id, name));
+            self.stir(id, &name);
         }
     }
 
@@ -93,7 +104,10 @@ impl<L: Log> Broker<L> {
         self.sessions.forget_consumers(session, |(id, name)| {
             catalog.get(*id).is_some_and(|stream| stream.consumers.get(name).is_some())
         });
-        self.stirred.extend(self.sessions.consumers_of(session).cloned());
+        for (id, name) in self.sessions.consumers_of(session) {
+            let seat = self.catalog.get(*id).and_then(|stream| stream.consumers.seat(name));
+            seat.into_iter().for_each(|seat| self.turns.add(*id, seat));
+        }
     }
 
     /// A session is over, and its pulls with it.
@@ -102,7 +116,7 @@ impl<L: Log> Broker<L> {
         for (id, name) in self.sessions.close(session) {
             if let Some((_, member)) = self.catalog.get_mut(id).and_then(|s| s.member_mut(&name)) {
                 member.consumer.session_closed(now, session);
-                self.stirred.insert((id, name));
+                self.stir(id, &name);
             }
         }
     }
@@ -120,6 +134,6 @@ impl<L: Log> Broker<L> {
             return;
         }
         self.mourning.insert((id, Arc::clone(name)));
-        self.stirred.insert((id, Arc::clone(name)));
+        self.stir(id, name);
     }
 }

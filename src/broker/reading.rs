@@ -101,7 +101,7 @@ impl<L: Log> Broker<L> {
                 return;
             }
         }
-        self.stirred.insert((id, Arc::clone(name)));
+        self.stir(id, name);
     }
 
     /// The disk could not be read just now: this loses no message. It is tried again after a while,
@@ -161,7 +161,7 @@ impl<L: Log> Broker<L> {
                 self.mourning.insert((id, Arc::clone(name)));
             }
         }
-        self.stirred.insert((id, Arc::clone(name)));
+        self.stir(id, name);
     }
 }
 

@@ -90,10 +90,7 @@ impl<L: Log> Broker<L> {
             producers: Producers::default(),
             outbox: Outbox::default(),
             schedule: Schedule::default(),
-            stirred: BTreeSet::new(),
-            served: None,
-            turn_consumers: super::delivery::TURN_CONSUMERS,
-            pacing: super::pacing::Pacing::default(),
+            turns: super::turns::Turns::default(),
             listened: Listened::default(),
             mourning: BTreeSet::new(),
             appended: BTreeSet::new(),
@@ -210,7 +207,7 @@ impl<L: Log> Broker<L> {
             stream.consumers.join(Arc::clone(&name), Box::new(Member::new(id, consumer)));
             self.recount(id, &name);
             self.mourning.insert((id, Arc::clone(&name)));
-            self.stirred.insert((id, name));
+            self.stir(id, &name);
         }
         Ok(())
     }

@@ -1,7 +1,5 @@
 //! Deleting records, and the limits that make streams delete: counts, bytes, messages per subject.
 
-use std::sync::Arc;
-
 use claudebus_storage::log::Filter;
 use claudebus_storage::{Log, Record, StreamId};
 
@@ -33,11 +31,11 @@ impl<L: Log> Broker<L> {
         self.forget_schedule(id, seq);
         let now = self.now;
         let Some(stream) = self.catalog.get_mut(id) else { return };
-        let stirred = &mut self.stirred;
-        stream.consumers.each_wanting(subject, |name, member| {
+        let turns = &mut self.turns;
+        stream.consumers.each_wanting(subject, |seat, member| {
             // What it notes goes with the deletion.
             if member.consumer.is_pending(seq) || member.consumer.is_held(seq) {
-                stirred.insert((id, Arc::clone(name)));
+                turns.add(id, seat);
             }
             member.consumer.removed(now, seq);
         });

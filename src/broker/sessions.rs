@@ -8,7 +8,7 @@ use claudebus_storage::StreamId;
 use hashbrown::HashMap;
 
 use crate::access::Grant;
-use crate::model::request::{SessionId, Token};
+use crate::model::request::{ConnectionId, SessionId, Token};
 
 /// Stands for the server itself, which pulls on behalf of push consumers.
 pub(super) const SERVER: SessionId = SessionId(u64::MAX);
@@ -22,6 +22,7 @@ pub(super) type ConsumerKey = (StreamId, Arc<str>);
 
 #[derive(Debug, Default)]
 struct Session {
+    connection: ConnectionId,
     /// Bytes of deliveries it was handed, less what it said it has sent.
     unsent: usize,
     /// Whom its latest pulls are from.
@@ -40,8 +41,13 @@ pub(super) struct Sessions {
 }
 
 impl Sessions {
-    pub(super) fn open(&mut self, session: SessionId) {
-        self.sessions.entry(session).or_default();
+    pub(super) fn open(&mut self, session: SessionId, connection: ConnectionId) {
+        self.sessions.entry(session).or_default().connection = connection;
+    }
+
+    /// The connection of a session; none of the server's own.
+    pub(super) fn connection_of(&self, session: SessionId) -> ConnectionId {
+        self.sessions.get(&session).map(|session| session.connection).unwrap_or_default()
     }
 
     /// Ends a session. Returns the consumers it took messages from.
@@ -150,7 +156,7 @@ mod tests {
         let mut sessions = Sessions::default();
         let session = SessionId(1);
         assert!(!sessions.has_room(session, 10), "a session that was never opened");
-        sessions.open(session);
+        sessions.open(session, ConnectionId(1));
         sessions.handed(session, 9);
         assert!(sessions.has_room(session, 10));
         sessions.handed(session, 1);
@@ -165,7 +171,7 @@ mod tests {
     fn pulls_are_found_by_their_token() {
         let mut sessions = Sessions::default();
         let (session, key) = (SessionId(1), (StreamId(1), Arc::from("c")));
-        sessions.open(session);
+        sessions.open(session, ConnectionId(1));
         sessions.takes_from(session, Some(Token(5)), &key);
         assert_eq!(sessions.consumer_of(session, Token(5)), Some(&key));
         sessions.forget_pull(session, Token(5));

@@ -46,7 +46,7 @@ impl<L: Log> Broker<L> {
             None => {}
             Some((id, name)) => {
                 self.mourning.insert((*id, Arc::clone(name)));
-                self.stirred.insert((*id, Arc::clone(name)));
+                self.stir(*id, name);
                 self.discard_settled(*id, &settled);
             }
         }

@@ -16,6 +16,11 @@ use crate::access::Grant;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionId(pub u64);
 
+/// One connection of a client. All sessions of the streams of a QUIC connection have the same. Numbers are
+/// never reused while the server runs; 0 stands for none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnectionId(pub u64);
+
 /// Names a subscription, pull or request within its session. Chosen by the session; answers repeat it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Token(pub u64);
@@ -38,7 +43,10 @@ pub enum ReplyTo {
 #[derive(Clone, Debug)]
 pub enum Request {
     /// The session begins. Sent once, first.
-    Opened,
+    Opened {
+        /// Whose session it is.
+        connection: ConnectionId,
+    },
     /// The session is over: subscriptions, waiting pulls and core interest go with it.
     Closed,
     /// Numbered messages of a producer: message i has counter `first + i`. Each is answered, as

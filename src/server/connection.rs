@@ -16,7 +16,7 @@ use super::nats::Clients;
 use super::stream::{Over, Stream};
 use crate::client::transport::{Reader, Writer, split};
 use crate::model::limits::Limits;
-use crate::model::request::SessionId;
+use crate::model::request::{ConnectionId, SessionId};
 use crate::wire::native::{ErrorCode, Welcome};
 
 /// What all connections share.
@@ -38,6 +38,7 @@ pub(super) struct Shared {
     /// The server takes no new connections, and is going to stop.
     pub(super) leaving: watch::Receiver<bool>,
     pub(super) sessions: AtomicU64,
+    pub(super) connections: AtomicU64,
     /// Held by every connection, so that the last to end can be waited for.
     pub(super) alive: mpsc::Sender<()>,
 }
@@ -45,6 +46,10 @@ pub(super) struct Shared {
 impl Shared {
     pub(super) fn next_session(&self) -> SessionId {
         SessionId(self.sessions.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub(super) fn next_connection(&self) -> ConnectionId {
+        ConnectionId(self.connections.fetch_add(1, Ordering::Relaxed))
     }
 }
 
@@ -79,14 +84,22 @@ impl Peer {
     }
 }
 
+/// What all streams of a connection have in common.
+#[derive(Clone, Copy, Debug)]
+struct Who {
+    id: ConnectionId,
+    /// Whether the peer needs no secret.
+    trusted: bool,
+}
+
 /// Serves a connection to its end. Peers within the process are trusted.
 pub(super) async fn serve(shared: Arc<Shared>, mut peer: Peer) {
     let _alive = shared.alive.clone();
     let _gauge = Gauge::new(&shared.counters, |counters| &counters.connections);
-    let trusted = matches!(peer, Peer::Memory(_));
+    let who = Who { id: shared.next_connection(), trusted: matches!(peer, Peer::Memory(_)) };
     let mut streams = JoinSet::new();
-    let (code, reason) = match greet(&shared, &mut peer, trusted, &mut streams).await {
-        Ok(()) => serve_streams(&shared, &mut peer, trusted, &mut streams).await,
+    let (code, reason) = match greet(&shared, &mut peer, who, &mut streams).await {
+        Ok(()) => serve_streams(&shared, &mut peer, who, &mut streams).await,
         Err(over) => over,
     };
     peer.close(code, &reason);
@@ -99,7 +112,7 @@ type Closing = (ErrorCode, String);
 async fn greet(
     shared: &Arc<Shared>,
     peer: &mut Peer,
-    trusted: bool,
+    who: Who,
     streams: &mut JoinSet<Over>,
 ) -> Result<(), Closing> {
     let (told, mut welcomed) = oneshot::channel();
@@ -110,7 +123,7 @@ async fn greet(
         stream = peer.accept() => stream.ok_or((ErrorCode::Done, String::new()))?,
         () = &mut limit => return Err(late()),
     };
-    let first = Stream::first(Arc::clone(shared), trusted, told);
+    let first = Stream::first(Arc::clone(shared), who.id, who.trusted, told);
     streams.spawn(first.run(reader, writer));
     tokio::select! {
         Ok(()) = &mut welcomed => Ok(()),
@@ -125,7 +138,7 @@ async fn greet(
 async fn serve_streams(
     shared: &Arc<Shared>,
     peer: &mut Peer,
-    trusted: bool,
+    who: Who,
     streams: &mut JoinSet<Over>,
 ) -> Closing {
     let mut stopping = shared.stopping.clone();
@@ -134,7 +147,7 @@ async fn serve_streams(
         tokio::select! {
             stream = peer.accept(), if accepting => match stream {
                 Some((reader, writer)) => {
-                    let stream = Stream::further(Arc::clone(shared), trusted);
+                    let stream = Stream::further(Arc::clone(shared), who.id, who.trusted);
                     streams.spawn(stream.run(reader, writer));
                 }
                 None if streams.is_empty() => return (ErrorCode::Done, String::new()),

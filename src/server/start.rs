@@ -56,6 +56,7 @@ pub(super) async fn start(builder: ServerBuilder) -> Result<RunningServer, Start
         stopping,
         leaving,
         sessions: AtomicU64::new(1),
+        connections: AtomicU64::new(1),
         alive,
     });
     let mut parts = Parts::new(shared, (stop, leave), all_gone, ended);

@@ -21,7 +21,7 @@ use super::connection::Shared;
 use super::counters::{Gauge, add};
 use crate::client::transport::{Reader, Writer};
 use crate::model::error::ApiError;
-use crate::model::request::{Request, SessionId};
+use crate::model::request::{ConnectionId, Request, SessionId};
 use crate::session::native::{Ending, Session};
 use crate::wire::native::{Decoder, ErrorCode, FRAME_OVERHEAD, FrameError, Hello, Output};
 
@@ -102,13 +102,18 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    pub(super) fn first(shared: Arc<Shared>, trusted: bool, welcomed: oneshot::Sender<()>) -> Self {
-        let session = Session::first(Arc::clone(&shared.limits));
+    pub(super) fn first(
+        shared: Arc<Shared>,
+        connection: ConnectionId,
+        trusted: bool,
+        welcomed: oneshot::Sender<()>,
+    ) -> Self {
+        let session = Session::first(Arc::clone(&shared.limits), connection);
         Self::new(shared, session, trusted, Some(welcomed), MAX_HELLO)
     }
 
-    pub(super) fn further(shared: Arc<Shared>, trusted: bool) -> Self {
-        let session = Session::further(Arc::clone(&shared.limits));
+    pub(super) fn further(shared: Arc<Shared>, connection: ConnectionId, trusted: bool) -> Self {
+        let session = Session::further(Arc::clone(&shared.limits), connection);
         let limit = shared.limits.max_payload + FRAME_OVERHEAD;
         Self::new(shared, session, trusted, None, limit)
     }

@@ -10,7 +10,7 @@ use claudebus::model::consumer::{AckPolicy, ConsumerConfig};
 use claudebus::model::error::ApiError;
 use claudebus::model::event::{Delivery, Event, Gap};
 use claudebus::model::request::{
-    Ack, AckKind, ProducerId, Pull, ReplyTo, Request, SessionId, Token,
+    Ack, AckKind, ConnectionId, ProducerId, Pull, ReplyTo, Request, SessionId, Token,
 };
 use claudebus::model::time::Now;
 use claudebus_storage::disk::Disk;
@@ -83,7 +83,7 @@ impl Bench {
         let broker = Broker::open(engine, options, NOW).map_err(Refusal::Broker)?;
         let producer = u128::from(seed) + 1;
         let mut bench = Self { broker, next_token: 1, next_counter: 1, producer };
-        bench.broker.handle(NOW, SESSION, Request::Opened);
+        bench.broker.handle(NOW, SESSION, Request::Opened { connection: ConnectionId(1) });
         Ok(bench)
     }
 

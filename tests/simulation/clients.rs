@@ -8,7 +8,7 @@ use claudebus::model::batch::MessageBatch;
 use claudebus::model::error::ApiError;
 use claudebus::model::event::{CoreMessage, Delivery, Event};
 use claudebus::model::headers::{get, names};
-use claudebus::model::request::{ProducerId, Request, SessionId, Token};
+use claudebus::model::request::{ConnectionId, ProducerId, Request, SessionId, Token};
 use claudebus_storage::Record;
 
 use crate::batches::Batch;
@@ -425,7 +425,7 @@ impl Simulation {
     /// Connects after a start: what waited before is forgotten, what was not answered is sent again.
     pub fn connect(&mut self) {
         for session in SESSIONS {
-            self.world.handle(session, Request::Opened);
+            self.world.handle(session, Request::Opened { connection: ConnectionId(session.0 / 2) });
         }
         let (token, subject) = (Token(0), "_INBOX.>".to_owned());
         self.world.handle(SESSIONS[0], Request::Subscribe { token, subject, queue: None });

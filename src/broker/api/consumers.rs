@@ -97,7 +97,7 @@ impl<L: Log> Broker<L> {
         self.keep_consumer(id, &name);
         self.recount(id, &name);
         self.drop_unwanted(id);
-        self.stirred.insert((id, Arc::clone(&name)));
+        self.stir(id, &name);
         self.consumer_answer(id, &name)
     }
 
@@ -132,7 +132,7 @@ impl<L: Log> Broker<L> {
         if !member.consumer.unpin(group) {
             return Err(ApiError::no_priority_group());
         }
-        self.stirred.insert((id, name));
+        self.stir(id, &name);
         Ok(Reply::Now(ApiResponse::Unpinned {}))
     }
 
@@ -153,7 +153,7 @@ impl<L: Log> Broker<L> {
         if let Ok(info) = self.consumer_info(id, &name) {
             self.advise_pause(&info);
         }
-        self.stirred.insert((id, name));
+        self.stir(id, &name);
         let until = until.unwrap_or_default();
         let remaining = until.0.saturating_sub(now.wall);
         Ok(Reply::Now(ApiResponse::Paused {

@@ -133,9 +133,9 @@ impl<L: Log> Broker<L> {
         let now = self.now;
         if let Some(stream) = self.catalog.get_mut(id) {
             stream.overflowing.clear();
-            for (name, member) in stream.consumers.iter_mut() {
+            for (seat, member) in stream.consumers.iter_mut() {
                 member.consumer.cleared(now, last);
-                self.stirred.insert((id, name.clone()));
+                self.turns.add(id, seat);
             }
         }
         for job in self.jobs.values_mut().filter(|job| job.stream == id) {

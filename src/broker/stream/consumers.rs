@@ -7,14 +7,24 @@ use std::sync::Arc;
 
 use crate::broker::member::Member;
 use crate::broker::subject_tree::SubjectTree;
+use crate::model::request::ConnectionId;
 
-/// Where a consumer is kept. It stays the same until the consumer leaves.
+/// Where a consumer is kept. It stays the same until the consumer leaves; another may have it then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(in crate::broker) struct Place(usize);
+pub(in crate::broker) struct Place(pub(in crate::broker) usize);
+
+/// A consumer's place, and where its messages go.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::broker) struct Seat {
+    /// Of whoever pulled last.
+    pub(in crate::broker) connection: ConnectionId,
+    pub(in crate::broker) place: Place,
+}
 
 #[derive(Debug)]
 struct Kept {
     name: Arc<str>,
+    connection: ConnectionId,
     /// `None` while the consumer has its turn, and in a place that is free. Boxed, because a member is
     /// large.
     member: Option<Box<Member>>,
@@ -48,7 +58,7 @@ impl Consumers {
     }
 
     pub(in crate::broker) fn get_mut(&mut self, name: &str) -> Option<(&Arc<str>, &mut Member)> {
-        let Kept { name, member } = self.kept.get_mut(self.names.get(name)?.0)?;
+        let Kept { name, member, .. } = self.kept.get_mut(self.names.get(name)?.0)?;
         Some((name, member.as_deref_mut()?))
     }
 
@@ -58,8 +68,11 @@ impl Consumers {
     }
 
     /// All of them but one that has its turn, in no order.
-    pub(in crate::broker) fn iter_mut(&mut self) -> impl Iterator<Item = (&Arc<str>, &mut Member)> {
-        self.kept.iter_mut().filter_map(|kept| Some((&kept.name, kept.member.as_deref_mut()?)))
+    pub(in crate::broker) fn iter_mut(&mut self) -> impl Iterator<Item = (Seat, &mut Member)> {
+        self.kept.iter_mut().enumerate().filter_map(|(place, kept)| {
+            let seat = Seat { connection: kept.connection, place: Place(place) };
+            Some((seat, kept.member.as_deref_mut()?))
+        })
     }
 
     fn at(&self, place: Place) -> Option<&Member> {
@@ -76,21 +89,44 @@ impl Consumers {
     pub(in crate::broker) fn each_wanting(
         &mut self,
         subject: &str,
-        mut visit: impl FnMut(&Arc<str>, &mut Member),
+        mut visit: impl FnMut(Seat, &mut Member),
     ) {
         let kept = &mut self.kept;
-        self.wanted_by.matches(subject, &mut |place| {
-            if let Some(Kept { name, member: Some(member) }) = kept.get_mut(place.0) {
-                visit(name, member);
+        self.wanted_by.matches(subject, &mut |&place| {
+            if let Some(Kept { connection, member: Some(member), .. }) = kept.get_mut(place.0) {
+                visit(Seat { connection: *connection, place }, member);
             }
         });
+    }
+
+    /// Where a consumer is kept, also while it has its turn.
+    pub(in crate::broker) fn seat(&self, name: &str) -> Option<Seat> {
+        let place = *self.names.get(name)?;
+        Some(Seat { connection: self.kept.get(place.0)?.connection, place })
+    }
+
+    /// From now on a consumer's messages go to this connection.
+    pub(in crate::broker) fn move_to(
+        &mut self,
+        name: &str,
+        connection: ConnectionId,
+    ) -> Option<Seat> {
+        let place = *self.names.get(name)?;
+        self.kept.get_mut(place.0)?.connection = connection;
+        Some(Seat { connection, place })
     }
 
     /// Takes a consumer for its turn. Until it is put back it has its name and its interest, and cannot
     /// be looked at.
     pub(in crate::broker) fn take(&mut self, name: &str) -> Option<(Place, Box<Member>)> {
         let place = *self.names.get(name)?;
-        Some((place, self.kept.get_mut(place.0)?.member.take()?))
+        Some((place, self.take_at(place)?.1))
+    }
+
+    /// The same by its place.
+    pub(in crate::broker) fn take_at(&mut self, place: Place) -> Option<(Arc<str>, Box<Member>)> {
+        let Kept { name, member, .. } = self.kept.get_mut(place.0)?;
+        Some((Arc::clone(name), member.take()?))
     }
 
     /// Puts a consumer back after its turn.
@@ -106,7 +142,8 @@ impl Consumers {
         for pattern in member.patterns() {
             self.wanted_by.insert(pattern, place);
         }
-        let kept = Kept { name: Arc::clone(&name), member: Some(member) };
+        let connection = ConnectionId::default();
+        let kept = Kept { name: Arc::clone(&name), connection, member: Some(member) };
         match self.kept.get_mut(place.0) {
             Some(free) => *free = kept,
             None => self.kept.push(kept),
@@ -148,7 +185,8 @@ mod tests {
 
     fn wanting(consumers: &mut Consumers, subject: &str) -> Vec<String> {
         let mut names = Vec::new();
-        consumers.each_wanting(subject, |name, _| names.push(name.to_string()));
+        consumers
+            .each_wanting(subject, |_, member| names.push(member.consumer.path().consumer.clone()));
         names
     }
 

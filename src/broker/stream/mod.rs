@@ -22,6 +22,7 @@ use crate::model::time::Timestamp;
 use crate::model::transform::Transform;
 
 use consumers::Consumers;
+pub(super) use consumers::{Place, Seat};
 use sources::Source;
 use timetable::Timetable;
 

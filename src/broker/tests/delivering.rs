@@ -1,6 +1,7 @@
 //! Consumers over real streams: pulls, pushes, redelivery, restarts.
 
 use super::*;
+use crate::broker::turns::Turn;
 use crate::model::consumer::{DeliverPolicy, Idle};
 use crate::model::time::Timestamp;
 
@@ -197,7 +198,15 @@ fn subscriptions_concern_only_who_sends_to_what_they_match() {
     let reply = ReplyTo::Subject("_INBOX.b.1".into());
     bench.run(B, Request::Pull(Pull { reply, expires: None, batch: 5, ..pull("S", "pulled", 0) }));
     let stirred = |bench: &Bench| -> Vec<String> {
-        bench.broker.stirred.iter().map(|(_, name)| name.to_string()).collect()
+        let broker = &bench.broker;
+        let consumers = |stream| &broker.catalog.get(stream).unwrap().consumers;
+        let is_at =
+            |turn: &Turn, name| consumers(turn.stream).seat(name).unwrap().place == turn.place;
+        let names = ["pulled", "pushed"].iter();
+        names
+            .filter(|name| broker.turns.waiting().any(|turn| is_at(turn, name)))
+            .map(ToString::to_string)
+            .collect()
     };
     for (pattern, expected) in
         [("a.*", &[][..]), ("push.*", &["pushed"]), (">", &["pulled", "pushed"])]

@@ -28,7 +28,7 @@ use crate::model::batch::MessageBatch;
 use crate::model::consumer::{AckPolicy, ConsumerConfig, ConsumerInfo};
 use crate::model::event::{CoreMessage, Delivery, PullStatus};
 use crate::model::headers::Block;
-use crate::model::request::{Ack, AckKind, ProducerId, Pull, ReplyTo, Token};
+use crate::model::request::{Ack, AckKind, ConnectionId, ProducerId, Pull, ReplyTo, Token};
 use crate::model::stream::{StreamConfig, StreamInfo};
 
 const A: SessionId = SessionId(1);
@@ -57,7 +57,7 @@ impl Bench {
         let broker = Broker::open(log, options, now).unwrap();
         let mut bench = Self { broker, at, token: 1000, events: Vec::new() };
         for session in [A, B] {
-            bench.handle(session, Request::Opened);
+            bench.handle(session, Request::Opened { connection: ConnectionId(1) });
         }
         bench.turn();
         bench

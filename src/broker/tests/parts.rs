@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::broker::delivery::TURN_CONSUMERS;
+use crate::broker::turns::TURN_CONSUMERS;
 
 /// Message `number` is about one of twenty subjects: so far apart they are not read together.
 fn subjects(from: u64, to: u64) -> Vec<String> {

@@ -440,7 +440,7 @@ impl<L: Log> Broker<L> {
             self.listened.add(&subject, &(id, Arc::clone(&name)));
         }
         self.recount(id, &name);
-        self.stirred.insert((id, name));
+        self.stir(id, &name);
         Ok(())
     }
 }

@@ -14,7 +14,7 @@ use crate::model::api::{ApiRequest, ApiResponse, ListOptions};
 use crate::model::consumer::ConsumerInfo;
 use crate::model::error::ApiError;
 use crate::model::event::Event;
-use crate::model::request::{Request, SessionId, Token};
+use crate::model::request::{ConnectionId, Request, SessionId, Token};
 use crate::model::stream::StreamInfo;
 
 /// How long an answer may take. 5 s: a broker that needs longer is ill, as `/healthz` tells.
@@ -55,7 +55,13 @@ impl Inquiry {
         let pending = Arc::<AtomicUsize>::default();
         let id = shared.next_session();
         let (attachment, events) = Attachment::new(&shared.broker, id, &pending).await?;
-        shared.broker.send(Input::Requests(id, vec![Request::Opened])).await?;
+        shared
+            .broker
+            .send(Input::Requests(
+                id,
+                vec![Request::Opened { connection: ConnectionId::default() }],
+            ))
+            .await?;
         let shared = Arc::clone(shared);
         Ok(Self { shared, id, events, pending, asked: 0, _attachment: attachment })
     }

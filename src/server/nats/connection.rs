@@ -192,7 +192,7 @@ impl Connection {
         self.times.login = Instant::now() + self.login_timeout();
         let attached = Attachment::new(&self.shared.broker, self.id, &self.pending).await;
         let Ok((_attachment, mut incoming)) = attached else { return };
-        self.requests.push(Request::Opened);
+        self.requests.push(Request::Opened { connection: self.shared.next_connection() });
         let end = match self.hand_over().await {
             Ok(()) => self.work(&mut reader, &mut writer, &mut incoming).await,
             Err(Gone) => End::Gone,

@@ -3,7 +3,7 @@
 use super::{Ending, unexpected};
 use crate::model::api::ApiRequest;
 use crate::model::event::{Delivery, Event};
-use crate::model::request::{Ack, Pull, ReplyTo, Request, Token};
+use crate::model::request::{Ack, ConnectionId, Pull, ReplyTo, Request, Token};
 use crate::wire::native::{
     ClientFrame, DELIVER_OVERHEAD, Output, PullFrame, ServerFrame, StatusFrame,
 };
@@ -27,10 +27,14 @@ pub(super) struct Consumer {
 
 impl Consumer {
     /// Asks whether the consumer exists before anything else.
-    pub(super) fn open(stream: String, consumer: String, requests: &mut Vec<Request>) -> Self {
+    pub(super) fn open(
+        connection: ConnectionId,
+        (stream, consumer): (String, String),
+        requests: &mut Vec<Request>,
+    ) -> Self {
         let request =
             ApiRequest::ConsumerInfo { stream: stream.clone(), consumer: consumer.clone() };
-        requests.push(Request::Opened);
+        requests.push(Request::Opened { connection });
         requests.push(Request::Api { token: EXISTS, request });
         Self { stream, consumer, ready: false, delivered: 0 }
     }

@@ -17,7 +17,7 @@ use crate::model::api::ApiRequest;
 use crate::model::error::ApiError;
 use crate::model::event::Event;
 use crate::model::limits::Limits;
-use crate::model::request::{Request, Token};
+use crate::model::request::{ConnectionId, Request, Token};
 use crate::wire::native::{ClientFrame, Frame, FrameError, Hello, Output, ServerFrame, Welcome};
 
 /// Requests of one stream that wait for their answers before more frames are taken. 64: answers
@@ -32,6 +32,8 @@ const LAST: Token = Token(u64::MAX);
 #[derive(Debug)]
 pub struct Session {
     state: State,
+    /// Whose stream it is.
+    connection: ConnectionId,
     limits: Arc<Limits>,
     /// Requests whose answers are to come.
     in_flight: usize,
@@ -70,14 +72,14 @@ pub enum Ending {
 impl Session {
     /// The session of a connection's first stream, which must say HELLO.
     #[must_use]
-    pub fn first(limits: Arc<Limits>) -> Self {
-        Self { state: State::Greeting, limits, in_flight: 0, finished: false }
+    pub fn first(limits: Arc<Limits>, connection: ConnectionId) -> Self {
+        Self { state: State::Greeting, connection, limits, in_flight: 0, finished: false }
     }
 
     /// The session of a stream that was opened after WELCOME.
     #[must_use]
-    pub fn further(limits: Arc<Limits>) -> Self {
-        Self { state: State::Opening, limits, in_flight: 0, finished: false }
+    pub fn further(limits: Arc<Limits>, connection: ConnectionId) -> Self {
+        Self { state: State::Opening, connection, limits, in_flight: 0, finished: false }
     }
 
     /// Takes a frame. Adds what the broker is asked to `requests`, and immediate answers to `out`.
@@ -137,7 +139,7 @@ impl Session {
     /// Answers HELLO: requests may follow.
     pub fn welcome(&mut self, welcome: Welcome, requests: &mut Vec<Request>, out: &mut Output) {
         self.state = State::Control;
-        requests.push(Request::Opened);
+        requests.push(Request::Opened { connection: self.connection });
         ServerFrame::Welcome(welcome).encode(out);
     }
 
@@ -208,15 +210,16 @@ impl Session {
     ) -> Result<(), Ending> {
         match frame {
             ClientFrame::OpenPublisher { producer } => {
-                requests.push(Request::Opened);
+                requests.push(Request::Opened { connection: self.connection });
                 self.state = State::Publisher(Publisher::new(producer));
                 ServerFrame::PublisherReady.encode(out);
             }
             ClientFrame::OpenConsumer { stream, consumer } => {
-                self.state = State::Consumer(Consumer::open(stream, consumer, requests));
+                self.state =
+                    State::Consumer(Consumer::open(self.connection, (stream, consumer), requests));
             }
             ClientFrame::OpenMessages => {
-                requests.push(Request::Opened);
+                requests.push(Request::Opened { connection: self.connection });
                 self.state = State::Messages(Messages::default());
                 ServerFrame::MessagesReady.encode(out);
             }

@@ -7,7 +7,7 @@ use claudebus_storage::{NewRecord, Record};
 use super::*;
 use crate::model::api::{ApiRequest, ApiResponse};
 use crate::model::event::{ConsumerPath, Delivery, PullStatus};
-use crate::model::request::{AckKind, ProducerId, ReplyTo, Token};
+use crate::model::request::{AckKind, ConnectionId, ProducerId, ReplyTo, Token};
 use crate::wire::native::{Decoder, ErrorCode, MessagesWriter, PullFrame};
 
 /// A session and what came out of it.
@@ -23,16 +23,16 @@ impl Script {
     }
 
     fn further() -> Self {
-        Self::new(Session::further(Arc::new(Limits::default())))
+        Self::new(Session::further(Arc::new(Limits::default()), ConnectionId(1)))
     }
 
     fn controlled() -> Self {
-        let mut script = Self::new(Session::first(Arc::new(Limits::default())));
+        let mut script = Self::new(Session::first(Arc::new(Limits::default()), ConnectionId(1)));
         let hello = script.receive(&ClientFrame::Hello(Hello::default())).unwrap();
         assert_eq!(hello, Some(Hello::default()));
         script.session.welcome(Welcome::default(), &mut script.requests, &mut script.out);
         assert!(matches!(script.frames()[..], [ServerFrame::Welcome(_)]));
-        assert!(matches!(script.take()[..], [Request::Opened]));
+        assert!(matches!(script.take()[..], [Request::Opened { .. }]));
         script
     }
 
@@ -95,7 +95,7 @@ fn delivery(seq: u64, payload: usize) -> Delivery {
 
 #[test]
 fn the_first_stream_begins_with_hello_and_no_other_frame() {
-    let mut script = Script::new(Session::first(Arc::new(Limits::default())));
+    let mut script = Script::new(Session::first(Arc::new(Limits::default()), ConnectionId(1)));
     assert!(!script.session.is_open());
     assert_eq!(broken(script.receive(&ClientFrame::OpenMessages)), ErrorCode::Unexpected);
     let mut script = Script::controlled();
@@ -157,7 +157,7 @@ fn a_publisher_gets_ranges_and_each_stream_is_named_once() {
     script.receive(&ClientFrame::OpenPublisher { producer: ProducerId(9) }).unwrap();
     script.receive(&publish(1, 3)).unwrap();
     let requests = script.take();
-    assert!(matches!(requests[0], Request::Opened));
+    assert!(matches!(requests[0], Request::Opened { connection: ConnectionId(1) }));
     assert!(matches!(&requests[1], Request::Publish { producer: ProducerId(9), first: 1, batch }
         if batch.len() == 3));
     for (first, stream) in [(1, "S"), (3, "S"), (4, "T")] {
@@ -185,7 +185,7 @@ fn a_publisher_gets_ranges_and_each_stream_is_named_once() {
 #[test]
 fn a_batch_at_the_limit_passes_and_one_more_does_not() {
     let limits = Limits { max_batch_messages: 2, ..Limits::default() };
-    let mut script = Script::new(Session::further(Arc::new(limits)));
+    let mut script = Script::new(Session::further(Arc::new(limits), ConnectionId(1)));
     script.receive(&ClientFrame::OpenPublisher { producer: ProducerId(9) }).unwrap();
     script.receive(&publish(1, 2)).unwrap();
     assert_eq!(broken(script.receive(&publish(3, 3))), ErrorCode::Malformed);
@@ -200,7 +200,7 @@ fn a_consumers_stream_is_ready_when_the_consumer_exists() {
     let pull = PullFrame { token: 0, batch: 5, renewable: true, ..PullFrame::default() };
     script.receive(&ClientFrame::Pull(pull)).unwrap();
     let requests = script.take();
-    assert!(matches!(requests[0], Request::Opened));
+    assert!(matches!(requests[0], Request::Opened { connection: ConnectionId(1) }));
     assert!(matches!(&requests[1], Request::Api { request: ApiRequest::ConsumerInfo { .. }, .. }));
     assert!(matches!(&requests[2], Request::Pull(pull)
         if pull.renewable && pull.stream == "S" && pull.consumer == "c"));
@@ -296,7 +296,7 @@ fn acks_name_their_consumer_and_are_confirmed() {
 #[test]
 fn subscriptions_are_checked_and_bounded() {
     let limits = Limits { max_subscriptions: 1, ..Limits::default() };
-    let mut script = Script::new(Session::further(Arc::new(limits)));
+    let mut script = Script::new(Session::further(Arc::new(limits), ConnectionId(1)));
     script.receive(&ClientFrame::OpenMessages).unwrap();
     let subscribe = |token, subject: &str| ClientFrame::Subscribe {
         token,
@@ -307,7 +307,7 @@ fn subscriptions_are_checked_and_bounded() {
     script.receive(&ClientFrame::Barrier { token: 4 }).unwrap();
     assert!(matches!(
         script.take()[..],
-        [Request::Opened, Request::Subscribe { .. }, Request::Api { token: Token(4), .. }]
+        [Request::Opened { .. }, Request::Subscribe { .. }, Request::Api { token: Token(4), .. }]
     ));
     let result = Ok(ApiResponse::Json(serde_json::Value::Null));
     script.event(Event::Answer { token: Token(4), result }).unwrap();
