@@ -200,6 +200,10 @@ impl<L: Log> Broker<L> {
                     self.read_for(name, member, &read);
                     continue;
                 }
+                Want::Gather { seqs } => {
+                    self.gather_for(id, name, member, &seqs);
+                    continue;
+                }
                 Want::Redeliver { seq } => match self.find_again(id, name, member, seq) {
                     None => {
                         member.flowing = true;

@@ -32,6 +32,26 @@ impl<L: Log> Broker<L> {
         }
     }
 
+    /// Reads several records of which it is known that a consumer wants them.
+    pub(super) fn gather_for(
+        &mut self,
+        stream: StreamId,
+        name: &Arc<str>,
+        member: &mut Member,
+        seqs: &[u64],
+    ) {
+        let mut found = Vec::with_capacity(seqs.len());
+        let looked_at = self.log.read_known(stream, seqs, &mut found);
+        match (looked_at.checked_sub(1).and_then(|last| seqs.get(last)), seqs.first()) {
+            (Some(last), _) => {
+                member.consumer.read_memory();
+                member.consumer.feed(found, last + 1);
+            }
+            (None, Some(first)) => self.read_for(name, member, &one(stream, *first)),
+            (None, None) => {}
+        }
+    }
+
     /// The record of a redelivery: `None` while it is being read, `Some(None)` if it is gone.
     pub(super) fn find_again(
         &mut self,

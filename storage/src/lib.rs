@@ -34,6 +34,7 @@ pub mod log;
 #[cfg(feature = "engine")]
 mod manifest;
 pub mod memory;
+pub mod prefetch;
 pub mod record;
 #[cfg(feature = "engine")]
 pub mod segment;

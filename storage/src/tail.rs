@@ -140,6 +140,11 @@ impl Chunks {
         self.sealed.get(usize::try_from(chunk.checked_sub(self.base)?).ok()?).map(|c| &c.bytes)
     }
 
+    /// Where a record's entry begins in a sealed chunk, to be fetched with others before each is decoded.
+    pub(crate) fn head(&self, place: &Place) -> &[u8] {
+        head_in(self.bytes_of(place.chunk), place)
+    }
+
     /// The record at a place in a sealed chunk.
     pub(crate) fn record(&self, place: &Place) -> Option<Record> {
         record_in(self.bytes_of(place.chunk)?, place)
@@ -154,18 +159,39 @@ pub(crate) struct SharedChunks {
 }
 
 impl SharedChunks {
+    fn bytes_of(&self, chunk: u64) -> Option<&Bytes> {
+        self.bytes.get(usize::try_from(chunk.checked_sub(self.base)?).ok()?)
+    }
+
+    /// Where a record's entry begins, to be fetched with others before each is looked at.
+    pub(crate) fn head(&self, place: &Place) -> &[u8] {
+        head_in(self.bytes_of(place.chunk), place)
+    }
+
     /// The length of a record's entry, in bytes.
     pub(crate) fn entry_len(&self, place: &Place) -> usize {
-        let index = usize::try_from(place.chunk.saturating_sub(self.base)).unwrap_or(usize::MAX);
-        let bytes = self.bytes.get(index).and_then(|bytes| bytes.get(place.offset as usize..));
-        bytes.and_then(|bytes| Fields::new(bytes).u32()).unwrap_or(0) as usize
+        Fields::new(self.head(place)).u32().unwrap_or(0) as usize
+    }
+
+    /// A record's entry.
+    pub(crate) fn entry(&self, place: &Place) -> &[u8] {
+        let start = place.offset as usize;
+        let bytes = self.bytes_of(place.chunk).and_then(|bytes| bytes.get(start..));
+        bytes.and_then(|bytes| bytes.get(..self.entry_len(place))).unwrap_or_default()
     }
 
     /// The record at a place.
     pub(crate) fn record(&self, place: &Place) -> Option<Record> {
-        let index = usize::try_from(place.chunk.checked_sub(self.base)?).ok()?;
-        record_in(self.bytes.get(index)?, place)
+        record_in(self.bytes_of(place.chunk)?, place)
     }
+}
+
+/// Bytes of an entry that its fields and a subject of the usual length take.
+const HEAD: usize = 128;
+
+fn head_in<'a>(bytes: Option<&'a Bytes>, place: &Place) -> &'a [u8] {
+    let from = bytes.and_then(|bytes| bytes.get(place.offset as usize..)).unwrap_or_default();
+    from.get(..HEAD).unwrap_or(from)
 }
 
 /// The record entry at `place`, which the engine wrote or checked there.
@@ -258,6 +284,12 @@ impl Tail {
             return guess;
         }
         self.places.partition_point(|place| place.seq < seq)
+    }
+
+    /// The record of a sequence.
+    pub(crate) fn at(&self, seq: u64) -> Option<Place> {
+        let packed = self.places.get(self.index_of(seq))?;
+        (packed.seq == seq).then(|| self.unpack(packed))
     }
 
     /// Records `from..=to` and the sketches of their subjects, but for those that `filter` refuses by

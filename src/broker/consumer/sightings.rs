@@ -64,6 +64,16 @@ impl Sightings {
         }
     }
 
+    /// The sequences from `cursor` on, `most` of them, that are wanted for certain: up to a range that may
+    /// hold others.
+    pub(super) fn known(&self, cursor: u64, most: usize) -> Vec<u64> {
+        if self.since.is_none_or(|since| cursor < since) {
+            return Vec::new();
+        }
+        let ranges = self.ranges.iter().skip_while(|(_, last)| *last < cursor);
+        ranges.map_while(|(first, last)| (first == last).then_some(*first)).take(most).collect()
+    }
+
     /// Like [`next`](Self::next), but only where something wanted was seen.
     pub(super) fn next_seen(&self, cursor: u64, last: u64) -> Option<(u64, u64)> {
         let is_known = self.since.is_some_and(|since| cursor >= since);
@@ -86,6 +96,9 @@ mod tests {
         assert_eq!(sightings.next(100, 600), Some((100, 101)));
         assert_eq!(sightings.next(101, 600), Some((101, 101)));
         assert_eq!(sightings.next(102, 600), Some((102 + NEAR, 103 + NEAR)));
+        assert!(sightings.known(5, 9).is_empty(), "what was there before");
+        assert!(sightings.known(100, 9).is_empty(), "two, and others could be between them");
+        assert_eq!(sightings.known(104 + NEAR, 9), [500]);
         sightings.pass(104 + NEAR);
         assert_eq!(sightings.next(104 + NEAR, 600), Some((500, 500)));
         assert_eq!(sightings.next(501, 600), None, "nothing else is wanted");
@@ -104,5 +117,7 @@ mod tests {
         assert_eq!(sightings.ranges.len(), MAX_SIGHTINGS);
         assert_eq!(sightings.next(1, u64::MAX), Some((1, 1000)), "to be read again");
         assert_eq!(sightings.next(1001, u64::MAX), Some((2000, 2000)));
+        assert_eq!(sightings.known(1001, 3), [2000, 3000, 4000]);
+        assert_eq!(sightings.known(2001, 2), [3000, 4000]);
     }
 }

@@ -39,6 +39,13 @@ pub(crate) enum Want {
         /// Not many more bytes than this.
         bytes: usize,
     },
+    /// New records at these sequences, which the filters want, as far as they are in memory: give them to
+    /// [`Consumer::feed`], with the last sequence that was looked at. If not even the first is in memory,
+    /// read that as for [`Want::Read`].
+    Gather {
+        /// Ascending.
+        seqs: Vec<u64>,
+    },
     /// Deliver what was read: call [`Consumer::deliver`].
     Deliver,
     /// Nothing at this moment.
@@ -191,7 +198,12 @@ impl Consumer {
         }
         let place = self.sightings.next_seen(self.cursor, stream_last)?;
         let room = open_room(at_hand + READ_RECORDS).saturating_sub(at_hand);
-        (room > 0).then(|| read(place, room))
+        if room == 0 {
+            return None;
+        }
+        let most = usize::try_from(room.min(GATHERED - at_hand)).unwrap_or(1);
+        let seqs = self.sightings.known(self.cursor, most);
+        Some(if seqs.is_empty() { read(place, room) } else { Want::Gather { seqs } })
     }
 
     fn wish_to_read(&self, stream_last: u64, records: u64) -> Want {

@@ -1,5 +1,7 @@
 //! A consumer's stream: pulls and acknowledgements in, deliveries and statuses out.
 
+use claudebus_storage::prefetch::prefetch;
+
 use super::{Ending, unexpected};
 use crate::model::api::ApiRequest;
 use crate::model::event::{Delivery, Event};
@@ -129,6 +131,7 @@ fn deliver(token: u64, mut deliveries: &[Delivery], out: &mut Output) {
             .count()
             .max(1);
         let (part, rest) = deliveries.split_at(whole);
+        prefetch(part.iter().map(|delivery| &**delivery.record.data()));
         ServerFrame::encode_deliveries(token, part, out);
         deliveries = rest;
     }

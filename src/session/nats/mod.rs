@@ -23,6 +23,8 @@ use std::time::Duration;
 use permissions::Permissions;
 use subscriptions::Subscriptions;
 
+use claudebus_storage::prefetch::prefetch;
+
 use crate::access::Grant;
 use crate::model::event::{ConsumerPath, CoreMessage, Delivery, Event};
 use crate::model::limits::Limits;
@@ -383,6 +385,7 @@ impl Session {
         let Some((sid, queue)) = self.subscriptions.get(token) else { return };
         let with_headers = self.connect.headers;
         let prefix = acks::prefix(consumer);
+        prefetch(deliveries.iter().map(|delivery| &**delivery.record.data()));
         for delivery in deliveries {
             if self.permissions.may_receive(delivery.record.subject().as_bytes(), queue) {
                 let bytes = acks::deliver(out, with_headers, sid, &prefix, delivery);

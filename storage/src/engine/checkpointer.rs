@@ -13,6 +13,7 @@ use crate::ids_file;
 use crate::journal::shared::JournalShared;
 use crate::log::Compression;
 use crate::manifest::{self, IdFile, ListedSegment, Manifest};
+use crate::prefetch::prefetch;
 use crate::segment::{SegmentId, SegmentMeta, SegmentWriter};
 use crate::state::entries::Entries;
 use crate::state::file::{StateFile, StateWriter};
@@ -31,6 +32,11 @@ const DELTAS: usize = 16;
 /// Deltas smaller than this part of the tail budget are not merged for their size: 1 MiB.
 const DELTA_PART: u64 = 64;
 
+/// Records that are asked for their length to know how much a stream has.
+const SAMPLE: usize = 64;
+/// Records that are fetched from memory at a time, as those of a stream lie between those of others.
+const AHEAD: usize = 64;
+
 /// Records of one stream to be sealed.
 pub(super) struct TailPart {
     pub(super) stream: StreamId,
@@ -43,6 +49,13 @@ pub(super) struct TailPart {
 impl TailPart {
     fn is_live(&self, seq: u64) -> bool {
         seq >= self.first_seq && !self.gone.contains(seq)
+    }
+
+    /// About how many bytes its records have: some of them stand for all.
+    fn bytes(&self, chunks: &SharedChunks) -> usize {
+        let step = self.places.len().div_ceil(SAMPLE).max(1);
+        let some = self.places.iter().step_by(step);
+        some.map(|place| chunks.entry_len(place)).sum::<usize>().saturating_mul(step)
     }
 }
 
@@ -165,8 +178,7 @@ impl Checkpointer {
         let mut written = Vec::new();
         let mut shared = Vec::new();
         for tail in &job.tails {
-            let bytes: usize = tail.places.iter().map(|place| job.chunks.entry_len(place)).sum();
-            if bytes >= job.tail_budget / 8 {
+            if tail.bytes(&job.chunks) >= job.tail_budget / 8 {
                 written.extend(self.write_segment(&job.chunks, &[tail])?);
             } else {
                 shared.push(tail);
@@ -193,11 +205,15 @@ impl Checkpointer {
         let mut pace = self.pacer.pace();
         let mut writer = SegmentWriter::create(self.disk.as_ref(), id, &mut pace)?;
         for tail in tails {
-            for place in tail.places.iter().filter(|place| tail.is_live(place.seq)) {
-                let record = chunks.record(place).ok_or_else(|| {
-                    io::Error::other(format!("{} lost sequence {}", tail.stream, place.seq))
-                })?;
-                writer.add(tail.stream, tail.compression, &record)?;
+            for places in tail.places.chunks(AHEAD) {
+                prefetch(places.iter().map(|place| chunks.head(place)));
+                prefetch(places.iter().map(|place| chunks.entry(place)));
+                for place in places.iter().filter(|place| tail.is_live(place.seq)) {
+                    let record = chunks.record(place).ok_or_else(|| {
+                        io::Error::other(format!("{} lost sequence {}", tail.stream, place.seq))
+                    })?;
+                    writer.add(tail.stream, tail.compression, &record)?;
+                }
             }
         }
         let meta = writer.finish()?;

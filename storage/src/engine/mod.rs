@@ -256,6 +256,10 @@ impl Log for Engine {
         self.read_records(request, filter, records)
     }
 
+    fn read_known(&mut self, stream: StreamId, seqs: &[u64], records: &mut Vec<Record>) -> usize {
+        self.read_known_records(stream, seqs, records)
+    }
+
     fn count(&self, stream: StreamId, filter: &Filter, from: u64, to: u64) -> Option<u64> {
         let stream = self.contents.streams.get(&stream)?;
         self.count_records(stream, filter, from, to)

@@ -6,6 +6,7 @@ use super::Engine;
 use super::reader::ReadJob;
 use crate::ids::{ReadId, StreamId};
 use crate::log::{Filter, ReadBatch, ReadError, ReadOutcome, ReadRequest};
+use crate::prefetch::prefetch;
 use crate::record::Record;
 use crate::sketch::Sketch;
 use crate::stream::Stream;
@@ -15,6 +16,9 @@ use crate::tail::{Chunks, Place};
 const PLAN: usize = 16;
 /// Ranges of at most this many records are counted one by one in memory.
 const COUNTED_AT_ONCE: u64 = 4096;
+
+/// Records that are fetched from memory at a time, as those of a stream lie between those of others.
+const AHEAD: usize = 64;
 
 /// How much of a read's limits is used up.
 struct Taken {
@@ -54,17 +58,47 @@ impl Engine {
         if from < tail_first && stream.sealed_at(from).is_some_and(|range| range.first <= to) {
             return self.read_sealed(request, from, filter);
         }
-        // Records of the open group are read from its buffer, which is closed for that.
-        if stream.tail.last_chunk() == Some(self.contents.chunks.open_number()) {
-            let piece = self.contents.chunks.seal(self.group.number);
-            self.group.pieces.extend(piece);
-        }
+        self.close_buffer_of(request.stream);
         let chunks = &self.contents.chunks;
         let Some(stream) = self.contents.streams.get(&request.stream) else {
             return ReadOutcome::Ready { next: request.to.saturating_add(1) };
         };
         let next = read_tail(stream, chunks, request, filter, records);
         ReadOutcome::Ready { next }
+    }
+
+    /// Records of the open group are read from its buffer, which is closed for that.
+    fn close_buffer_of(&mut self, stream: StreamId) {
+        let last = self.contents.streams.get(&stream).and_then(|stream| stream.tail.last_chunk());
+        if last == Some(self.contents.chunks.open_number()) {
+            let piece = self.contents.chunks.seal(self.group.number);
+            self.group.pieces.extend(piece);
+        }
+    }
+
+    pub(super) fn read_known_records(
+        &mut self,
+        id: StreamId,
+        seqs: &[u64],
+        records: &mut Vec<Record>,
+    ) -> usize {
+        self.close_buffer_of(id);
+        let Some(stream) = self.contents.streams.get(&id) else { return seqs.len() };
+        if stream.is_volatile() {
+            let found = seqs.iter().filter_map(|seq| stream.volatile.get(seq));
+            records.extend(found.map(|(record, _)| record.clone()));
+            return seqs.len();
+        }
+        // What lies before the tail is on the disk, or gone.
+        let first = stream.tail.first().unwrap_or(u64::MAX);
+        let known = seqs.iter().take_while(|seq| **seq >= first);
+        let looked_at = known.clone().count();
+        let places: Vec<Place> = known.filter_map(|seq| stream.tail.at(*seq)).collect();
+        let chunks = &self.contents.chunks;
+        prefetch(places.iter().map(|place| chunks.head(place)));
+        let is_there = |place: &&Place| stream.contains(place.seq);
+        records.extend(places.iter().filter(is_there).filter_map(|place| chunks.record(place)));
+        looked_at
     }
 
     /// Hands a read to a reader thread.
@@ -163,23 +197,31 @@ fn read_tail(
     records: &mut Vec<Record>,
 ) -> u64 {
     let mut taken = Taken { records: 0, bytes: 0 };
-    for (place, sketch) in stream.tail.range(request.from.max(stream.first_seq), request.to, filter)
-    {
-        if taken.is_full(request) {
-            return place.seq;
+    let places = stream.tail.range(request.from.max(stream.first_seq), request.to, filter);
+    let mut wanted = places
+        .filter(|(place, sketch)| is_wanted(stream, place, *sketch, filter))
+        .map(|(place, _)| place);
+    let mut ahead = Vec::new();
+    loop {
+        let room = request.max_records.saturating_sub(taken.records).saturating_add(1);
+        ahead.extend(wanted.by_ref().take(room.min(AHEAD)));
+        if ahead.is_empty() {
+            return request.to.saturating_add(1);
         }
-        if !is_wanted(stream, &place, sketch, filter) {
-            continue;
+        prefetch(ahead.iter().map(|place| chunks.head(place)));
+        for place in ahead.drain(..) {
+            if taken.is_full(request) {
+                return place.seq;
+            }
+            let Some(record) = chunks.record(&place) else { continue };
+            if record.time < request.since {
+                continue;
+            }
+            taken.records += 1;
+            taken.bytes += record.data().len();
+            records.push(record);
         }
-        let Some(record) = chunks.record(&place) else { continue };
-        if record.time < request.since {
-            continue;
-        }
-        taken.records += 1;
-        taken.bytes += record.data().len();
-        records.push(record);
     }
-    request.to.saturating_add(1)
 }
 
 fn is_wanted(stream: &Stream, place: &Place, sketch: Sketch, filter: &Filter) -> bool {

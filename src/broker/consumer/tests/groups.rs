@@ -53,6 +53,10 @@ impl Bench {
                     self.consumer.feed((from..=end).map(record), end + 1);
                     None
                 }
+                Want::Gather { seqs } => {
+                    self.gather(&seqs);
+                    None
+                }
                 Want::Deliver => self.consumer.deliver(now, &|_| true, ROW, |_| None, &mut row),
                 Want::Nothing(_) => return served,
             };

@@ -75,6 +75,7 @@ impl Bench {
                     let end = to.min(from + records as u64 - 1);
                     self.consumer.feed((from..=end).map(record), end + 1);
                 }
+                Want::Gather { seqs } => self.gather(&seqs),
                 Want::Deliver => {
                     self.consumer.deliver(now, &|_| true, ROW, |_| None, &mut row);
                 }
@@ -85,6 +86,12 @@ impl Bench {
             let numbers = |d: Delivery| (d.record.seq, d.consumer_seq, d.attempts, d.pending);
             sent.extend(row.drain(..).map(numbers));
         }
+    }
+
+    /// All of them are in memory.
+    fn gather(&mut self, seqs: &[u64]) {
+        let last = *seqs.last().expect("something to gather");
+        self.consumer.feed(seqs.iter().copied().map(record), last + 1);
     }
 
     /// Delivers one row of at most so many bytes; returns the stream sequences.
