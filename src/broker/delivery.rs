@@ -87,9 +87,8 @@ impl<L: Log> Broker<L> {
     /// Delivers for the consumers whose turn it is.
     pub(super) fn deliver_all(&mut self) {
         for Turn { stream: id, place, .. } in self.turns.take(self.now.monotonic) {
-            let taken = self.catalog.get_mut(id).and_then(|s| s.consumers.take_at(place));
+            let taken = self.catalog.get_mut(id).and_then(|s| s.consumers.begin_turn(place));
             let Some((name, mut member)) = taken else { continue };
-            member.stirred = false;
             let listeners = self.hear_of_gaps(id, &member);
             // A sign of life tells how far deliveries had come when it was due.
             let due = member.take_statuses();
@@ -200,8 +199,8 @@ impl<L: Log> Broker<L> {
                     self.read_for(name, member, &read);
                     continue;
                 }
-                Want::Gather { seqs } => {
-                    self.gather_for(id, name, member, &seqs);
+                Want::Gather { seqs, bytes } => {
+                    self.gather_for(id, name, member, (&seqs, bytes));
                     continue;
                 }
                 Want::Redeliver { seq } => match self.find_again(id, name, member, seq) {

@@ -22,8 +22,6 @@ pub(super) struct Member {
     pub(super) reread: Option<(u64, Option<Record>)>,
     /// The sequence whose record is read to become a dead letter.
     pub(super) burying: Option<u64>,
-    /// Whether messages that came have stirred it since its last turn.
-    pub(super) stirred: bool,
     /// Whether the server's own pull waits, for a push consumer.
     pub(super) pushing: bool,
     /// Whether a pull of it may have no listener.
@@ -54,7 +52,6 @@ impl Member {
             rereading: None,
             reread: None,
             burying: None,
-            stirred: false,
             pushing: false,
             unheard: false,
             key,

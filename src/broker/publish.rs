@@ -369,8 +369,7 @@ impl<L: Log> Broker<L> {
         let turns = &mut self.turns;
         stream.consumers.each_wanting(subject, |seat, member| {
             member.consumer.appended(count, last);
-            if !member.stirred && member.consumer.num_waiting() > 0 {
-                member.stirred = true;
+            if !seat.waits && member.consumer.num_waiting() > 0 {
                 turns.add(id, seat);
             }
         });

@@ -50,16 +50,15 @@ impl<L: Log> Broker<L> {
         self.sweep_listened();
         self.sessions.takes_from(from, token, &key);
         let connection = self.sessions.connection_of(from);
-        if let Some(stream) = self.catalog.get_mut(id)
-            && let Some(seat) = stream.consumers.move_to(&key.1, connection)
-        {
+        if let Some(seat) = self.catalog.get_mut(id).and_then(|s| s.consumers.seat_mut(&key.1)) {
+            seat.connection = connection;
             self.turns.add(id, seat);
         }
     }
 
     /// A consumer may have something to deliver: it is to have a turn.
     pub(super) fn stir(&mut self, id: StreamId, name: &str) {
-        let seat = self.catalog.get(id).and_then(|stream| stream.consumers.seat(name));
+        let seat = self.catalog.get_mut(id).and_then(|stream| stream.consumers.seat_mut(name));
         seat.into_iter().for_each(|seat| self.turns.add(id, seat));
     }
 
@@ -105,8 +104,8 @@ impl<L: Log> Broker<L> {
             catalog.get(*id).is_some_and(|stream| stream.consumers.get(name).is_some())
         });
         for (id, name) in self.sessions.consumers_of(session) {
-            let seat = self.catalog.get(*id).and_then(|stream| stream.consumers.seat(name));
-            seat.into_iter().for_each(|seat| self.turns.add(*id, seat));
+            let found = self.catalog.get_mut(*id).and_then(|s| s.consumers.seat_mut(name));
+            found.into_iter().for_each(|seat| self.turns.add(*id, seat));
         }
     }
 

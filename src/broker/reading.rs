@@ -38,10 +38,10 @@ impl<L: Log> Broker<L> {
         stream: StreamId,
         name: &Arc<str>,
         member: &mut Member,
-        seqs: &[u64],
+        (seqs, bytes): (&[u64], usize),
     ) {
         let mut found = Vec::with_capacity(seqs.len());
-        let looked_at = self.log.read_known(stream, seqs, &mut found);
+        let looked_at = self.log.read_known(stream, seqs, bytes, &mut found);
         match (looked_at.checked_sub(1).and_then(|last| seqs.get(last)), seqs.first()) {
             (Some(last), _) => {
                 member.consumer.read_memory();

@@ -19,7 +19,7 @@ use super::stream::{Place, Seat};
 /// more than one would. With a thousand at work and nothing else to do, 16 turns follow each other.
 pub(super) const TURN_CONSUMERS: usize = 64;
 
-/// A consumer's turn. One whose consumer is gone, or has its place no more, is nobody's.
+/// A consumer's turn, or that of who has its place now; nobody's if the place is free.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Turn {
     /// Where its messages go.
@@ -52,9 +52,13 @@ impl Default for Turns {
 }
 
 impl Turns {
-    /// A consumer may have something to deliver.
-    pub(super) fn add(&mut self, stream: StreamId, Seat { connection, place }: Seat) {
-        self.waiting.insert(Turn { connection, stream, place });
+    /// A consumer may have something to deliver. One that waits already keeps its turn, also if its
+    /// messages go to another connection by now.
+    pub(super) fn add(&mut self, stream: StreamId, seat: &mut Seat) {
+        if !std::mem::replace(&mut seat.waits, true) {
+            let Seat { connection, place, .. } = *seat;
+            self.waiting.insert(Turn { connection, stream, place });
+        }
     }
 
     /// Those whose turn it is at `now`: in a circle, so that none is left out.
@@ -82,27 +86,23 @@ impl Turns {
     pub(super) fn serve_all(&mut self) {
         self.most = usize::MAX;
     }
-
-    /// Who waits.
-    #[cfg(test)]
-    pub(super) fn waiting(&self) -> impl Iterator<Item = &Turn> {
-        self.waiting.iter()
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
     use super::*;
 
     fn seat(connection: u64, place: usize) -> Seat {
-        Seat { connection: ConnectionId(connection), place: Place(place) }
+        Seat { connection: ConnectionId(connection), place: Place(place), waits: false }
     }
 
     #[test]
     fn each_has_a_turn_and_those_of_a_connection_follow_each_other() {
         let (mut turns, connections) = (Turns::default(), 10);
         for place in 0..1000 {
-            turns.add(StreamId(1), seat(place % connections, usize::try_from(place).unwrap()));
+            let mut seat = seat(place % connections, usize::try_from(place).unwrap());
+            turns.add(StreamId(1), &mut seat);
         }
         let (mut order, mut seen) = (Vec::new(), BTreeSet::new());
         while turns.next().is_some() {
@@ -119,12 +119,14 @@ mod tests {
     #[test]
     fn whoever_comes_again_and_again_keeps_nobody_from_a_turn() {
         let mut turns = Turns::default();
+        let mut seats: Vec<Seat> = (0..200).map(|place| seat(7, place)).collect();
         let mut served = BTreeSet::new();
         for _ in 0..20 {
-            for place in 0..200 {
-                turns.add(StreamId(1), seat(7, place));
+            seats.iter_mut().for_each(|seat| turns.add(StreamId(1), seat));
+            for turn in turns.take(Duration::ZERO) {
+                seats[turn.place.0].waits = false;
+                served.insert(turn.place);
             }
-            served.extend(turns.take(Duration::ZERO).into_iter().map(|turn| turn.place));
         }
         assert_eq!(served.len(), 200);
     }
@@ -134,7 +136,7 @@ mod tests {
         let mut turns = Turns::default();
         turns.serve_all();
         for place in 0..200 {
-            turns.add(StreamId(1), seat(7, place));
+            turns.add(StreamId(1), &mut seat(7, place));
         }
         assert_eq!(turns.take(Duration::ZERO).len(), 200);
         assert_eq!(turns.next(), None);

@@ -383,9 +383,15 @@ pub trait Log {
     ) -> ReadOutcome;
 
     /// Reads records that are wanted, at ascending sequences, as long as they are in memory. Those that
-    /// are not there any more are passed over. Returns how many of the sequences were looked at; the first
-    /// of the others is to be read with [`read`](Self::read).
-    fn read_known(&mut self, stream: StreamId, seqs: &[u64], records: &mut Vec<Record>) -> usize;
+    /// are not there any more are passed over. Stops once `max_bytes` of records were taken. Returns how many
+    /// of the sequences were looked at: none if the first is to be read with [`read`](Self::read).
+    fn read_known(
+        &mut self,
+        stream: StreamId,
+        seqs: &[u64],
+        max_bytes: usize,
+        records: &mut Vec<Record>,
+    ) -> usize;
 
     /// How many records from `from` to `to` the filter wants. Small ranges and whole streams are
     /// counted at once; otherwise `None`, and the caller counts by reading.

@@ -86,6 +86,7 @@ impl<L: Log> Broker<L> {
             // The server's own pull names the old subject.
             member.consumer.drop_unheard_pulls(|_| false);
         }
+        let connection = stream.consumers.seat_mut(&name).map(|seat| seat.connection);
         if let Some(mut member) = stream.consumers.leave(&name) {
             if let Some(subject) = &config.deliver_subject {
                 self.listened.add(subject, &(id, Arc::clone(&name)));
@@ -93,6 +94,9 @@ impl<L: Log> Broker<L> {
             member.consumer.reconfigure(config, now);
             member.refresh();
             stream.consumers.join(Arc::clone(&name), member);
+        }
+        if let Some(seat) = stream.consumers.seat_mut(&name) {
+            seat.connection = connection.unwrap_or_default();
         }
         self.keep_consumer(id, &name);
         self.recount(id, &name);

@@ -157,7 +157,7 @@ pub(crate) struct Consumer {
     redeliver: VecDeque<u64>,
     dying: VecDeque<u64>,
     pulls: Pulls,
-    /// Records read ahead, not yet delivered. Bounded by what [`Want::Read`] asked for.
+    /// Records read ahead, not yet delivered. Bounded by what [`Want::Read`] and [`Want::Gather`] asked for.
     fetched: VecDeque<Record>,
     reading: Option<ReadId>,
     /// The last read needed the disk.

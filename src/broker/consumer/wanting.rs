@@ -14,7 +14,7 @@ const READ_RECORDS: u64 = 1024;
 const READ_BYTES: usize = 256 << 10;
 
 /// With so many records at hand, no more places are read before they are delivered; nor behind a record
-/// that is larger than [`GATHERED_SIZE`].
+/// that is larger than [`GATHERED_SIZE`], or behind [`READ_BYTES`] of them at a time.
 const GATHERED: u64 = 64;
 /// Bytes of a record that is worth gathering.
 const GATHERED_SIZE: usize = 4 << 10;
@@ -45,6 +45,8 @@ pub(crate) enum Want {
     Gather {
         /// Ascending.
         seqs: Vec<u64>,
+        /// Not many more bytes than this.
+        bytes: usize,
     },
     /// Deliver what was read: call [`Consumer::deliver`].
     Deliver,
@@ -203,7 +205,11 @@ impl Consumer {
         }
         let most = usize::try_from(room.min(GATHERED - at_hand)).unwrap_or(1);
         let seqs = self.sightings.known(self.cursor, most);
-        Some(if seqs.is_empty() { read(place, room) } else { Want::Gather { seqs } })
+        Some(if seqs.is_empty() {
+            read(place, room)
+        } else {
+            Want::Gather { seqs, bytes: READ_BYTES }
+        })
     }
 
     fn wish_to_read(&self, stream_last: u64, records: u64) -> Want {

@@ -13,18 +13,21 @@ use crate::model::request::ConnectionId;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::broker) struct Place(pub(in crate::broker) usize);
 
-/// A consumer's place, and where its messages go.
-#[derive(Clone, Copy, Debug)]
+/// What the order of turns depends on.
+#[derive(Debug)]
 pub(in crate::broker) struct Seat {
-    /// Of whoever pulled last.
-    pub(in crate::broker) connection: ConnectionId,
     pub(in crate::broker) place: Place,
+    /// Where the consumer's messages go: to whoever pulled last. None of a push consumer, whose messages
+    /// go by a subject.
+    pub(in crate::broker) connection: ConnectionId,
+    /// Whether somebody in this place waits for a turn.
+    pub(in crate::broker) waits: bool,
 }
 
 #[derive(Debug)]
 struct Kept {
     name: Arc<str>,
-    connection: ConnectionId,
+    seat: Seat,
     /// `None` while the consumer has its turn, and in a place that is free. Boxed, because a member is
     /// large.
     member: Option<Box<Member>>,
@@ -68,11 +71,8 @@ impl Consumers {
     }
 
     /// All of them but one that has its turn, in no order.
-    pub(in crate::broker) fn iter_mut(&mut self) -> impl Iterator<Item = (Seat, &mut Member)> {
-        self.kept.iter_mut().enumerate().filter_map(|(place, kept)| {
-            let seat = Seat { connection: kept.connection, place: Place(place) };
-            Some((seat, kept.member.as_deref_mut()?))
-        })
+    pub(in crate::broker) fn iter_mut(&mut self) -> impl Iterator<Item = (&mut Seat, &mut Member)> {
+        self.kept.iter_mut().filter_map(|kept| Some((&mut kept.seat, kept.member.as_deref_mut()?)))
     }
 
     fn at(&self, place: Place) -> Option<&Member> {
@@ -89,43 +89,35 @@ impl Consumers {
     pub(in crate::broker) fn each_wanting(
         &mut self,
         subject: &str,
-        mut visit: impl FnMut(Seat, &mut Member),
+        mut visit: impl FnMut(&mut Seat, &mut Member),
     ) {
         let kept = &mut self.kept;
-        self.wanted_by.matches(subject, &mut |&place| {
-            if let Some(Kept { connection, member: Some(member), .. }) = kept.get_mut(place.0) {
-                visit(Seat { connection: *connection, place }, member);
+        self.wanted_by.matches(subject, &mut |place| {
+            if let Some(Kept { seat, member: Some(member), .. }) = kept.get_mut(place.0) {
+                visit(seat, member);
             }
         });
     }
 
-    /// Where a consumer is kept, also while it has its turn.
-    pub(in crate::broker) fn seat(&self, name: &str) -> Option<Seat> {
-        let place = *self.names.get(name)?;
-        Some(Seat { connection: self.kept.get(place.0)?.connection, place })
+    /// A consumer's seat, also while it has its turn.
+    pub(in crate::broker) fn seat_mut(&mut self, name: &str) -> Option<&mut Seat> {
+        Some(&mut self.kept.get_mut(self.names.get(name)?.0)?.seat)
     }
 
-    /// From now on a consumer's messages go to this connection.
-    pub(in crate::broker) fn move_to(
-        &mut self,
-        name: &str,
-        connection: ConnectionId,
-    ) -> Option<Seat> {
-        let place = *self.names.get(name)?;
-        self.kept.get_mut(place.0)?.connection = connection;
-        Some(Seat { connection, place })
-    }
-
-    /// Takes a consumer for its turn. Until it is put back it has its name and its interest, and cannot
+    /// Takes a consumer out. Until it is put back it has its name and its interest, and cannot
     /// be looked at.
     pub(in crate::broker) fn take(&mut self, name: &str) -> Option<(Place, Box<Member>)> {
         let place = *self.names.get(name)?;
-        Some((place, self.take_at(place)?.1))
+        Some((place, self.kept.get_mut(place.0)?.member.take()?))
     }
 
-    /// The same by its place.
-    pub(in crate::broker) fn take_at(&mut self, place: Place) -> Option<(Arc<str>, Box<Member>)> {
-        let Kept { name, member, .. } = self.kept.get_mut(place.0)?;
+    /// Takes whoever is in a place for its turn, for which nobody waits there any more.
+    pub(in crate::broker) fn begin_turn(
+        &mut self,
+        place: Place,
+    ) -> Option<(Arc<str>, Box<Member>)> {
+        let Kept { name, seat, member } = self.kept.get_mut(place.0)?;
+        seat.waits = false;
         Some((Arc::clone(name), member.take()?))
     }
 
@@ -142,8 +134,11 @@ impl Consumers {
         for pattern in member.patterns() {
             self.wanted_by.insert(pattern, place);
         }
-        let connection = ConnectionId::default();
-        let kept = Kept { name: Arc::clone(&name), connection, member: Some(member) };
+        let before = self.kept.get(place.0);
+        // The turn of who was there before is the newcomer's.
+        let waits = before.is_some_and(|kept| kept.seat.waits);
+        let seat = Seat { place, connection: ConnectionId::default(), waits };
+        let kept = Kept { name: Arc::clone(&name), seat, member: Some(member) };
         match self.kept.get_mut(place.0) {
             Some(free) => *free = kept,
             None => self.kept.push(kept),

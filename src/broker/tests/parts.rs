@@ -178,6 +178,34 @@ fn many_consumers_at_work_send_rows() {
     }
 }
 
+/// A consumer that many connections pull from is one that waits for a turn, and no crowd.
+#[test]
+fn connections_that_share_a_consumer_are_no_crowd() {
+    let mut bench = stream(&[]);
+    bench.consumer("S", ConsumerConfig { max_ack_pending: -1, ..durable("shared") }).unwrap();
+    let sessions: Vec<SessionId> = (100..300).map(SessionId).collect();
+    for session in &sessions {
+        bench.handle(*session, Request::Opened { connection: ConnectionId(session.0) });
+    }
+    let subjects = vec!["s.a"; sessions.len()];
+    for number in 0..200 {
+        bench.at += Duration::from_millis(1);
+        let (first, batch) = (1 + number * sessions.len() as u64, batch(&subjects));
+        bench.handle(A, Request::Publish { producer: ProducerId(1), first, batch });
+        for session in &sessions {
+            let pull = Pull { batch: 1, expires: None, ..pull("S", "shared", number) };
+            bench.handle(*session, Request::Pull(pull));
+        }
+        bench.broker.commit();
+        bench.broker.handle_log(now(bench.at)).unwrap();
+        let events: Vec<_> = std::iter::from_fn(|| bench.broker.poll_event()).collect();
+        assert_eq!(deliveries(&events).len(), sessions.len(), "after {number} ms");
+        for session in &sessions {
+            bench.handle(*session, Request::Sent { bytes: 1 << 20 });
+        }
+    }
+}
+
 /// A server that stops tells all of them at once.
 #[test]
 fn a_stop_ends_the_pulls_of_many_consumers() {

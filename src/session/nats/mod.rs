@@ -36,6 +36,8 @@ use crate::wire::nats::{Connect, Info, Operation, ProtocolError, line};
 /// send some at once, and this bounds how many a client that does not read makes the server keep.
 pub const MAX_REQUESTS_IN_FLIGHT: usize = 256;
 
+/// Deliveries that are fetched from memory at a time.
+const AHEAD: usize = 64;
 /// Signs of life that a client may leave unanswered.
 pub const MAX_PINGS: u32 = 2;
 
@@ -385,13 +387,15 @@ impl Session {
         let Some((sid, queue)) = self.subscriptions.get(token) else { return };
         let with_headers = self.connect.headers;
         let prefix = acks::prefix(consumer);
-        prefetch(deliveries.iter().map(|delivery| &**delivery.record.data()));
-        for delivery in deliveries {
-            if self.permissions.may_receive(delivery.record.subject().as_bytes(), queue) {
-                let bytes = acks::deliver(out, with_headers, sid, &prefix, delivery);
-                self.traffic.sent(bytes);
-                if self.permissions.notes_replies() {
-                    self.permissions.received(&acks::subject(&prefix, delivery));
+        for part in deliveries.chunks(AHEAD) {
+            prefetch(part.iter().map(|delivery| &**delivery.record.data()));
+            for delivery in part {
+                if self.permissions.may_receive(delivery.record.subject().as_bytes(), queue) {
+                    let bytes = acks::deliver(out, with_headers, sid, &prefix, delivery);
+                    self.traffic.sent(bytes);
+                    if self.permissions.notes_replies() {
+                        self.permissions.received(&acks::subject(&prefix, delivery));
+                    }
                 }
             }
         }

@@ -51,11 +51,14 @@ impl TailPart {
         seq >= self.first_seq && !self.gone.contains(seq)
     }
 
-    /// About how many bytes its records have: some of them stand for all.
-    fn bytes(&self, chunks: &SharedChunks) -> usize {
+    /// Whether its records have so many bytes. Some of them say whether it is worth asking all.
+    fn has_bytes(&self, bytes: usize, chunks: &SharedChunks) -> bool {
+        let sum = |step| -> usize {
+            let some = self.places.iter().step_by(step);
+            some.map(|place| chunks.entry_len(place)).sum()
+        };
         let step = self.places.len().div_ceil(SAMPLE).max(1);
-        let some = self.places.iter().step_by(step);
-        some.map(|place| chunks.entry_len(place)).sum::<usize>().saturating_mul(step)
+        sum(step).saturating_mul(step) >= bytes && (step == 1 || sum(1) >= bytes)
     }
 }
 
@@ -178,7 +181,7 @@ impl Checkpointer {
         let mut written = Vec::new();
         let mut shared = Vec::new();
         for tail in &job.tails {
-            if tail.bytes(&job.chunks) >= job.tail_budget / 8 {
+            if tail.has_bytes(job.tail_budget / 8, &job.chunks) {
                 written.extend(self.write_segment(&job.chunks, &[tail])?);
             } else {
                 shared.push(tail);

@@ -256,8 +256,14 @@ impl Log for Engine {
         self.read_records(request, filter, records)
     }
 
-    fn read_known(&mut self, stream: StreamId, seqs: &[u64], records: &mut Vec<Record>) -> usize {
-        self.read_known_records(stream, seqs, records)
+    fn read_known(
+        &mut self,
+        stream: StreamId,
+        seqs: &[u64],
+        max_bytes: usize,
+        records: &mut Vec<Record>,
+    ) -> usize {
+        self.read_known_records(stream, seqs, max_bytes, records)
     }
 
     fn count(&self, stream: StreamId, filter: &Filter, from: u64, to: u64) -> Option<u64> {

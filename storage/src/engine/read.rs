@@ -80,24 +80,31 @@ impl Engine {
         &mut self,
         id: StreamId,
         seqs: &[u64],
+        max_bytes: usize,
         records: &mut Vec<Record>,
     ) -> usize {
         self.close_buffer_of(id);
         let Some(stream) = self.contents.streams.get(&id) else { return seqs.len() };
-        if stream.is_volatile() {
-            let found = seqs.iter().filter_map(|seq| stream.volatile.get(seq));
-            records.extend(found.map(|(record, _)| record.clone()));
-            return seqs.len();
-        }
+        let chunks = &self.contents.chunks;
         // What lies before the tail is on the disk, or gone.
         let first = stream.tail.first().unwrap_or(u64::MAX);
-        let known = seqs.iter().take_while(|seq| **seq >= first);
-        let looked_at = known.clone().count();
-        let places: Vec<Place> = known.filter_map(|seq| stream.tail.at(*seq)).collect();
-        let chunks = &self.contents.chunks;
-        prefetch(places.iter().map(|place| chunks.head(place)));
-        let is_there = |place: &&Place| stream.contains(place.seq);
-        records.extend(places.iter().filter(is_there).filter_map(|place| chunks.record(place)));
+        let known = seqs.iter().take_while(|seq| **seq >= first || stream.is_volatile());
+        let places: Vec<_> = known.map(|seq| stream.tail.at(*seq)).collect();
+        prefetch(places.iter().flatten().map(|place| chunks.head(place)));
+        let (mut looked_at, mut bytes) = (0, 0);
+        for (seq, place) in seqs.iter().zip(&places) {
+            if bytes >= max_bytes {
+                break;
+            }
+            looked_at += 1;
+            let record = match place {
+                Some(place) if stream.contains(*seq) => chunks.record(place),
+                Some(_) => None,
+                None => stream.volatile.get(seq).map(|(record, _)| record.clone()),
+            };
+            bytes += record.as_ref().map_or(0, |record| record.data().len());
+            records.extend(record);
+        }
         looked_at
     }
 
@@ -204,7 +211,13 @@ fn read_tail(
     let mut ahead = Vec::new();
     loop {
         let room = request.max_records.saturating_sub(taken.records).saturating_add(1);
-        ahead.extend(wanted.by_ref().take(room.min(AHEAD)));
+        // As many as there is room for if they are like the last one; that is not known of the first.
+        let last = records
+            .last()
+            .filter(|_| taken.records > 0)
+            .map_or(usize::MAX, |record| record.data().len());
+        let left = request.max_bytes.saturating_sub(taken.bytes) / last.max(1);
+        ahead.extend(wanted.by_ref().take(room.min(left.saturating_add(1)).min(AHEAD)));
         if ahead.is_empty() {
             return request.to.saturating_add(1);
         }

@@ -265,13 +265,23 @@ impl Log for MemoryLog {
         ReadOutcome::Waiting(id)
     }
 
-    fn read_known(&mut self, stream: StreamId, seqs: &[u64], records: &mut Vec<Record>) -> usize {
+    fn read_known(
+        &mut self,
+        stream: StreamId,
+        seqs: &[u64],
+        max_bytes: usize,
+        records: &mut Vec<Record>,
+    ) -> usize {
         let one = |seq| {
             let (max_records, max_bytes) = (1, usize::MAX);
             ReadRequest { stream, from: seq, to: seq, since: 0, max_records, max_bytes }
         };
+        let before = records.len();
         let in_memory = seqs.iter().take_while(|seq| {
-            !self.slow && self.examine(&one(**seq), &Filter::all(), records).is_ok()
+            let bytes: usize = records.iter().skip(before).map(|record| record.data().len()).sum();
+            bytes < max_bytes
+                && !self.slow
+                && self.examine(&one(**seq), &Filter::all(), records).is_ok()
         });
         in_memory.count()
     }

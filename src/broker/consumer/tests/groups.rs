@@ -53,7 +53,7 @@ impl Bench {
                     self.consumer.feed((from..=end).map(record), end + 1);
                     None
                 }
-                Want::Gather { seqs } => {
+                Want::Gather { seqs, .. } => {
                     self.gather(&seqs);
                     None
                 }

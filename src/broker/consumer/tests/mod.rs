@@ -75,7 +75,7 @@ impl Bench {
                     let end = to.min(from + records as u64 - 1);
                     self.consumer.feed((from..=end).map(record), end + 1);
                 }
-                Want::Gather { seqs } => self.gather(&seqs),
+                Want::Gather { seqs, .. } => self.gather(&seqs),
                 Want::Deliver => {
                     self.consumer.deliver(now, &|_| true, ROW, |_| None, &mut row);
                 }

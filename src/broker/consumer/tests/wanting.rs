@@ -74,10 +74,10 @@ fn messages_far_apart_are_gathered_for_one_row() {
     let mut bench = sparse(&[(1, 100), (1, 200), (1, 300), (1, 400)], 3);
     assert!(matches!(want(&mut bench), Want::Read { from: 100, to: 100, .. }));
     bench.consumer.feed([record(100)], 101);
-    let Want::Gather { seqs } = want(&mut bench) else {
+    let Want::Gather { seqs, bytes } = want(&mut bench) else {
         panic!("there are more, and it knows where")
     };
-    assert_eq!(seqs, [200, 300]);
+    assert_eq!((seqs.as_slice(), bytes), (&[200, 300][..], 256 << 10));
     bench.gather(&seqs);
     assert_eq!(want(&mut bench), Want::Deliver);
     assert_eq!(bench.deliver(ROW), [100, 200, 300]);
@@ -113,7 +113,7 @@ fn a_failed_read_waits_for_what_is_at_hand() {
     let mut bench = sparse(&[(1, 100), (1, 200)], 9);
     want(&mut bench);
     bench.consumer.feed([record(100)], 101);
-    assert_eq!(want(&mut bench), Want::Gather { seqs: vec![200] });
+    assert_eq!(want(&mut bench), Want::Gather { seqs: vec![200], bytes: 256 << 10 });
     // It was not in memory.
     bench.consumer.reading(ReadId(1));
     assert!(bench.consumer.finish_reading(ReadId(1)) && bench.consumer.puts_off_failure());
