@@ -84,7 +84,7 @@ impl<L: Log> Broker<L> {
             return Err(ApiError::header_too_large());
         }
         let size = message.headers.len() + message.payload.len();
-        if size > run.max_message {
+        if size > run.rules.max_message {
             return Err(ApiError::message_too_large());
         }
         if run.no_space {

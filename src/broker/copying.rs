@@ -257,7 +257,7 @@ impl<L: Log> Broker<L> {
         let Some(stream) = self.catalog.get(target) else { return Outcome::Passed };
         let time = if is_mirror { record.time } else { self.now.wall }.max(held.last_time);
         let copy = self.copy_of(stream, &subject, &headers, payload, time);
-        if headers.len() + payload.len() > stream.max_message() {
+        if headers.len() + payload.len() > stream.rules.max_message {
             tracing::warn!(stream = %stream.name, %origin, seq = record.seq,
                 "a message is not copied: it is larger than the stream allows");
             return Outcome::Passed;

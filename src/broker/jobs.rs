@@ -308,7 +308,7 @@ impl<L: Log> Broker<L> {
                 match chore {
                     Chore::Age | Chore::Expire => self.schedule_expiry(job.stream),
                     // The stream's own limits waited for this.
-                    Chore::Overflow => _ = self.grown.insert(job.stream),
+                    Chore::Overflow => self.note_grown(job.stream),
                     Chore::Fire => self.set_firing(job.stream),
                     Chore::Trim => {}
                 }
@@ -316,7 +316,7 @@ impl<L: Log> Broker<L> {
             Task::Purge { purged, answer: Some(answer), .. } => {
                 self.answer_api(answer, Ok(ApiResponse::Purged { success: true, purged }));
             }
-            Task::Purge { answer: None, .. } => _ = self.grown.insert(job.stream),
+            Task::Purge { answer: None, .. } => self.note_grown(job.stream),
             // It went before this job came to it.
             Task::Delete { seq, answer: Some(answer), .. } => {
                 let error = self.nothing_to_delete(answer.0, job.stream, seq);

@@ -179,9 +179,9 @@ pub struct Broker<L: Log> {
     /// Consumers with messages that were given up.
     mourning: BTreeSet<(StreamId, Arc<str>)>,
     /// Streams that were appended to since the last commit.
-    appended: BTreeSet<StreamId>,
+    appended: Vec<StreamId>,
     /// Those of them whose limits were not looked at since.
-    grown: BTreeSet<StreamId>,
+    grown: Vec<StreamId>,
     /// Last sequences that become durable with a position.
     marks: VecDeque<(Position, StreamId, u64)>,
     reads: HashMap<ReadId, Awaiting>,
@@ -316,6 +316,9 @@ impl<L: Log> Broker<L> {
         settling.iter().for_each(|key| self.keep_settled(key));
         let position = self.log.commit();
         for stream in std::mem::take(&mut self.appended) {
+            if let Some(stream) = self.catalog.get_mut(stream) {
+                stream.is_appended = false;
+            }
             if let Some(summary) = self.log.stream(stream) {
                 self.marks.push_back((position, stream, summary.last_seq));
             }

@@ -90,7 +90,12 @@ impl Producer {
 
     /// Remembers a range that was new, and forgets the oldest past `max_ranges`.
     pub(super) fn remember(&mut self, stored: Stored, max_ranges: usize) {
-        let at = self.ranges.partition_point(|range| range.end() <= stored.first);
+        // Counters mostly go up, and then nothing needs to be searched for its place.
+        let is_next = self.ranges.back().is_none_or(|last| last.end() <= stored.first);
+        let at = match is_next {
+            true => self.ranges.len(),
+            false => self.ranges.partition_point(|range| range.end() <= stored.first),
+        };
         let before = at.checked_sub(1).and_then(|at| self.ranges.get_mut(at));
         match before {
             Some(range)
@@ -105,7 +110,11 @@ impl Producer {
                     // Most producers have one range for good: those of clients that were here once.
                     self.ranges.reserve_exact(1);
                 }
-                self.ranges.insert(at, stored);
+                if is_next {
+                    self.ranges.push_back(stored);
+                } else {
+                    self.ranges.insert(at, stored);
+                }
             }
         }
         while self.ranges.len() > max_ranges {

@@ -23,9 +23,9 @@ use super::puback;
 use super::router::Route;
 use super::staging::{Staged, batch_of};
 use super::state;
-use super::stream::Stream;
 use super::stream::asked::{Asked, Rollup};
 use super::stream::timetable::Entry;
+use super::stream::{Rules, Stream, Wanting};
 
 /// What is looked up once for messages of one subject.
 pub(super) struct Run<'a> {
@@ -34,17 +34,8 @@ pub(super) struct Run<'a> {
     mapped: Option<Arc<str>>,
     pub(super) route: Arc<Route>,
     pub(super) stream: Option<StreamId>,
-    /// A message without headers needs no check but that of its size.
-    plain: bool,
-    pub(super) max_message: usize,
-    /// Whether the stream limits messages per subject.
-    per_subject: bool,
-    /// Whether publishers get answers.
-    answers: bool,
-    /// Whether the stream takes atomic batches.
-    stages: bool,
-    /// Whether its messages are counters.
-    counts: bool,
+    /// What its stream says of new messages.
+    pub(super) rules: Rules,
     /// What the last counter has come to.
     total: Option<String>,
     /// The stream is on a disk that is full.
@@ -224,14 +215,14 @@ impl<L: Log> Broker<L> {
             let heard = self.deliver_core(from, &run.route, batch, &message, echo);
             if let Some(id) = run.stream {
                 let answers_it =
-                    !message.reply.is_empty() && run.answers && may_answer(message.reply);
-                let waits = run.counts && self.counting.is_stalled(id);
+                    !message.reply.is_empty() && run.rules.answers && may_answer(message.reply);
+                let waits = run.rules.counts && self.counting.is_stalled(id);
                 let outcome = if waits {
                     Err(ApiError::counter_unread())
                 } else {
                     self.store_or_stage(run, &message)
                 };
-                let is_stalled = run.counts
+                let is_stalled = run.rules.counts
                     && outcome.as_ref().is_err_and(is_unread)
                     && self.stall(id, &message, answers_it);
                 if answers_it && !is_stalled {
@@ -250,7 +241,7 @@ impl<L: Log> Broker<L> {
         run: &mut Run<'_>,
         message: &MessageView<'_>,
     ) -> Result<Outcome, ApiError> {
-        if run.stages
+        if run.rules.stages
             && let (Some(id), Some(batch)) = (run.stream, batch_of(message.headers))
         {
             // What the batch leads to comes behind what was published before it.
@@ -296,6 +287,13 @@ impl<L: Log> Broker<L> {
         if route.stream.is_none() && self.make_default_for(subject) {
             route = self.router.route(subject);
         }
+        let consumers = route.stream.and_then(|id| Some(&self.catalog.get(id)?.consumers));
+        if let Some(consumers) = consumers.filter(|them| !them.is_current(&route.wanting)) {
+            // What nobody holds need not be copied to be changed.
+            drop(route);
+            self.router.learn(subject, consumers.wanting(subject));
+            route = self.router.route(subject);
+        }
         let mapped = self.map_subject(route.stream, subject);
         if let Some(before) = before
             && before.stream == route.stream
@@ -311,12 +309,7 @@ impl<L: Log> Broker<L> {
             subject,
             mapped,
             stream: stream.map(|stream| stream.id),
-            plain: stream.is_some_and(Stream::is_plain),
-            max_message: stream.map_or(usize::MAX, Stream::max_message),
-            per_subject: stream.is_some_and(|stream| stream.max_per_subject().is_some()),
-            answers: stream.is_some_and(|stream| !stream.config.no_ack),
-            stages: stream.is_some_and(|stream| stream.config.allow_atomic),
-            counts: stream.is_some_and(|stream| stream.config.allow_msg_counter),
+            rules: stream.map_or(Rules::NONE, |stream| stream.rules),
             total: None,
             no_space: stream.is_some_and(|stream| self.is_out_of_space(stream)),
             time: last_time.max(self.now.wall),
@@ -334,22 +327,36 @@ impl<L: Log> Broker<L> {
             return;
         }
         self.note_appended(id);
-        self.tell_appended(id, run.stored_as(), run.stored - run.told);
+        // What is remembered is who wants the subject that was asked for.
+        let wanting = run.mapped.is_none().then_some(&run.route.wanting);
+        self.tell_wanting(id, run.stored_as(), wanting, run.stored - run.told);
         if run.last_is_bare
             && let Some(stream) = self.catalog.get_mut(id)
         {
             stream.last_message_id.clear();
         }
-        if run.per_subject {
+        if run.rules.per_subject {
             self.keep_subject_limit(id, run.stored_as());
         }
     }
 
     /// A stream was appended to.
     pub(super) fn note_appended(&mut self, id: StreamId) {
-        self.appended.insert(id);
-        self.grown.insert(id);
+        let Some(stream) = self.catalog.get_mut(id) else { return };
+        if !std::mem::replace(&mut stream.is_appended, true) {
+            self.appended.push(id);
+        }
+        self.note_grown(id);
         self.note_uncopied(id);
+    }
+
+    /// A stream may hold more than its limits allow.
+    pub(super) fn note_grown(&mut self, id: StreamId) {
+        if let Some(stream) = self.catalog.get_mut(id)
+            && !std::mem::replace(&mut stream.has_grown, true)
+        {
+            self.grown.push(id);
+        }
     }
 
     /// The subject that a stream stores a message under, if that is another one.
@@ -361,13 +368,18 @@ impl<L: Log> Broker<L> {
 
     /// Tells consumers that messages of one subject were appended.
     pub(super) fn tell_appended(&mut self, id: StreamId, subject: &str, count: u64) {
+        self.tell_wanting(id, subject, None, count);
+    }
+
+    /// The same, if it may be remembered who wants the subject.
+    fn tell_wanting(&mut self, id: StreamId, subject: &str, wanting: Option<&Wanting>, count: u64) {
         let Some(stream) = self.catalog.get_mut(id) else { return };
         if stream.consumers.is_empty() {
             return;
         }
         let last = self.log.stream(id).map_or(0, |held| held.last_seq);
         let turns = &mut self.turns;
-        stream.consumers.each_wanting(subject, |seat, member| {
+        stream.consumers.each_wanting(subject, wanting, |seat, member| {
             member.consumer.appended(count, last);
             if !seat.waits && member.consumer.num_waiting() > 0 {
                 turns.add(id, seat);
@@ -392,10 +404,10 @@ impl<L: Log> Broker<L> {
         if size > self.limits.max_payload {
             return Err(ApiError::payload_too_large(self.limits.max_payload));
         }
-        if !run.plain || !message.headers.is_empty() {
+        if !run.rules.plain || !message.headers.is_empty() {
             return self.store_checked(run, stream, message);
         }
-        if size > run.max_message {
+        if size > run.rules.max_message {
             return Err(ApiError::message_too_large());
         }
         if run.no_space {

@@ -32,7 +32,7 @@ impl<L: Log> Broker<L> {
         let now = self.now;
         let Some(stream) = self.catalog.get_mut(id) else { return };
         let turns = &mut self.turns;
-        stream.consumers.each_wanting(subject, |seat, member| {
+        stream.consumers.each_wanting(subject, None, |seat, member| {
             // What it notes goes with the deletion.
             if member.consumer.is_pending(seq) || member.consumer.is_held(seq) {
                 turns.add(id, seat);
@@ -130,6 +130,9 @@ impl<L: Log> Broker<L> {
     /// Keeps the limits of streams that were appended to in this turn.
     pub(super) fn keep_limits(&mut self) {
         for id in std::mem::take(&mut self.grown) {
+            if let Some(stream) = self.catalog.get_mut(id) {
+                stream.has_grown = false;
+            }
             if self.excess(id).is_some() && !self.is_making_room(id) {
                 self.start_chore(id, Chore::Trim);
             }
@@ -163,7 +166,7 @@ impl<L: Log> Broker<L> {
             });
             self.start_chore(id, Chore::Overflow);
         }
-        self.grown.insert(id);
+        self.note_grown(id);
         self.keep_limits();
         self.start_chore(id, Chore::Age);
         self.schedule_expiry(id);

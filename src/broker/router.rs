@@ -13,6 +13,7 @@ use crate::access::Grant;
 use crate::model::request::{SessionId, Token};
 use crate::model::subject::{has_wildcard, is_pattern};
 
+use super::stream::Wanting;
 use super::subject_tree::SubjectTree;
 
 /// Routes remembered by subject. 16,384 hot subjects; when there are more, all are forgotten.
@@ -55,6 +56,8 @@ pub(super) struct Route {
     pub(super) plain: Vec<SubscriptionId>,
     /// One of each of these gets it: one list for each queue group.
     pub(super) queues: Vec<Vec<SubscriptionId>>,
+    /// The stream's consumers that want it, as last looked up.
+    pub(super) wanting: Wanting,
 }
 
 impl Route {
@@ -209,6 +212,13 @@ impl Router {
         }
         self.cache.insert(Box::from(subject), Arc::clone(&route));
         route
+    }
+
+    /// Remembers with the route of `subject` which consumers want it.
+    pub(super) fn learn(&mut self, subject: &str, wanting: Wanting) {
+        if let Some(route) = self.cache.get_mut(subject) {
+            Arc::make_mut(route).wanting = wanting;
+        }
     }
 
     /// Where `subject` leads, for subjects that are used once, such as inboxes.

@@ -327,7 +327,7 @@ impl<L: Log> Broker<L> {
         }
         let ttl = kept.ttl.as_deref().filter(|_| stream.config.allow_msg_ttl);
         let headers = published_headers(record, kept, ttl, next);
-        if headers.len() + record.payload().len() > stream.max_message() {
+        if headers.len() + record.payload().len() > stream.rules.max_message {
             return Err(ApiError::message_too_large());
         }
         let size = stream.storage().size(kept.target.len(), headers.len(), record.payload().len());

@@ -250,7 +250,7 @@ impl<L: Log> Broker<L> {
         if size > self.limits.max_payload {
             return Err(ApiError::payload_too_large(self.limits.max_payload));
         }
-        if size > stream.max_message() {
+        if size > stream.rules.max_message {
             return Err(ApiError::message_too_large());
         }
         if batch.len() > MAX_ID {

@@ -24,6 +24,18 @@ pub(in crate::broker) struct Seat {
     pub(in crate::broker) waits: bool,
 }
 
+/// More consumers that want a subject are not remembered: to tell so many costs far more than to find them.
+const MAX_REMEMBERED: usize = 16;
+
+/// Who wanted a subject when that was looked up.
+#[derive(Clone, Debug, Default)]
+pub(in crate::broker) struct Wanting {
+    /// What [`Consumers::generation`] was then.
+    generation: u64,
+    /// `None` if there were too many.
+    places: Option<Box<[Place]>>,
+}
+
 #[derive(Debug)]
 struct Kept {
     name: Arc<str>,
@@ -40,6 +52,8 @@ pub(in crate::broker) struct Consumers {
     kept: Vec<Kept>,
     free: Vec<Place>,
     wanted_by: SubjectTree<Place>,
+    /// Raised whenever somebody joins or leaves; 0 while nobody has.
+    generation: u64,
 }
 
 impl Consumers {
@@ -84,19 +98,38 @@ impl Consumers {
         self.wanted_by.has_match(subject)
     }
 
-    /// Calls `visit` for each consumer that wants `subject`: what many consumers cost that want
-    /// other subjects is one look-up.
+    /// Who wants `subject`, to be remembered until [`is_current`](Self::is_current) says that others may.
+    pub(in crate::broker) fn wanting(&self, subject: &str) -> Wanting {
+        let mut places = Vec::new();
+        self.wanted_by.matches(subject, &mut |place| places.push(*place));
+        let places = (places.len() <= MAX_REMEMBERED).then(|| places.into_boxed_slice());
+        Wanting { generation: self.generation, places }
+    }
+
+    /// Whether nobody joined or left since `wanting` was looked up.
+    pub(in crate::broker) fn is_current(&self, wanting: &Wanting) -> bool {
+        self.generation == wanting.generation
+    }
+
+    /// Calls `visit` for each consumer that wants `subject`, by what is remembered of that if it still
+    /// holds: what many consumers cost that want other subjects is one look-up at most.
     pub(in crate::broker) fn each_wanting(
         &mut self,
         subject: &str,
+        remembered: Option<&Wanting>,
         mut visit: impl FnMut(&mut Seat, &mut Member),
     ) {
+        let remembered = remembered.filter(|wanting| self.is_current(wanting));
         let kept = &mut self.kept;
-        self.wanted_by.matches(subject, &mut |place| {
+        let mut visit_place = |place: &Place| {
             if let Some(Kept { seat, member: Some(member), .. }) = kept.get_mut(place.0) {
                 visit(seat, member);
             }
-        });
+        };
+        match remembered.and_then(|wanting| wanting.places.as_deref()) {
+            Some(places) => places.iter().for_each(visit_place),
+            None => self.wanted_by.matches(subject, &mut visit_place),
+        }
     }
 
     /// A consumer's seat, also while it has its turn.
@@ -130,6 +163,7 @@ impl Consumers {
 
     /// A consumer joins the stream. None of that name may be there.
     pub(in crate::broker) fn join(&mut self, name: Arc<str>, member: Box<Member>) {
+        self.generation += 1;
         let place = self.free.pop().unwrap_or(Place(self.kept.len()));
         for pattern in member.patterns() {
             self.wanted_by.insert(pattern, place);
@@ -149,6 +183,7 @@ impl Consumers {
     /// A consumer leaves the stream.
     pub(in crate::broker) fn leave(&mut self, name: &str) -> Option<Box<Member>> {
         let (place, member) = self.take(name)?;
+        self.generation += 1;
         self.names.remove(name);
         self.free.push(place);
         for pattern in member.patterns() {
@@ -180,8 +215,9 @@ mod tests {
 
     fn wanting(consumers: &mut Consumers, subject: &str) -> Vec<String> {
         let mut names = Vec::new();
-        consumers
-            .each_wanting(subject, |_, member| names.push(member.consumer.path().consumer.clone()));
+        consumers.each_wanting(subject, None, |_, member| {
+            names.push(member.consumer.path().consumer.clone());
+        });
         names
     }
 
@@ -211,5 +247,37 @@ mod tests {
         consumers.put_back(place, member);
         assert_eq!(wanting(&mut consumers, "x"), ["a"]);
         assert_eq!(consumers.iter_mut().count(), 1);
+    }
+
+    #[test]
+    fn what_is_remembered_of_a_subject_holds_until_somebody_joins_or_leaves() {
+        let mut consumers = Consumers::default();
+        let told = |consumers: &mut Consumers, wanting: &Wanting| {
+            let mut names = Vec::new();
+            consumers.each_wanting("x.1", Some(wanting), |_, member| {
+                names.push(member.consumer.path().consumer.clone());
+            });
+            names
+        };
+        let nobody = Wanting::default();
+        assert!(consumers.is_current(&nobody) && told(&mut consumers, &nobody).is_empty());
+        consumers.join("a".into(), member("a", "x.*"));
+        let only = consumers.wanting("x.1");
+        assert!(consumers.is_current(&only) && !consumers.is_current(&nobody));
+        consumers.join("b".into(), member("b", "*.1"));
+        assert!(!consumers.is_current(&only));
+        for wanting in [&nobody, &only, &consumers.wanting("x.1")] {
+            assert_eq!(told(&mut consumers, wanting), ["a", "b"]);
+        }
+        let both = consumers.wanting("x.1");
+        assert!(consumers.leave("a").is_some() && !consumers.is_current(&both));
+        assert_eq!(told(&mut consumers, &both), ["b"]);
+        // More than are remembered are told as well.
+        for number in 0..MAX_REMEMBERED {
+            consumers.join(format!("c{number}").into(), member(&format!("c{number}"), "x.1"));
+        }
+        let many = consumers.wanting("x.1");
+        assert!(many.places.is_none() && consumers.is_current(&many));
+        assert_eq!(told(&mut consumers, &many).len(), MAX_REMEMBERED + 1);
     }
 }

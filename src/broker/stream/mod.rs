@@ -22,7 +22,7 @@ use crate::model::time::Timestamp;
 use crate::model::transform::Transform;
 
 use consumers::Consumers;
-pub(super) use consumers::{Place, Seat};
+pub(super) use consumers::{Place, Seat, Wanting};
 use sources::Source;
 use timetable::Timetable;
 
@@ -40,6 +40,10 @@ pub(super) struct Stream {
     /// Made from the server's defaults, and no client has defined it.
     pub(super) provisional: bool,
     pub(super) consumers: Consumers,
+    /// It was appended to in this turn, and is listed for that.
+    pub(super) is_appended: bool,
+    /// It may hold more than its limits allow, and is listed for that.
+    pub(super) has_grown: bool,
     /// Up to this sequence all records are durable.
     pub(super) durable_seq: u64,
     /// The message id of the last message; empty if it had none.
@@ -63,12 +67,43 @@ pub(super) struct Stream {
     pub(super) gaps: Vec<Arc<Gap>>,
     /// Kinds of jobs at work on the stream, of which there is one at a time.
     pub(super) busy: BTreeSet<Chore>,
+    /// What is asked of every new message.
+    pub(super) rules: Rules,
     /// What the subjects of its messages become.
     pub(super) transform: Option<Transform>,
     /// Where its messages are published once they are stored.
     pub(super) republish: Option<Transform>,
     /// The streams that it copies from. A mirror has one.
     pub(super) sources: Vec<Source>,
+}
+
+/// What a stream's configuration says of every new message, in the form in which it is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Rules {
+    /// A message without headers needs no check but that of its size.
+    pub(super) plain: bool,
+    /// The largest message it takes, headers included, in bytes.
+    pub(super) max_message: usize,
+    /// It limits messages per subject.
+    pub(super) per_subject: bool,
+    /// Publishers get answers.
+    pub(super) answers: bool,
+    /// It takes atomic batches.
+    pub(super) stages: bool,
+    /// Its messages are counters.
+    pub(super) counts: bool,
+}
+
+impl Rules {
+    /// Where there is no stream.
+    pub(super) const NONE: Self = Self {
+        plain: false,
+        max_message: usize::MAX,
+        per_subject: false,
+        answers: false,
+        stages: false,
+        counts: false,
+    };
 }
 
 /// Kinds of jobs of which a stream has one at a time.
@@ -95,6 +130,8 @@ impl Stream {
             created,
             provisional: false,
             consumers: Consumers::default(),
+            is_appended: false,
+            has_grown: false,
             durable_seq: 0,
             last_message_id: String::new(),
             last_unkept: (0, 0),
@@ -106,6 +143,7 @@ impl Stream {
             timetable: Timetable::default(),
             gaps: Vec::new(),
             busy: BTreeSet::new(),
+            rules: Rules::NONE,
             transform: None,
             republish: None,
             sources: Vec::new(),
@@ -127,6 +165,20 @@ impl Stream {
         let config = &self.config;
         self.transform = config.subject_transform.as_ref().and_then(|t| read(&t.src, &t.dest));
         self.republish = config.republish.as_ref().and_then(|r| read(&r.src, &r.dest));
+        self.rules = Rules {
+            plain: config.discard == Discard::Old
+                && config.retention != Retention::Interest
+                && !config.sealed
+                && !config.allow_msg_schedules
+                && !config.allow_msg_counter
+                && self.transform.is_none()
+                && self.republish.is_none(),
+            max_message: usize::try_from(config.max_msg_size).unwrap_or(usize::MAX),
+            per_subject: limit(config.max_msgs_per_subject).is_some(),
+            answers: !config.no_ack,
+            stages: config.allow_atomic,
+            counts: config.allow_msg_counter,
+        };
         let mut before = std::mem::take(&mut self.sources);
         for wanted in config.mirror.iter().chain(&config.sources) {
             let source = Source::new(wanted);
@@ -178,18 +230,6 @@ impl Stream {
         if seq == last_seq { time } else { 0 }
     }
 
-    /// Whether a message without headers is refused only for its size: nothing else to check
-    /// before it is stored.
-    pub(super) fn is_plain(&self) -> bool {
-        self.config.discard == Discard::Old
-            && self.config.retention != Retention::Interest
-            && !self.config.sealed
-            && !self.config.allow_msg_schedules
-            && !self.config.allow_msg_counter
-            && self.transform.is_none()
-            && self.republish.is_none()
-    }
-
     /// Whether acknowledged messages are deleted.
     pub(super) fn deletes_settled(&self) -> bool {
         self.config.retention != Retention::Limits
@@ -205,10 +245,5 @@ impl Stream {
 
     pub(super) fn max_per_subject(&self) -> Option<u64> {
         limit(self.config.max_msgs_per_subject)
-    }
-
-    /// The largest message it takes, headers included, in bytes.
-    pub(super) fn max_message(&self) -> usize {
-        usize::try_from(self.config.max_msg_size).unwrap_or(usize::MAX)
     }
 }
