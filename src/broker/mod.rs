@@ -178,9 +178,9 @@ pub struct Broker<L: Log> {
     listened: Listened,
     /// Consumers with messages that were given up.
     mourning: BTreeSet<(StreamId, Arc<str>)>,
-    /// Streams that were appended to since the last commit.
+    /// Streams that were appended to since the last commit, each once.
     appended: Vec<StreamId>,
-    /// Those of them whose limits were not looked at since.
+    /// Streams that may hold more than their limits allow, each once.
     grown: Vec<StreamId>,
     /// Last sequences that become durable with a position.
     marks: VecDeque<(Position, StreamId, u64)>,
@@ -317,7 +317,7 @@ impl<L: Log> Broker<L> {
         let position = self.log.commit();
         for stream in std::mem::take(&mut self.appended) {
             if let Some(stream) = self.catalog.get_mut(stream) {
-                stream.is_appended = false;
+                stream.in_appended = false;
             }
             if let Some(summary) = self.log.stream(stream) {
                 self.marks.push_back((position, stream, summary.last_seq));

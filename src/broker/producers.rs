@@ -110,11 +110,7 @@ impl Producer {
                     // Most producers have one range for good: those of clients that were here once.
                     self.ranges.reserve_exact(1);
                 }
-                if is_next {
-                    self.ranges.push_back(stored);
-                } else {
-                    self.ranges.insert(at, stored);
-                }
+                self.ranges.insert(at, stored);
             }
         }
         while self.ranges.len() > max_ranges {

@@ -287,14 +287,13 @@ impl<L: Log> Broker<L> {
         if route.stream.is_none() && self.make_default_for(subject) {
             route = self.router.route(subject);
         }
-        let consumers = route.stream.and_then(|id| Some(&self.catalog.get(id)?.consumers));
-        if let Some(consumers) = consumers.filter(|them| !them.is_current(&route.wanting)) {
-            // What nobody holds need not be copied to be changed.
-            drop(route);
-            self.router.learn(subject, consumers.wanting(subject));
-            route = self.router.route(subject);
-        }
         let mapped = self.map_subject(route.stream, subject);
+        let consumers = route.stream.and_then(|id| Some(&self.catalog.get(id)?.consumers));
+        if let Some(consumers) = consumers.filter(|them| !them.is_current(&route.wanting))
+            && mapped.is_none()
+        {
+            route = self.router.learn(subject, route, consumers.wanting(subject));
+        }
         if let Some(before) = before
             && before.stream == route.stream
         {
@@ -342,8 +341,9 @@ impl<L: Log> Broker<L> {
 
     /// A stream was appended to.
     pub(super) fn note_appended(&mut self, id: StreamId) {
-        let Some(stream) = self.catalog.get_mut(id) else { return };
-        if !std::mem::replace(&mut stream.is_appended, true) {
+        if let Some(stream) = self.catalog.get_mut(id)
+            && !std::mem::replace(&mut stream.in_appended, true)
+        {
             self.appended.push(id);
         }
         self.note_grown(id);
@@ -353,7 +353,7 @@ impl<L: Log> Broker<L> {
     /// A stream may hold more than its limits allow.
     pub(super) fn note_grown(&mut self, id: StreamId) {
         if let Some(stream) = self.catalog.get_mut(id)
-            && !std::mem::replace(&mut stream.has_grown, true)
+            && !std::mem::replace(&mut stream.in_grown, true)
         {
             self.grown.push(id);
         }
@@ -371,7 +371,7 @@ impl<L: Log> Broker<L> {
         self.tell_wanting(id, subject, None, count);
     }
 
-    /// The same, if it may be remembered who wants the subject.
+    /// The same, with what is remembered of who wants the subject.
     fn tell_wanting(&mut self, id: StreamId, subject: &str, wanting: Option<&Wanting>, count: u64) {
         let Some(stream) = self.catalog.get_mut(id) else { return };
         if stream.consumers.is_empty() {

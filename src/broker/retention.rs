@@ -131,7 +131,7 @@ impl<L: Log> Broker<L> {
     pub(super) fn keep_limits(&mut self) {
         for id in std::mem::take(&mut self.grown) {
             if let Some(stream) = self.catalog.get_mut(id) {
-                stream.has_grown = false;
+                stream.in_grown = false;
             }
             if self.excess(id).is_some() && !self.is_making_room(id) {
                 self.start_chore(id, Chore::Trim);

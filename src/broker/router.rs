@@ -214,11 +214,21 @@ impl Router {
         route
     }
 
-    /// Remembers with the route of `subject` which consumers want it.
-    pub(super) fn learn(&mut self, subject: &str, wanting: Wanting) {
-        if let Some(route) = self.cache.get_mut(subject) {
-            Arc::make_mut(route).wanting = wanting;
+    /// Adds to the route of `subject`, and to what is remembered of it, which consumers want it.
+    pub(super) fn learn(
+        &mut self,
+        subject: &str,
+        mut route: Arc<Route>,
+        wanting: Wanting,
+    ) -> Arc<Route> {
+        if let Some(remembered) = self.cache.get_mut(subject) {
+            // What only the cache holds is not copied to be changed.
+            drop(route);
+            Arc::make_mut(remembered).wanting = wanting;
+            return Arc::clone(remembered);
         }
+        Arc::make_mut(&mut route).wanting = wanting;
+        route
     }
 
     /// Where `subject` leads, for subjects that are used once, such as inboxes.

@@ -32,7 +32,7 @@ const MAX_REMEMBERED: usize = 16;
 pub(in crate::broker) struct Wanting {
     /// What [`Consumers::generation`] was then.
     generation: u64,
-    /// `None` if there were too many.
+    /// `None` if there were too many, and before anybody was there.
     places: Option<Box<[Place]>>,
 }
 
@@ -101,7 +101,11 @@ impl Consumers {
     /// Who wants `subject`, to be remembered until [`is_current`](Self::is_current) says that others may.
     pub(in crate::broker) fn wanting(&self, subject: &str) -> Wanting {
         let mut places = Vec::new();
-        self.wanted_by.matches(subject, &mut |place| places.push(*place));
+        self.wanted_by.matches(subject, &mut |place| {
+            if places.len() <= MAX_REMEMBERED {
+                places.push(*place);
+            }
+        });
         let places = (places.len() <= MAX_REMEMBERED).then(|| places.into_boxed_slice());
         Wanting { generation: self.generation, places }
     }

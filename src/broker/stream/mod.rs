@@ -40,10 +40,10 @@ pub(super) struct Stream {
     /// Made from the server's defaults, and no client has defined it.
     pub(super) provisional: bool,
     pub(super) consumers: Consumers,
-    /// It was appended to in this turn, and is listed for that.
-    pub(super) is_appended: bool,
-    /// It may hold more than its limits allow, and is listed for that.
-    pub(super) has_grown: bool,
+    /// Whether the broker lists it as one that was appended to since the last commit.
+    pub(super) in_appended: bool,
+    /// Whether the broker lists it as one that may hold more than its limits allow.
+    pub(super) in_grown: bool,
     /// Up to this sequence all records are durable.
     pub(super) durable_seq: u64,
     /// The message id of the last message; empty if it had none.
@@ -130,8 +130,8 @@ impl Stream {
             created,
             provisional: false,
             consumers: Consumers::default(),
-            is_appended: false,
-            has_grown: false,
+            in_appended: false,
+            in_grown: false,
             durable_seq: 0,
             last_message_id: String::new(),
             last_unkept: (0, 0),

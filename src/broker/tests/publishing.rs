@@ -262,3 +262,12 @@ fn a_default_stream_is_made_at_first_use_and_yields_while_empty() {
     assert_eq!((info.state.messages, info.config.max_msgs), (1, 5));
     assert_eq!(bench.request("more", &[], "")["seq"], 2);
 }
+
+#[test]
+fn each_turn_makes_what_it_stored_durable() {
+    let mut bench = stream(|_| {});
+    for counter in 1..=3 {
+        bench.publish(1, counter, &["s.a"]);
+        assert_eq!(bench.broker.catalog.find("S").unwrap().durable_seq, counter);
+    }
+}
