@@ -283,13 +283,15 @@ impl<L: Log> Broker<L> {
     /// Looks up what storing messages of `subject` needs; what depends on the stream alone is
     /// taken from the run before, if that led to the same one.
     pub(super) fn begin_run<'a>(&mut self, subject: &'a str, before: Option<&Run<'_>>) -> Run<'a> {
-        let mut route = self.router.route(subject);
+        let (mut route, is_used_again) = self.router.look_up(subject);
         if route.stream.is_none() && self.make_default_for(subject) {
             route = self.router.route(subject);
         }
         let mapped = self.map_subject(route.stream, subject);
         let consumers = route.stream.and_then(|id| Some(&self.catalog.get(id)?.consumers));
+        // For a subject that is used once, to remember it costs more than it saves.
         if let Some(consumers) = consumers.filter(|them| !them.is_current(&route.wanting))
+            && is_used_again
             && mapped.is_none()
         {
             route = self.router.learn(subject, route, consumers.wanting(subject));

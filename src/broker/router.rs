@@ -203,15 +203,20 @@ impl Router {
 
     /// Where `subject` leads, remembered for next time.
     pub(super) fn route(&mut self, subject: &str) -> Arc<Route> {
+        self.look_up(subject).0
+    }
+
+    /// The same, and whether it was remembered from last time.
+    pub(super) fn look_up(&mut self, subject: &str) -> (Arc<Route>, bool) {
         if let Some(route) = self.cache.get(subject) {
-            return Arc::clone(route);
+            return (Arc::clone(route), true);
         }
         let route = Arc::new(self.find(subject));
         if self.cache.len() >= MAX_CACHED_ROUTES {
             self.cache.clear();
         }
         self.cache.insert(Box::from(subject), Arc::clone(&route));
-        route
+        (route, false)
     }
 
     /// Adds to the route of `subject`, and to what is remembered of it, which consumers want it.
