@@ -236,6 +236,12 @@ impl Router {
         route
     }
 
+    /// What is remembered.
+    #[cfg(test)]
+    pub(super) fn remembered(&self) -> impl Iterator<Item = (&str, &Route)> {
+        self.cache.iter().map(|(subject, route)| (&**subject, &**route))
+    }
+
     /// Where `subject` leads, for subjects that are used once, such as inboxes.
     pub(super) fn find(&self, subject: &str) -> Route {
         let stream = if is_pattern(subject) { self.stream_of(subject) } else { None };

@@ -28,7 +28,7 @@ pub(in crate::broker) struct Seat {
 const MAX_REMEMBERED: usize = 16;
 
 /// Who wanted a subject when that was looked up.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in crate::broker) struct Wanting {
     /// What [`Consumers::generation`] was then.
     generation: u64,

@@ -11,6 +11,7 @@ mod model;
 mod ordering;
 mod parts;
 mod publishing;
+mod remembering;
 mod republishing;
 mod resetting;
 mod retention;
