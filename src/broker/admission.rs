@@ -8,7 +8,8 @@ use crate::model::error::ApiError;
 use crate::model::stream::Storage;
 
 use super::Broker;
-use super::publish::{New, Run, as_stored};
+use super::publish::{New, as_stored};
+use super::run::Run;
 use super::stream::Stream;
 use super::stream::asked::Asked;
 

@@ -16,7 +16,8 @@ use crate::model::stream::Discard;
 use crate::model::subject::is_publishable;
 
 use super::Broker;
-use super::publish::{New, Placed, Run};
+use super::publish::{New, Placed};
+use super::run::Run;
 
 /// A message of a batch that its stream takes.
 struct Ready<'m> {

@@ -19,8 +19,9 @@ use crate::model::error::ApiError;
 use crate::model::headers::{self, Block, names};
 
 use super::puback;
-use super::publish::{New, Run};
+use super::publish::New;
 use super::reading::one;
+use super::run::Run;
 use super::stream::Stream;
 use super::stream::asked::Asked;
 use super::{Awaiting, Broker};

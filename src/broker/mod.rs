@@ -43,6 +43,7 @@ mod reading;
 mod restore;
 mod retention;
 mod router;
+mod run;
 mod schedule;
 mod scheduling;
 mod sessions;

@@ -1,13 +1,10 @@
-//! Storing messages: the checks of a publish in JetStream's order, and who is told.
-//!
-//! Messages come in batches. A *run* is a row of messages of one subject in a batch: what depends
-//! on the subject alone is looked up once for the run.
+//! Storing messages: the checks of a publish in JetStream's order, and what publishers are told. Consumers
+//! hear of what is stored at the end of a run (see `run.rs`).
 
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use claudebus_storage::{Fingerprint, Log, NewRecord, StreamId};
-use rand::RngExt;
 
 use crate::model::batch::{MessageBatch, MessageView};
 use crate::model::error::ApiError;
@@ -20,46 +17,12 @@ use super::Broker;
 use super::counting::{Counted, Total, is_unread};
 use super::producers::{Producer, Seen, Stored};
 use super::puback;
-use super::router::Route;
+use super::run::Run;
 use super::staging::{Staged, batch_of};
 use super::state;
+use super::stream::Stream;
 use super::stream::asked::{Asked, Rollup};
 use super::stream::timetable::Entry;
-use super::stream::{Rules, Stream, Wanting};
-
-/// What is looked up once for messages of one subject.
-pub(super) struct Run<'a> {
-    pub(super) subject: &'a str,
-    /// What the stream stores them under, if that is another subject.
-    mapped: Option<Arc<str>>,
-    pub(super) route: Arc<Route>,
-    pub(super) stream: Option<StreamId>,
-    /// What its stream says of new messages.
-    pub(super) rules: Rules,
-    /// What the last counter has come to.
-    total: Option<String>,
-    /// The stream is on a disk that is full.
-    pub(super) no_space: bool,
-    time: u64,
-    /// Messages stored by the run.
-    stored: u64,
-    /// Those of them that consumers have heard of.
-    told: u64,
-    /// Whether the last of them had no headers, and so no message id.
-    last_is_bare: bool,
-}
-
-impl Run<'_> {
-    /// The subject that messages are stored under.
-    pub(super) fn stored_as(&self) -> &str {
-        self.mapped.as_deref().unwrap_or(self.subject)
-    }
-
-    /// When its messages are stored.
-    pub(super) fn time(&self) -> u64 {
-        self.time
-    }
-}
 
 /// What was found out about a message before it is stored: the stream takes it, or it was stored
 /// before, at this sequence.
@@ -271,124 +234,6 @@ impl<L: Log> Broker<L> {
         self.answer_subject(batch.slice(message.reply.as_bytes()), Bytes::new(), body);
     }
 
-    /// Makes `run` the run of `subject`, ending another one.
-    pub(super) fn turn_to<'a>(&mut self, run: &mut Option<Run<'a>>, subject: &'a str) {
-        if run.as_ref().is_some_and(|run| run.subject == subject) {
-            return;
-        }
-        self.end_run(run.as_ref());
-        *run = Some(self.begin_run(subject, run.as_ref()));
-    }
-
-    /// Looks up what storing messages of `subject` needs; what depends on the stream alone is
-    /// taken from the run before, if that led to the same one.
-    pub(super) fn begin_run<'a>(&mut self, subject: &'a str, before: Option<&Run<'_>>) -> Run<'a> {
-        let (mut route, is_used_again) = self.router.look_up(subject);
-        if route.stream.is_none() && self.make_default_for(subject) {
-            route = self.router.route(subject);
-        }
-        let mapped = self.map_subject(route.stream, subject);
-        let consumers = route.stream.and_then(|id| Some(&self.catalog.get(id)?.consumers));
-        // For a subject that is used once, to remember it costs more than it saves.
-        if let Some(consumers) = consumers.filter(|them| !them.is_current(&route.wanting))
-            && is_used_again
-            && mapped.is_none()
-        {
-            route = self.router.learn(subject, route, consumers.wanting(subject));
-        }
-        if let Some(before) = before
-            && before.stream == route.stream
-        {
-            let (stored, told, last_is_bare) = (0, 0, false);
-            let total = None;
-            return Run { subject, mapped, route, stored, told, last_is_bare, total, ..*before };
-        }
-        let stream = route.stream.and_then(|id| self.catalog.get(id));
-        let last_time =
-            route.stream.and_then(|id| self.log.stream(id)).map_or(0, |held| held.last_time);
-        Run {
-            subject,
-            mapped,
-            stream: stream.map(|stream| stream.id),
-            rules: stream.map_or(Rules::NONE, |stream| stream.rules),
-            total: None,
-            no_space: stream.is_some_and(|stream| self.is_out_of_space(stream)),
-            time: last_time.max(self.now.wall),
-            stored: 0,
-            told: 0,
-            last_is_bare: false,
-            route,
-        }
-    }
-
-    /// After a run: consumers hear of the new messages, and limits are kept.
-    pub(super) fn end_run(&mut self, run: Option<&Run<'_>>) {
-        let Some((run, id)) = run.and_then(|run| Some((run, run.stream?))) else { return };
-        if run.stored == 0 {
-            return;
-        }
-        self.note_appended(id);
-        // What is remembered is who wants the subject that was asked for.
-        let wanting = run.mapped.is_none().then_some(&run.route.wanting);
-        self.tell_wanting(id, run.stored_as(), wanting, run.stored - run.told);
-        if run.last_is_bare
-            && let Some(stream) = self.catalog.get_mut(id)
-        {
-            stream.last_message_id.clear();
-        }
-        if run.rules.per_subject {
-            self.keep_subject_limit(id, run.stored_as());
-        }
-    }
-
-    /// A stream was appended to.
-    pub(super) fn note_appended(&mut self, id: StreamId) {
-        if let Some(stream) = self.catalog.get_mut(id)
-            && !std::mem::replace(&mut stream.in_appended, true)
-        {
-            self.appended.push(id);
-        }
-        self.note_grown(id);
-        self.note_uncopied(id);
-    }
-
-    /// A stream may hold more than its limits allow.
-    pub(super) fn note_grown(&mut self, id: StreamId) {
-        if let Some(stream) = self.catalog.get_mut(id)
-            && !std::mem::replace(&mut stream.in_grown, true)
-        {
-            self.grown.push(id);
-        }
-    }
-
-    /// The subject that a stream stores a message under, if that is another one.
-    pub(super) fn map_subject(&mut self, id: Option<StreamId>, subject: &str) -> Option<Arc<str>> {
-        let transform = self.catalog.get(id?)?.transform.as_ref()?;
-        let rng = &mut self.rng;
-        transform.apply(subject, &mut |below| rng.random_range(0..below)).map(Arc::from)
-    }
-
-    /// Tells consumers that messages of one subject were appended.
-    pub(super) fn tell_appended(&mut self, id: StreamId, subject: &str, count: u64) {
-        self.tell_wanting(id, subject, None, count);
-    }
-
-    /// The same, with what is remembered of who wants the subject.
-    fn tell_wanting(&mut self, id: StreamId, subject: &str, wanting: Option<&Wanting>, count: u64) {
-        let Some(stream) = self.catalog.get_mut(id) else { return };
-        if stream.consumers.is_empty() {
-            return;
-        }
-        let last = self.log.stream(id).map_or(0, |held| held.last_seq);
-        let turns = &mut self.turns;
-        stream.consumers.each_wanting(subject, wanting, |seat, member| {
-            member.consumer.appended(count, last);
-            if !seat.waits && member.consumer.num_waiting() > 0 {
-                turns.add(id, seat);
-            }
-        });
-    }
-
     /// Stores one message, if its stream takes it.
     pub(super) fn store(
         &mut self,
@@ -419,7 +264,7 @@ impl<L: Log> Broker<L> {
             subject: run.subject,
             headers: b"",
             payload: message.payload,
-            time: run.time,
+            time: run.time(),
             expires: None,
             message_id: None,
         };
@@ -482,7 +327,7 @@ impl<L: Log> Broker<L> {
         let planned = self.plan(id, run.stored_as(), &asked)?;
         let fingerprint = asked.message_id.map(|text| self.id_key.fingerprint(text));
         if let Some(fingerprint) = fingerprint
-            && let Some(seq) = self.log.recall(id, fingerprint, run.time)
+            && let Some(seq) = self.log.recall(id, fingerprint, run.time())
         {
             return Ok(Err(seq));
         }
@@ -514,11 +359,11 @@ impl<L: Log> Broker<L> {
             subject,
             headers: message.headers,
             payload: message.payload,
-            time: run.time,
-            expires: asked.ttl.map(|ttl| ttl.expires(run.time)),
+            time: run.time(),
+            expires: asked.ttl.map(|ttl| ttl.expires(run.time())),
             message_id: fingerprint
                 .filter(|_| window > 0)
-                .map(|id| (id, run.time.saturating_add(window))),
+                .map(|id| (id, run.time().saturating_add(window))),
         };
         // A schedule is wanted by the stream itself.
         let unwanted = planned.is_none()
@@ -538,7 +383,7 @@ impl<L: Log> Broker<L> {
         }
         if unwanted {
             if let Some(stream) = self.catalog.get_mut(id) {
-                stream.last_unkept = (seq, run.time);
+                stream.last_unkept = (seq, run.time());
             }
             return Ok(Placed { stream: id, seq, duplicate: false });
         }

@@ -17,7 +17,8 @@ use crate::model::headers::{self, Block, names};
 use crate::model::stream::Discard;
 
 use super::counting::{Total, is_unread};
-use super::publish::{New, Placed, Run};
+use super::publish::{New, Placed};
+use super::run::Run;
 use super::stream::Stream;
 use super::stream::asked::{Asked, Rollup};
 use super::{Broker, Deadline};
