@@ -11,7 +11,7 @@ use crate::model::consumer::{AckPolicy, Idle};
 use crate::model::event::{Delivery, Event};
 use crate::model::request::{ReplyTo, SessionId, Token};
 
-use super::consumer::{Rest, Settled, Want, Way};
+use super::consumer::{Rest, RowLimit, Settled, Want, Way};
 use super::member::Member;
 use super::reading::meta_of;
 use super::router::{Route, SubscriptionId};
@@ -41,7 +41,7 @@ struct Parcel {
 struct Mail {
     parcels: Vec<Parcel>,
     delivered: usize,
-    /// The deliveries of one step. Kept for its memory.
+    /// The deliveries of one step. Its memory is the broker's.
     row: Vec<Delivery>,
     /// Deliveries that need no acknowledgement, where the stream keeps messages for those.
     settled: Vec<Settled>,
@@ -107,7 +107,9 @@ impl<L: Log> Broker<L> {
             }
             due.into_iter().for_each(|status| self.tell_status(status));
             pins.iter().for_each(|change| self.advise_pin(&path, change));
-            for parcel in mail.parcels {
+            let Mail { parcels, settled, row, .. } = mail;
+            self.row = row;
+            for parcel in parcels {
                 let Parcel { session, token, deliveries, waits } = parcel;
                 self.sessions.takes_from(session, None, &key);
                 let event = Event::Deliver { token, consumer: Arc::clone(&path), deliveries };
@@ -119,7 +121,7 @@ impl<L: Log> Broker<L> {
             }
             question.into_iter().for_each(|question| self.ask_listeners(question));
             statuses.into_iter().for_each(|status| self.tell_status(status));
-            self.discard_settled(id, &mail.settled);
+            self.discard_settled(id, &settled);
         }
     }
 
@@ -158,7 +160,7 @@ impl<L: Log> Broker<L> {
 
     /// Delivers what a consumer has for its pulls.
     fn deliver(&mut self, id: StreamId, name: &Arc<str>, member: &mut Member) -> Mail {
-        let mut mail = Mail::default();
+        let mut mail = Mail { row: std::mem::take(&mut self.row), ..Mail::default() };
         if let Some(terms) = self.terms_of(id) {
             self.deliver_until_idle(id, name, member, &terms, &mut mail);
         }
@@ -222,7 +224,13 @@ impl<L: Log> Broker<L> {
                     }
                     Some(Some(record)) => self.redeliver(id, member, terms, mail, pushes, record),
                 },
-                Want::Deliver => self.deliver_row(id, member, terms, mail, pushes),
+                Want::Deliver => match self.end_of_row(member, terms, mail) {
+                    Some(last) => self.deliver_row(id, member, terms, mail, pushes, last),
+                    None => {
+                        member.flowing = true;
+                        break;
+                    }
+                },
             };
             if let Some(way) = way {
                 if let Some(flow) = &mut member.flow {
@@ -234,7 +242,20 @@ impl<L: Log> Broker<L> {
         self.stir(id, name);
     }
 
-    /// Delivers a row of what was read.
+    /// The highest sequence that may be delivered now of what was read; `None` if that waits for another turn.
+    ///
+    /// While consumers gather their messages, those that are not durable yet stay for the next turn, unless there
+    /// is nothing else: they would have to leave later, as a second row that costs as much as the first.
+    fn end_of_row(&self, member: &Member, terms: &Terms, mail: &Mail) -> Option<u64> {
+        let is_durable = |seq| seq <= terms.durable_seq;
+        match member.consumer.next_fetched() {
+            Some(seq) if self.turns.is_pacing() && is_durable(seq) => Some(terms.durable_seq),
+            Some(_) if self.turns.is_pacing() && mail.delivered > 0 => None,
+            _ => Some(u64::MAX),
+        }
+    }
+
+    /// Delivers a row of what was read, up to the sequence `last`.
     fn deliver_row(
         &self,
         id: StreamId,
@@ -242,6 +263,7 @@ impl<L: Log> Broker<L> {
         terms: &Terms,
         mail: &mut Mail,
         pushes: bool,
+        last: u64,
     ) -> Option<Way> {
         let Mail { row, settled, subject, .. } = mail;
         let is_settled = terms.deletes && member.consumer.ack_policy() == AckPolicy::None;
@@ -257,7 +279,8 @@ impl<L: Log> Broker<L> {
         };
         let limit = self.limits.max_session_deliveries;
         let open = who_has_room(&self.sessions, pushes, limit);
-        member.consumer.deliver(self.now, &open, limit / ROW_PART, meta_of, row)
+        let limit = RowLimit { bytes: limit / ROW_PART, last };
+        member.consumer.deliver(self.now, &open, limit, meta_of, row)
     }
 
     fn redeliver(

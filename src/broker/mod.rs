@@ -69,7 +69,7 @@ use rand::rngs::StdRng;
 
 use crate::model::answer::ServerNames;
 use crate::model::error::ApiError;
-use crate::model::event::Event;
+use crate::model::event::{Delivery, Event};
 use crate::model::limits::Limits;
 use crate::model::request::{Request, SessionId, Token};
 use crate::model::stream::StreamConfig;
@@ -169,6 +169,8 @@ pub struct Broker<L: Log> {
     id_key: Key,
     catalog: Catalog,
     router: Router,
+    /// Where a consumer's turn puts its deliveries, empty in between. Kept for its memory.
+    row: Vec<Delivery>,
     sessions: Sessions,
     producers: Producers,
     outbox: Outbox,

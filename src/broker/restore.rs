@@ -86,6 +86,7 @@ impl<L: Log> Broker<L> {
             id_key: Key(0, 0),
             catalog: Catalog::default(),
             router: Router::default(),
+            row: Vec::new(),
             sessions: Sessions::default(),
             producers: Producers::default(),
             outbox: Outbox::default(),

@@ -29,26 +29,15 @@ pub(super) struct Turn {
 }
 
 /// Who waits for a turn.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Turns {
     waiting: BTreeSet<Turn>,
     /// The last one that was served when not all had their turn.
     served: Option<Turn>,
-    /// How many are served at a time.
-    most: usize,
-    /// When they are.
+    /// Whether all that wait have their turn at a time.
+    serves_all: bool,
+    /// When they have it otherwise.
     pacing: Pacing,
-}
-
-impl Default for Turns {
-    fn default() -> Self {
-        Self {
-            waiting: BTreeSet::new(),
-            served: None,
-            most: TURN_CONSUMERS,
-            pacing: Pacing::default(),
-        }
-    }
 }
 
 impl Turns {
@@ -63,7 +52,10 @@ impl Turns {
 
     /// Those whose turn it is at `now`: in a circle, so that none is left out.
     pub(super) fn take(&mut self, now: Duration) -> Vec<Turn> {
-        let count = self.pacing.admit(now, self.waiting.len(), self.most);
+        let count = match self.serves_all {
+            true => self.waiting.len(),
+            false => self.pacing.admit(now, self.waiting.len(), TURN_CONSUMERS),
+        };
         if self.waiting.len() == count {
             return std::mem::take(&mut self.waiting).into_iter().collect();
         }
@@ -82,9 +74,14 @@ impl Turns {
         (!self.waiting.is_empty()).then(|| self.pacing.next().unwrap_or_default())
     }
 
+    /// Whether consumers let messages gather between their turns.
+    pub(super) fn is_pacing(&self) -> bool {
+        !self.serves_all && self.pacing.is_pacing()
+    }
+
     /// From now on all that wait have their turn at a time.
     pub(super) fn serve_all(&mut self) {
-        self.most = usize::MAX;
+        self.serves_all = true;
     }
 }
 

@@ -31,6 +31,15 @@ pub(crate) struct Way {
     pub(crate) wait_durable: bool,
 }
 
+/// How long a row may be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RowLimit {
+    /// Bytes, counted by [`Delivery::charge`].
+    pub(crate) bytes: usize,
+    /// The highest sequence.
+    pub(crate) last: u64,
+}
+
 /// What the length of the subjects depends on that NATS clients acknowledge with:
 /// `$JS.ACK.<stream>.<consumer>.<attempts>.<stream seq>.<consumer seq>.<time>.<pending>`.
 #[derive(Clone, Copy, Debug)]
@@ -168,6 +177,11 @@ impl Consumer {
         awaited
     }
 
+    /// The sequence of the record that is delivered next, if that is read already.
+    pub(crate) fn next_fetched(&self) -> Option<u64> {
+        self.fetched.front().map(|record| record.seq)
+    }
+
     /// Takes records that were read, and the first sequence that was not examined.
     pub(crate) fn feed(&mut self, records: impl IntoIterator<Item = Record>, next: u64) {
         if let Some(front) = self.listed.front().copied() {
@@ -221,14 +235,14 @@ impl Consumer {
     }
 
     /// Delivers records that were read to the pull whose turn it is: as many in a row as it takes and
-    /// as `most_bytes`, counted by [`Delivery::charge`], allow, but one at least. They are added to
+    /// as `limit` allows, but one at least. They are added to
     /// `row`; `meta_of` is asked once for each, in order. `None` if no pull could take any; ask
     /// [`Consumer::want`] again.
     pub(crate) fn deliver(
         &mut self,
         now: Now,
         open: &dyn Fn(SessionId) -> bool,
-        most_bytes: usize,
+        limit: RowLimit,
         mut meta_of: impl FnMut(&Record) -> Option<Meta>,
         row: &mut Vec<Delivery>,
     ) -> Option<Way> {
@@ -239,7 +253,7 @@ impl Consumer {
         let (replies, load) = (self.replies(), self.load(false));
         let mut bytes = 0;
         let sizes = self.fetched.iter().zip(0..most).map_while(|(record, nth)| {
-            let has_room = bytes < most_bytes || bytes == 0;
+            let has_room = (bytes < limit.bytes && record.seq <= limit.last) || bytes == 0;
             bytes += Delivery::charge_of(record);
             has_room.then(|| Size {
                 stored: Delivery::pull_bytes(record),

@@ -40,7 +40,7 @@ use pulls::Pulls;
 use sightings::Sightings;
 use timers::Timers;
 
-pub(crate) use delivery::Way;
+pub(crate) use delivery::{RowLimit, Way};
 pub(crate) use groups::PinChange;
 #[cfg(test)]
 pub(in crate::broker) use holding::MAX_HELD;

@@ -71,7 +71,10 @@ impl Sightings {
             return Vec::new();
         }
         let ranges = self.ranges.iter().skip_while(|(_, last)| *last < cursor);
-        ranges.map_while(|(first, last)| (first == last).then_some(*first)).take(most).collect()
+        let mut known = Vec::with_capacity(most.min(self.ranges.len()));
+        known
+            .extend(ranges.map_while(|(first, last)| (first == last).then_some(*first)).take(most));
+        known
     }
 
     /// Like [`next`](Self::next), but only where something wanted was seen.

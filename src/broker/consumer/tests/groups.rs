@@ -57,7 +57,7 @@ impl Bench {
                     self.gather(&seqs);
                     None
                 }
-                Want::Deliver => self.consumer.deliver(now, &|_| true, ROW, |_| None, &mut row),
+                Want::Deliver => self.consumer.deliver(now, &|_| true, ANY_ROW, |_| None, &mut row),
                 Want::Nothing(_) => return served,
             };
             let token = match way.map(|way| way.reply) {

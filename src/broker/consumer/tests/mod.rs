@@ -10,6 +10,7 @@ use crate::model::request::{AckKind, Pull, Token};
 const SESSION: SessionId = SessionId(1);
 /// Bytes of a row, more than any test has.
 const ROW: usize = 1 << 20;
+const ANY_ROW: RowLimit = RowLimit { bytes: ROW, last: u64::MAX };
 
 fn at(seconds: u64) -> Now {
     Now {
@@ -77,7 +78,7 @@ impl Bench {
                 }
                 Want::Gather { seqs, .. } => self.gather(&seqs),
                 Want::Deliver => {
-                    self.consumer.deliver(now, &|_| true, ROW, |_| None, &mut row);
+                    self.consumer.deliver(now, &|_| true, ANY_ROW, |_| None, &mut row);
                 }
                 Want::Nothing(_) => {
                     return (sent, self.consumer.why_idle(now, self.last, &|_| true));
@@ -97,7 +98,13 @@ impl Bench {
     /// Delivers one row of at most so many bytes; returns the stream sequences.
     fn deliver(&mut self, most_bytes: usize) -> Vec<u64> {
         let mut row = Vec::new();
-        self.consumer.deliver(at(0), &|_| true, most_bytes, |_| None, &mut row);
+        self.consumer.deliver(
+            at(0),
+            &|_| true,
+            RowLimit { bytes: most_bytes, ..ANY_ROW },
+            |_| None,
+            &mut row,
+        );
         row.iter().map(|delivery| delivery.record.seq).collect()
     }
 
