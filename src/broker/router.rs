@@ -219,21 +219,18 @@ impl Router {
         (route, false)
     }
 
-    /// Adds to the route of `subject`, and to what is remembered of it, which consumers want it.
+    /// Adds which consumers want `subject` to what is remembered of its route, if that still is.
     pub(super) fn learn(
         &mut self,
         subject: &str,
-        mut route: Arc<Route>,
+        route: Arc<Route>,
         wanting: Wanting,
     ) -> Arc<Route> {
-        if let Some(remembered) = self.cache.get_mut(subject) {
-            // What only the cache holds is not copied to be changed.
-            drop(route);
-            Arc::make_mut(remembered).wanting = wanting;
-            return Arc::clone(remembered);
-        }
-        Arc::make_mut(&mut route).wanting = wanting;
-        route
+        let Some(remembered) = self.cache.get_mut(subject) else { return route };
+        // What only the cache holds is not copied to be changed.
+        drop(route);
+        Arc::make_mut(remembered).wanting = wanting;
+        Arc::clone(remembered)
     }
 
     /// What is remembered.

@@ -13,7 +13,7 @@ use crate::ids_file;
 use crate::journal::shared::JournalShared;
 use crate::log::Compression;
 use crate::manifest::{self, IdFile, ListedSegment, Manifest};
-use crate::prefetch::prefetch;
+use crate::prefetch::{AHEAD, prefetch};
 use crate::segment::{SegmentId, SegmentMeta, SegmentWriter};
 use crate::state::entries::Entries;
 use crate::state::file::{StateFile, StateWriter};
@@ -34,8 +34,6 @@ const DELTA_PART: u64 = 64;
 
 /// Records that are asked for their length to know how much a stream has.
 const SAMPLE: usize = 64;
-/// Records that are fetched from memory at a time, as those of a stream lie between those of others.
-const AHEAD: usize = 64;
 
 /// Records of one stream to be sealed.
 pub(super) struct TailPart {

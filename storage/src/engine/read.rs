@@ -6,7 +6,7 @@ use super::Engine;
 use super::reader::ReadJob;
 use crate::ids::{ReadId, StreamId};
 use crate::log::{Filter, ReadBatch, ReadError, ReadOutcome, ReadRequest};
-use crate::prefetch::prefetch;
+use crate::prefetch::{AHEAD, prefetch};
 use crate::record::Record;
 use crate::sketch::Sketch;
 use crate::stream::Stream;
@@ -16,9 +16,6 @@ use crate::tail::{Chunks, Place};
 const PLAN: usize = 16;
 /// Ranges of at most this many records are counted one by one in memory.
 const COUNTED_AT_ONCE: u64 = 4096;
-
-/// Records that are fetched from memory at a time, as those of a stream lie between those of others.
-const AHEAD: usize = 64;
 
 /// How much of a read's limits is used up.
 struct Taken {
@@ -89,7 +86,8 @@ impl Engine {
         // What lies before the tail is on the disk, or gone.
         let first = stream.tail.first().unwrap_or(u64::MAX);
         let known = seqs.iter().take_while(|seq| **seq >= first || stream.is_volatile());
-        let places: Vec<_> = known.map(|seq| stream.tail.at(*seq)).collect();
+        let mut places = Vec::with_capacity(seqs.len());
+        places.extend(known.map(|seq| stream.tail.at(*seq)));
         prefetch(places.iter().flatten().map(|place| chunks.head(place)));
         let (mut looked_at, mut bytes) = (0, 0);
         for (seq, place) in seqs.iter().zip(&places) {
