@@ -17,7 +17,7 @@ use claudebus::model::event::{CoreMessage, Delivery, Gap, PullStatus};
 use claudebus::model::request::{AckKind, ProducerId};
 use claudebus::wire::native::{
     ClientFrame, Decoder, DirectMessage, Frame, Hello, MessagesWriter, Output, PullFrame,
-    ServerFrame, StatusFrame, Welcome, WireLimits,
+    ServerFrame, StatusFrame, StoredRange, Welcome, WireLimits,
 };
 use claudebus_storage::{NewRecord, Record};
 
@@ -134,6 +134,10 @@ fn client_frames() -> Vec<(&'static str, String)> {
     ]
 }
 
+fn stored(count: u64, alias: u64, seq: u64) -> StoredRange {
+    StoredRange { count, alias, seq, duplicate: false }
+}
+
 fn server_frames() -> Vec<(&'static str, ServerFrame)> {
     let not_found = ApiError::stream_not_found;
     let delivery = |seq, headers, payload, pending, headers_only| Delivery {
@@ -177,12 +181,13 @@ fn server_frames() -> Vec<(&'static str, ServerFrame)> {
         }),
         ("PUBLISHER_READY", ServerFrame::PublisherReady),
         ("STREAM_NAME", ServerFrame::StreamName { alias: 0, name: "ORDERS".into() }),
-        (
-            "PUBLISHED",
-            ServerFrame::Published { first: 1, count: 3, alias: 0, seq: 1001, duplicate: false },
-        ),
+        ("PUBLISHED", ServerFrame::Published { first: 1, ranges: vec![stored(3, 0, 1001)] }),
         ("PUBLISHED duplicate", {
-            ServerFrame::Published { first: 1, count: 3, alias: 0, seq: 1001, duplicate: true }
+            let duplicate = StoredRange { duplicate: true, ..stored(3, 0, 1001) };
+            ServerFrame::Published { first: 1, ranges: vec![duplicate] }
+        }),
+        ("PUBLISHED two ranges", {
+            ServerFrame::Published { first: 1, ranges: vec![stored(3, 0, 1001), stored(1, 1, 7)] }
         }),
         ("REFUSED_MESSAGE", {
             ServerFrame::RefusedMessage { counter: 4, error: ApiError::message_too_large() }

@@ -20,7 +20,7 @@ use claudebus::broker::{Broker, BrokerOptions};
 use claudebus::model::api::{ApiRequest, ConsumerAction};
 use claudebus::model::batch::MessageBatch;
 use claudebus::model::consumer::{AckPolicy, ConsumerConfig};
-use claudebus::model::event::Event;
+use claudebus::model::event::{Event, Published};
 use claudebus::model::limits::Limits;
 use claudebus::model::request::{AckKind, ConnectionId, ProducerId, Request, SessionId, Token};
 use claudebus::model::stream::StreamConfig;
@@ -93,17 +93,21 @@ fn one_message_makes_six_stops() {
     let (acknowledged, delivered): (Vec<_>, Vec<_>) =
         all_events(&mut broker).into_iter().partition(|(session, _)| *session == PUBLISHER);
     let acknowledged: Vec<Event> = acknowledged.into_iter().map(|(_, event)| event).collect();
-    let [Event::Published { first: 1, count: 1, seq: 1, duplicate: false, stream }] =
-        &acknowledged[..]
-    else {
-        panic!("one acknowledgement for the range: {acknowledged:?}")
+    let [Event::Published { named, ranges }] = &acknowledged[..] else {
+        panic!("one acknowledgement for the batch: {acknowledged:?}")
     };
-    assert_eq!(&**stream, "ORDERS");
+    let [(stream, name)] = &named[..] else { panic!("the stream is named: {named:?}") };
+    assert_eq!(&**name, "ORDERS");
+    let range = Published { first: 1, count: 1, stream: *stream, seq: 1, duplicate: false };
+    assert_eq!(ranges[..], [range]);
 
     // Stop 6, session and wire: events become frames, and bytes on two different streams, so that a
     // consumer that does not read holds up no publisher.
     let frames = publisher.send(acknowledged);
-    assert!(matches!(frames.last(), Some(ServerFrame::Published { seq: 1, .. })), "{frames:?}");
+    let Some(ServerFrame::Published { first: 1, ranges }) = frames.last() else {
+        panic!("the publisher is told: {frames:?}")
+    };
+    assert_eq!(ranges[0].seq, 1);
 
     let delivered: Vec<Event> = delivered.into_iter().map(|(_, event)| event).collect();
     let frames = consumer.send(delivered);

@@ -280,7 +280,7 @@ fn publish(
     let batch = MessageBatch::of_one(SUBJECTS[subject], "", &block.finish(), b"x");
     let request = Request::Publish { producer: ProducerId(1), first: counter, batch };
     let mut answers = bench.run(request).into_iter().filter_map(|event| match event {
-        Event::Published { seq, duplicate, .. } => Some((seq, duplicate)),
+        Event::Published { ranges, .. } => ranges.first().map(|range| (range.seq, range.duplicate)),
         Event::Refused { .. } => Some((0, false)),
         _ => None,
     });

@@ -110,7 +110,10 @@ impl Producer {
                     // Most producers have one range for good: those of clients that were here once.
                     self.ranges.reserve_exact(1);
                 }
-                self.ranges.insert(at, stored);
+                match is_next {
+                    true => self.ranges.push_back(stored),
+                    false => self.ranges.insert(at, stored),
+                }
             }
         }
         while self.ranges.len() > max_ranges {

@@ -8,7 +8,7 @@ use claudebus_storage::{Fingerprint, Log, NewRecord, StreamId};
 
 use crate::model::batch::{MessageBatch, MessageView};
 use crate::model::error::ApiError;
-use crate::model::event::Event;
+use crate::model::event::{Event, Published};
 use crate::model::headers;
 use crate::model::request::{ProducerId, SessionId};
 use crate::model::transform::Transform;
@@ -79,13 +79,6 @@ pub(super) struct Placed {
     pub(super) duplicate: bool,
 }
 
-/// Answers to numbered messages that can still be told as one range.
-struct Range {
-    first: u64,
-    count: u64,
-    placed: Placed,
-}
-
 impl<L: Log> Broker<L> {
     /// Stores numbered messages.
     pub(super) fn publish(
@@ -98,7 +91,7 @@ impl<L: Log> Broker<L> {
         let mut producer = self.producers.take(id);
         let mut notes = Vec::new();
         let mut run: Option<Run<'_>> = None;
-        let mut range: Option<Range> = None;
+        let mut ranges = Vec::new();
         for (counter, message) in (first..).zip(batch.iter()) {
             let outcome = match producer.seen(counter) {
                 Seen::Stored(stream, seq) => Ok(Placed { stream, seq, duplicate: true }),
@@ -115,40 +108,43 @@ impl<L: Log> Broker<L> {
                 }
             };
             match outcome {
-                Ok(placed) if extends(range.as_mut(), placed) => {}
-                Ok(placed) => {
-                    self.tell_range(from, range.take().as_ref(), &mut producer, &mut notes);
-                    range = Some(Range { first: counter, count: 1, placed });
-                }
+                Ok(placed) => add(&mut ranges, counter, placed),
                 Err(error) => {
-                    self.tell_range(from, range.take().as_ref(), &mut producer, &mut notes);
+                    self.tell_published(from, &mut ranges, &mut producer, &mut notes);
                     self.outbox.send_when_durable(from, Event::Refused { counter, error });
                 }
             }
         }
-        self.tell_range(from, range.as_ref(), &mut producer, &mut notes);
+        self.tell_published(from, &mut ranges, &mut producer, &mut notes);
         self.end_run(run.as_ref());
         self.keep_producer(id, producer, &notes);
     }
 
-    /// Tells a range and remembers its counters.
-    fn tell_range(
+    /// Tells what is stored and remembers its counters.
+    fn tell_published(
         &mut self,
         from: SessionId,
-        range: Option<&Range>,
+        ranges: &mut Vec<Published>,
         producer: &mut Producer,
         notes: &mut Vec<u8>,
     ) {
-        let Some(&Range { first, count, placed }) = range else { return };
-        let Placed { stream, seq, duplicate } = placed;
-        if !duplicate {
-            let stored = Stored { first, count, stream, seq };
-            producer.remember(stored, self.limits.max_producer_ranges);
-            notes.extend_from_slice(&stored.encode());
+        if ranges.is_empty() {
+            return;
         }
-        let name = self.catalog.get(stream).map_or_else(|| Arc::from(""), |s| Arc::clone(&s.name));
-        let event = Event::Published { first, count, stream: name, seq, duplicate };
-        self.outbox.send_when_durable(from, event);
+        for &Published { first, count, stream, seq, duplicate } in &*ranges {
+            if !duplicate {
+                let stored = Stored { first, count, stream, seq };
+                producer.remember(stored, self.limits.max_producer_ranges);
+                notes.extend_from_slice(&stored.encode());
+            }
+        }
+        let unnamed = self.sessions.name_streams(from, ranges.iter().map(|range| range.stream));
+        // One that is gone has lost its name.
+        let name_of =
+            |id| self.catalog.get(id).map_or_else(|| Arc::from(""), |s| Arc::clone(&s.name));
+        let named = unnamed.into_iter().map(|id| (id, name_of(id))).collect();
+        let ranges = std::mem::take(ranges);
+        self.outbox.send_when_durable(from, Event::Published { named, ranges });
     }
 
     fn keep_producer(&mut self, id: ProducerId, producer: Producer, notes: &[u8]) {
@@ -271,6 +267,7 @@ impl<L: Log> Broker<L> {
         let seq = self.log.append(stream, &record).map_err(|_| ApiError::id_window_full())?;
         run.stored += 1;
         run.last_is_bare = true;
+        run.last_seq = seq;
         Ok(Placed { stream, seq, duplicate: false })
     }
 
@@ -439,14 +436,17 @@ pub(super) fn as_stored<'a>(
     MessageView { headers: headers.as_deref().unwrap_or(message.headers), payload, ..*message }
 }
 
-/// Whether `placed` follows the range, which then includes it.
-fn extends(range: Option<&mut Range>, placed: Placed) -> bool {
-    let Some(range) = range else { return false };
-    let follows = range.placed.stream == placed.stream
-        && range.placed.duplicate == placed.duplicate
-        && range.placed.seq + range.count == placed.seq;
-    if follows {
-        range.count += 1;
+/// Adds the message `counter`, which follows all in `ranges`, to the last range or behind it.
+fn add(ranges: &mut Vec<Published>, counter: u64, placed: Placed) {
+    let Placed { stream, seq, duplicate } = placed;
+    match ranges.last_mut() {
+        Some(last)
+            if last.stream == stream
+                && last.duplicate == duplicate
+                && last.seq + last.count == seq =>
+        {
+            last.count += 1;
+        }
+        _ => ranges.push(Published { first: counter, count: 1, stream, seq, duplicate }),
     }
-    follows
 }

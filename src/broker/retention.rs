@@ -127,7 +127,7 @@ impl<L: Log> Broker<L> {
         }
     }
 
-    /// Keeps the limits of streams that were appended to in this turn.
+    /// Keeps the limits of streams that may hold more than they allow.
     pub(super) fn keep_limits(&mut self) {
         for id in std::mem::take(&mut self.grown) {
             if let Some(stream) = self.catalog.get_mut(id) {

@@ -8,7 +8,8 @@ use rand::RngExt;
 
 use super::Broker;
 use super::router::Route;
-use super::stream::{Rules, Wanting};
+use super::stream::{Rules, Stream, Wanting};
+use super::turns::Turns;
 
 /// What is looked up once for messages of one subject.
 pub(super) struct Run<'a> {
@@ -30,6 +31,8 @@ pub(super) struct Run<'a> {
     pub(super) told: u64,
     /// Whether the last of them had no headers, and so no message id.
     pub(super) last_is_bare: bool,
+    /// The sequence of the last, if it had no headers.
+    pub(super) last_seq: u64,
 }
 
 impl Run<'_> {
@@ -91,6 +94,7 @@ impl<L: Log> Broker<L> {
             stored: 0,
             told: 0,
             last_is_bare: false,
+            last_seq: 0,
             route,
         }
     }
@@ -98,18 +102,23 @@ impl<L: Log> Broker<L> {
     /// After a run: consumers hear of the new messages, and limits are kept.
     pub(super) fn end_run(&mut self, run: Option<&Run<'_>>) {
         let Some((run, id)) = run.and_then(|run| Some((run, run.stream?))) else { return };
+        let Some(stream) = self.catalog.get_mut(id) else { return };
         if run.stored == 0 {
             return;
         }
-        self.note_appended(id);
-        // What is remembered is who wants the subject that was asked for.
-        let wanting = run.mapped.is_none().then_some(&run.route.wanting);
-        self.tell_wanting(id, run.stored_as(), wanting, run.stored - run.told);
-        if run.last_is_bare
-            && let Some(stream) = self.catalog.get_mut(id)
-        {
+        list_as_appended(stream, &mut self.appended, &mut self.grown);
+        let last = match run.last_is_bare {
+            true => run.last_seq,
+            false => self.log.stream(id).map_or(0, |held| held.last_seq),
+        };
+        if run.last_is_bare {
             stream.last_message_id.clear();
         }
+        // What is remembered is who wants the subject that was asked for.
+        let wanting = run.mapped.is_none().then_some(&run.route.wanting);
+        let appended = (run.stored_as(), run.stored - run.told, last);
+        tell_wanting(stream, appended, wanting, &mut self.turns);
+        self.note_uncopied(id);
         if run.rules.per_subject {
             self.keep_subject_limit(id, run.stored_as());
         }
@@ -117,21 +126,16 @@ impl<L: Log> Broker<L> {
 
     /// A stream was appended to.
     pub(super) fn note_appended(&mut self, id: StreamId) {
-        if let Some(stream) = self.catalog.get_mut(id)
-            && !std::mem::replace(&mut stream.in_appended, true)
-        {
-            self.appended.push(id);
+        if let Some(stream) = self.catalog.get_mut(id) {
+            list_as_appended(stream, &mut self.appended, &mut self.grown);
         }
-        self.note_grown(id);
         self.note_uncopied(id);
     }
 
     /// A stream may hold more than its limits allow.
     pub(super) fn note_grown(&mut self, id: StreamId) {
-        if let Some(stream) = self.catalog.get_mut(id)
-            && !std::mem::replace(&mut stream.in_grown, true)
-        {
-            self.grown.push(id);
+        if let Some(stream) = self.catalog.get_mut(id) {
+            list_as_grown(stream, &mut self.grown);
         }
     }
 
@@ -144,22 +148,44 @@ impl<L: Log> Broker<L> {
 
     /// Tells consumers that messages of one subject were appended.
     pub(super) fn tell_appended(&mut self, id: StreamId, subject: &str, count: u64) {
-        self.tell_wanting(id, subject, None, count);
-    }
-
-    /// The same, with what is remembered of who wants the subject.
-    fn tell_wanting(&mut self, id: StreamId, subject: &str, wanting: Option<&Wanting>, count: u64) {
-        let Some(stream) = self.catalog.get_mut(id) else { return };
-        if stream.consumers.is_empty() {
-            return;
-        }
         let last = self.log.stream(id).map_or(0, |held| held.last_seq);
-        let turns = &mut self.turns;
-        stream.consumers.each_wanting(subject, wanting, |seat, member| {
-            member.consumer.appended(count, last);
-            if !seat.waits && member.consumer.num_waiting() > 0 {
-                turns.add(id, seat);
-            }
-        });
+        if let Some(stream) = self.catalog.get_mut(id) {
+            tell_wanting(stream, (subject, count, last), None, &mut self.turns);
+        }
     }
+}
+
+fn list_as_appended(stream: &mut Stream, appended: &mut Vec<StreamId>, grown: &mut Vec<StreamId>) {
+    if !std::mem::replace(&mut stream.in_appended, true) {
+        appended.push(stream.id);
+    }
+    if stream.rules.limits {
+        list_as_grown(stream, grown);
+    }
+}
+
+fn list_as_grown(stream: &mut Stream, grown: &mut Vec<StreamId>) {
+    if !std::mem::replace(&mut stream.in_grown, true) {
+        grown.push(stream.id);
+    }
+}
+
+/// Tells consumers that so many messages of one subject were appended, and which was the last; with what is
+/// remembered of who wants the subject.
+fn tell_wanting(
+    stream: &mut Stream,
+    (subject, count, last): (&str, u64, u64),
+    wanting: Option<&Wanting>,
+    turns: &mut Turns,
+) {
+    let Stream { id, consumers, .. } = stream;
+    if consumers.is_empty() {
+        return;
+    }
+    consumers.each_wanting(subject, wanting, |seat, member| {
+        member.consumer.appended(count, last);
+        if !seat.waits && member.consumer.num_waiting() > 0 {
+            turns.add(*id, seat);
+        }
+    });
 }

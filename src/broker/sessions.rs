@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use claudebus_storage::StreamId;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
 use crate::access::Grant;
+use crate::model::event::MAX_NAMED_STREAMS;
 use crate::model::request::{ConnectionId, SessionId, Token};
 
 /// Stands for the server itself, which pulls on behalf of push consumers.
@@ -33,6 +34,8 @@ struct Session {
     ignores_unheard: bool,
     /// What its client may do; everything if none.
     grant: Option<Arc<Grant>>,
+    /// Streams that it was told the names of.
+    named: HashSet<StreamId>,
 }
 
 #[derive(Debug, Default)]
@@ -65,6 +68,21 @@ impl Sessions {
     /// What a session's client may do; everything if none.
     pub(super) fn grant(&self, session: SessionId) -> Option<Arc<Grant>> {
         self.sessions.get(&session)?.grant.clone()
+    }
+
+    /// Which of the streams a session was not told the names of; it is now.
+    pub(super) fn name_streams(
+        &mut self,
+        session: SessionId,
+        streams: impl Iterator<Item = StreamId>,
+    ) -> Vec<StreamId> {
+        let mut unnamed = Vec::new();
+        let Some(session) = self.sessions.get_mut(&session) else { return unnamed };
+        if session.named.len() >= MAX_NAMED_STREAMS {
+            session.named.clear();
+        }
+        unnamed.extend(streams.filter(|id| session.named.insert(*id)));
+        unnamed
     }
 
     /// Whether a session wants to know that nobody got a request of it.

@@ -11,9 +11,11 @@ use crate::wire::native::{
     ClientFrame, Decoder, FRAME_OVERHEAD, FrameError, Output, ServerFrame, WireLimits,
 };
 
-/// Room made for each read. 64 KiB: several datagrams at once, while messages that are kept pin
-/// little else.
-const READ_ROOM: usize = 64 << 10;
+/// Least and most room made for each read, in bytes. Much at once where much comes, while messages that are
+/// kept pin little else; and little where little comes: a thousand consumers would write to 64 MiB in
+/// turn, and each to memory that no cache holds any more.
+const LEAST_ROOM: usize = 8 << 10;
+const MOST_ROOM: usize = 64 << 10;
 
 /// Longest frame accepted before WELCOME has told the limit: the largest default message.
 const FIRST_FRAME_LIMIT: usize = (1 << 20) + FRAME_OVERHEAD;
@@ -42,35 +44,54 @@ pub(super) enum StreamError {
 pub(super) struct FrameReader {
     reader: Reader,
     decoder: Decoder,
+    /// Room for the next read.
+    room: usize,
 }
 
 impl FrameReader {
     pub(super) fn new(reader: Reader) -> Self {
-        Self { reader, decoder: Decoder::new(FIRST_FRAME_LIMIT) }
+        Self { reader, decoder: Decoder::new(FIRST_FRAME_LIMIT), room: LEAST_ROOM }
     }
 
     pub(super) fn set_limit(&mut self, limit: usize) {
         self.decoder.set_limit(limit);
     }
 
+    /// The next frame, if it is here already.
+    pub(super) fn next_received(&mut self) -> Result<Option<ServerFrame>, StreamError> {
+        let Some(frame) = self.decoder.next_frame()? else { return Ok(None) };
+        match ServerFrame::decode(frame)? {
+            ServerFrame::Refused(error) => Err(StreamError::Refused(error)),
+            frame => Ok(Some(frame)),
+        }
+    }
+
     /// The next frame. A refusal is an error: it is the last frame of its stream.
     pub(super) async fn next(&mut self) -> Result<ServerFrame, StreamError> {
         loop {
-            if let Some(frame) = self.decoder.next_frame()? {
-                return match ServerFrame::decode(frame)? {
-                    ServerFrame::Refused(error) => Err(StreamError::Refused(error)),
-                    frame => Ok(frame),
-                };
+            if let Some(frame) = self.next_received()? {
+                return Ok(frame);
             }
             let buffer = self.decoder.buffer();
-            if buffer.capacity() - buffer.len() < READ_ROOM / 4 {
-                buffer.reserve(READ_ROOM);
+            if buffer.capacity() - buffer.len() < self.room / 2 {
+                buffer.reserve(self.room);
             }
-            if self.reader.read_buf(buffer).await? == 0 {
+            let read = self.reader.read_buf(buffer).await?;
+            if read == 0 {
                 self.decoder.finish()?;
                 return Err(StreamError::Ended);
             }
+            self.room = next_room(self.room, read);
         }
+    }
+}
+
+/// The room for a read after one of `read` bytes with room for `room`.
+fn next_room(room: usize, read: usize) -> usize {
+    match read {
+        _ if read >= room => (room * 2).min(MOST_ROOM),
+        _ if read < room / 8 => (room / 2).max(LEAST_ROOM),
+        _ => room,
     }
 }
 
@@ -160,6 +181,15 @@ mod tests {
     use std::cell::Cell;
 
     use super::*;
+
+    #[test]
+    fn room_follows_what_comes() {
+        let after = |reads: &[usize]| reads.iter().copied().fold(LEAST_ROOM, next_room);
+        assert_eq!(after(&[100, 3000]), LEAST_ROOM);
+        assert_eq!(after(&[LEAST_ROOM; 9]), 2 * LEAST_ROOM);
+        assert_eq!(after(&[MOST_ROOM; 9]), MOST_ROOM);
+        assert_eq!(after(&[MOST_ROOM, MOST_ROOM, MOST_ROOM, 100, 100, 100]), LEAST_ROOM);
+    }
 
     #[tokio::test]
     async fn only_a_long_wait_is_told_and_only_once() {

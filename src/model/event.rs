@@ -3,29 +3,41 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use claudebus_storage::Record;
+use claudebus_storage::{Record, StreamId};
 use serde::{Deserialize, Serialize};
 
 use super::api::ApiResponse;
 use super::error::ApiError;
 use super::request::Token;
 
+/// Once a session was told the names of so many streams, they are all forgotten before it is told of another.
+pub const MAX_NAMED_STREAMS: usize = 65_536;
+
+/// Numbered messages that are stored: counters `first..first + count` in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Published {
+    /// Counter of the first.
+    pub first: u64,
+    /// How many.
+    pub count: u64,
+    /// Their stream.
+    pub stream: StreamId,
+    /// Sequence of the first; the others follow without gaps. Zero if they were stored so long
+    /// ago that it is no longer known.
+    pub seq: u64,
+    /// Whether they had been stored before.
+    pub duplicate: bool,
+}
+
 /// One event for one session.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// Numbered messages are stored, durably: counters `first..first + count` in order.
+    /// Numbered messages are stored, durably.
     Published {
-        /// Counter of the first.
-        first: u64,
-        /// How many.
-        count: u64,
-        /// The stream's name.
-        stream: Arc<str>,
-        /// Sequence of the first; the others follow without gaps. Zero if they were stored so long
-        /// ago that it is no longer known.
-        seq: u64,
-        /// Whether they had been stored before.
-        duplicate: bool,
+        /// The names of streams that the session was not told before; see [`MAX_NAMED_STREAMS`].
+        named: Vec<(StreamId, Arc<str>)>,
+        /// Which, by their counters. At least one.
+        ranges: Vec<Published>,
     },
     /// A numbered message was refused.
     Refused {

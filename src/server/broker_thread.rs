@@ -426,6 +426,7 @@ fn event_bytes(event: &Event) -> usize {
                 + message.payload.len()
         }
         Event::Deliver { deliveries, .. } => deliveries.iter().map(Delivery::charge).sum(),
+        Event::Published { ranges, .. } => 128 + size_of_val(&**ranges),
         Event::Answer { .. } => 1024,
         _ => 128,
     }

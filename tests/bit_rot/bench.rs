@@ -8,7 +8,7 @@ use claudebus::model::api::{ApiRequest, ApiResponse, ConsumerAction};
 use claudebus::model::batch::MessageBatch;
 use claudebus::model::consumer::{AckPolicy, ConsumerConfig};
 use claudebus::model::error::ApiError;
-use claudebus::model::event::{Delivery, Event, Gap};
+use claudebus::model::event::{Delivery, Event, Gap, Published};
 use claudebus::model::request::{
     Ack, AckKind, ConnectionId, ProducerId, Pull, ReplyTo, Request, SessionId, Token,
 };
@@ -153,10 +153,12 @@ impl Bench {
         let mut answers: Vec<Option<Result<u64, ApiError>>> = vec![None; count as usize];
         for event in self.settle() {
             match event {
-                Event::Published { first: from, count, seq, duplicate, .. } => {
-                    assert!(!duplicate);
-                    for n in 0..count {
-                        answers[(from + n - first) as usize] = Some(Ok(seq + n));
+                Event::Published { ranges, .. } => {
+                    for Published { first: from, count, seq, duplicate, .. } in ranges {
+                        assert!(!duplicate);
+                        for n in 0..count {
+                            answers[(from + n - first) as usize] = Some(Ok(seq + n));
+                        }
                     }
                 }
                 Event::Refused { counter, error } => {

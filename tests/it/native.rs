@@ -8,7 +8,7 @@ use claudebus::model::limits::Limits;
 use claudebus::model::request::{AckKind, ProducerId};
 use claudebus::server::{RunningServer, Server, ServerBuilder, ServerLimits, StartError};
 use claudebus::wire::native::{
-    ALPN, ClientFrame, ErrorCode, MessagesWriter, Output, PullFrame, ServerFrame,
+    ALPN, ClientFrame, ErrorCode, MessagesWriter, Output, PullFrame, ServerFrame, StoredRange,
 };
 
 use crate::raw::{Control, Frames, LIMIT, connect, connect_to, hello};
@@ -69,16 +69,16 @@ async fn whole_exchange(transport: &Transport) {
     publisher.publish(3, &[("elsewhere", "lost")]).await;
     let name = ServerFrame::StreamName { alias: 0, name: "ORDERS".into() };
     assert_eq!(publisher.next().await, name);
-    let published =
-        ServerFrame::Published { first: 1, count: 2, alias: 0, seq: 1, duplicate: false };
-    assert_eq!(publisher.next().await, published);
+    let stored = StoredRange { count: 2, alias: 0, seq: 1, duplicate: false };
+    let published = |range| ServerFrame::Published { first: 1, ranges: vec![range] };
+    assert_eq!(publisher.next().await, published(stored));
     let ServerFrame::RefusedMessage { counter: 3, error } = publisher.next().await else {
         panic!("not refused");
     };
     assert_eq!(error.err_code, 10055);
     publisher.publish(1, &[("orders.new", "one"), ("orders.new", "two")]).await;
-    let again = ServerFrame::Published { first: 1, count: 2, alias: 0, seq: 1, duplicate: true };
-    assert_eq!(publisher.next().await, again);
+    let again = StoredRange { duplicate: true, ..stored };
+    assert_eq!(publisher.next().await, published(again));
 
     let mut consumer = open_consumer(transport).await;
     consumer.send(&pull(1, 2)).await;
@@ -120,8 +120,8 @@ async fn a_finished_stream_is_answered_to_its_end() {
     publisher.finish().await;
     let mut answered = 0;
     while let Some(frame) = publisher.try_next().await {
-        if let ServerFrame::Published { count, .. } = frame {
-            answered += count;
+        if let ServerFrame::Published { ranges, .. } = frame {
+            answered += ranges.iter().map(|range| range.count).sum::<u64>();
         }
     }
     assert_eq!(answered, 100);
@@ -277,8 +277,8 @@ async fn a_client_that_does_not_read_does_not_hold_up_others() {
     lazy.send(&pull(1, 100)).await;
     let mut answered = 0;
     while answered < 100 {
-        if let ServerFrame::Published { count, .. } = publisher.next().await {
-            answered += count;
+        if let ServerFrame::Published { ranges, .. } = publisher.next().await {
+            answered += ranges.iter().map(|range| range.count).sum::<u64>();
         }
     }
     let told = async {
@@ -365,8 +365,8 @@ async fn publishers_wait_while_storage_catches_up_and_lose_nothing() {
     publisher.finish().await;
     let mut answered = 0;
     while let Some(frame) = publisher.try_next().await {
-        if let ServerFrame::Published { count, .. } = frame {
-            answered += count;
+        if let ServerFrame::Published { ranges, .. } = frame {
+            answered += ranges.iter().map(|range| range.count).sum::<u64>();
         }
     }
     assert_eq!(answered, 200);

@@ -304,13 +304,13 @@ class Publisher(Stream):
 
     def take(self, kind, body):
         if kind == STREAM_NAME:
-            alias = body.varint()
-            self.names[alias] = body.text()
+            self.names |= {body.varint(): body.text()}
         elif kind == PUBLISHED:
-            (first, count, alias, sequence), flags = body.varints(4), body.u8()
-            for more in range(count):
-                stored = Stored(self.names[alias], sequence and sequence + more, flags == 1)
-                self.settle(first + more, stored)
+            numbers = itertools.count(body.varint())
+            while body.left():
+                (count, alias, sequence), flags = body.varints(3), body.u8()
+                for at in range(count):
+                    self.settle(next(numbers), Stored(self.names[alias], sequence and sequence + at, flags == 1))
         elif kind == REFUSED_MESSAGE:
             self.settle(body.varint(), body.error())
         else:

@@ -1,15 +1,16 @@
 //! The clients: what they have asked and not heard of, and how what they hear goes into the book.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use claudebus::model::api::{ApiRequest, ApiResponse};
 use claudebus::model::batch::MessageBatch;
 use claudebus::model::error::ApiError;
-use claudebus::model::event::{CoreMessage, Delivery, Event};
+use claudebus::model::event::{CoreMessage, Delivery, Event, Published};
 use claudebus::model::headers::{get, names};
 use claudebus::model::request::{ConnectionId, ProducerId, Request, SessionId, Token};
-use claudebus_storage::Record;
+use claudebus_storage::{Record, StreamId};
 
 use crate::batches::Batch;
 use crate::book::{Book, Id, matches};
@@ -53,6 +54,8 @@ pub struct Simulation {
     pub batches: Vec<Batch>,
     pub unanswered_batches: Vec<usize>,
     answer: Option<Result<ApiResponse, ApiError>>,
+    /// The streams that were named.
+    names: BTreeMap<StreamId, Arc<str>>,
 }
 
 impl Simulation {
@@ -67,6 +70,7 @@ impl Simulation {
             unanswered_ids: Vec::new(),
             batches: Vec::new(),
             unanswered_batches: Vec::new(),
+            names: BTreeMap::new(),
             answer: None,
         }
     }
@@ -106,10 +110,14 @@ impl Simulation {
 
     fn hear(&mut self, event: Event) -> Result<(), String> {
         match event {
-            Event::Published { first, count, stream, seq, duplicate } => {
-                for n in 0..count {
-                    let at = if seq == 0 { 0 } else { seq + n };
-                    self.hear_counter(first + n, &stream, at, duplicate)?;
+            Event::Published { named, ranges } => {
+                self.names.extend(named);
+                for Published { first, count, stream, seq, duplicate } in ranges {
+                    let name = self.names.get(&stream).cloned().ok_or("a stream without a name")?;
+                    for n in 0..count {
+                        let at = if seq == 0 { 0 } else { seq + n };
+                        self.hear_counter(first + n, &name, at, duplicate)?;
+                    }
                 }
                 Ok(())
             }

@@ -92,6 +92,8 @@ pub(super) struct Rules {
     pub(super) stages: bool,
     /// Its messages are counters.
     pub(super) counts: bool,
+    /// It limits how many messages or bytes it has, or for how long it has them.
+    pub(super) limits: bool,
 }
 
 impl Rules {
@@ -103,6 +105,7 @@ impl Rules {
         answers: false,
         stages: false,
         counts: false,
+        limits: false,
     };
 }
 
@@ -178,6 +181,9 @@ impl Stream {
             answers: !config.no_ack,
             stages: config.allow_atomic,
             counts: config.allow_msg_counter,
+            limits: limit(config.max_msgs).is_some()
+                || limit(config.max_bytes).is_some()
+                || !config.max_age.is_zero(),
         };
         let mut before = std::mem::take(&mut self.sources);
         for wanted in config.mirror.iter().chain(&config.sources) {

@@ -97,9 +97,13 @@ fn published(bench: &mut Bench, first: u64, subjects: &[&str]) -> Vec<u64> {
         .publish(1, first, subjects)
         .into_iter()
         .flat_map(|event| match event {
-            Event::Published { seq, count, duplicate: false, .. } => seq..seq + count,
-            Event::Refused { .. } => 0..0,
+            Event::Published { ranges, .. } => ranges,
+            Event::Refused { .. } => Vec::new(),
             other => panic!("{other:?}"),
+        })
+        .flat_map(|range| {
+            assert!(!range.duplicate);
+            range.seq..range.seq + range.count
         })
         .collect()
 }

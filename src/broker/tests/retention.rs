@@ -69,10 +69,10 @@ fn a_full_disk_refuses_what_adds_records_and_nothing_else() {
     assert_eq!(bench.request("s.a", &[("Nats-Msg-Id", "1")], "")["duplicate"], true);
     assert_eq!(bench.request("m.a", &[], "")["seq"], 1);
     let refused = bench.publish(1, 1, &["s.a", "m.a"]);
-    let [Event::Refused { counter: 1, error }, Event::Published { first: 2, .. }] = &*refused
-    else {
+    let [Event::Refused { counter: 1, error }, Event::Published { ranges, .. }] = &*refused else {
         panic!("{refused:?}")
     };
+    assert_eq!(ranges[0].first, 2);
     assert_eq!(error.err_code, 10047);
     // A message that is given up stays pending until its dead letter has room.
     assert_eq!(bench.pull("S", "c", 2).len(), 2);

@@ -15,7 +15,7 @@ use crate::client::link::{Busy, Link, Up};
 use crate::model::request::ProducerId;
 use crate::model::subject::is_publishable;
 use crate::wire::native::{
-    ClientFrame, Decoder, MessagesWriter, Numbered, Output, ServerFrame, WireLimits,
+    ClientFrame, Decoder, MessagesWriter, Numbered, Output, ServerFrame, StoredRange, WireLimits,
 };
 
 /// A frame is closed at this size. 64 KiB: the cost of a frame is nothing against it, and the
@@ -386,37 +386,61 @@ async fn write(shared: &Shared, writer: &mut FrameWriter) -> End {
 }
 
 async fn read(shared: &Shared, reader: &mut FrameReader) -> End {
-    let mut streams = HashMap::<u64, Arc<str>>::new();
+    let mut streams = HashMap::new();
     loop {
-        let frame = match reader.next().await {
-            Ok(frame) => frame,
+        let mut next = match reader.next().await {
+            Ok(frame) => Some(frame),
             Err(error) => return End::Broken(error),
         };
+        // All that came with it is taken at once, and whoever waits is woken once.
         let mut wake = Vec::new();
         let mut state = shared.lock();
-        match frame {
-            ServerFrame::StreamName { alias, name } => {
-                streams.insert(alias, name.into());
-                continue;
+        let result = loop {
+            let Some(frame) = next else { break Ok(()) };
+            if let Err(error) = take_answer(&mut state, &mut streams, frame, &mut wake) {
+                break Err(error);
             }
-            ServerFrame::Published { first, count, alias, seq, duplicate } => {
-                let Some(stream) = streams.get(&alias) else {
-                    return End::Broken(StreamError::Unexpected("PUBLISHED for an unnamed stream"));
-                };
-                state.window.published((first, count), stream, seq, duplicate, &mut wake);
+            match reader.next_received() {
+                Ok(frame) => next = frame,
+                Err(error) => break Err(error),
             }
-            ServerFrame::RefusedMessage { counter, error } => {
-                state.window.refused(counter, error, &mut wake);
-            }
-            other => return End::Broken(StreamError::Unexpected(other.name())),
-        }
+        };
         let done = state.settle() && state.abandoned;
         drop(state);
         shared.tell(wake);
-        if done {
-            return End::Done;
+        match result {
+            Err(error) => return End::Broken(error),
+            Ok(()) if done => return End::Done,
+            Ok(()) => {}
         }
     }
+}
+
+/// Takes what became of messages, and the names of `streams` by their aliases.
+fn take_answer(
+    state: &mut State,
+    streams: &mut HashMap<u64, Arc<str>>,
+    frame: ServerFrame,
+    wake: &mut Vec<Waker>,
+) -> Result<(), StreamError> {
+    match frame {
+        ServerFrame::StreamName { alias, name } => {
+            streams.insert(alias, name.into());
+        }
+        ServerFrame::Published { mut first, ranges } => {
+            for StoredRange { count, alias, seq, duplicate } in ranges {
+                let unnamed = StreamError::Unexpected("PUBLISHED for an unnamed stream");
+                let stream = streams.get(&alias).ok_or(unnamed)?;
+                state.window.published((first, count), stream, seq, duplicate, wake);
+                first = first.saturating_add(count);
+            }
+        }
+        ServerFrame::RefusedMessage { counter, error } => {
+            state.window.refused(counter, error, wake);
+        }
+        other => return Err(StreamError::Unexpected(other.name())),
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -60,6 +60,40 @@ enum Outcome {
     Failed(PublishError),
 }
 
+/// What messages are answered with.
+enum Told<'a> {
+    /// As in [`Outcome`]; `first` has the sequence.
+    Published {
+        first: u64,
+        stream: &'a Arc<str>,
+        seq: u64,
+        duplicate: bool,
+    },
+    Failed(&'a PublishError),
+}
+
+impl Told<'_> {
+    /// That of the messages from `counter` on.
+    fn outcome(&self, counter: u64) -> Outcome {
+        match *self {
+            Self::Published { first, stream, seq, duplicate } => Outcome::Published {
+                stream: Arc::clone(stream),
+                seq: if seq == 0 { 0 } else { seq + (counter - first) },
+                duplicate,
+            },
+            Self::Failed(error) => Outcome::Failed(error.clone()),
+        }
+    }
+}
+
+/// Messages next to each other that are answered together.
+struct Run {
+    first: u64,
+    count: u64,
+    /// Tickets that may still ask.
+    live: u64,
+}
+
 impl Answer {
     fn get(&self, counter: u64) -> Result<Ack, PublishError> {
         match &self.outcome {
@@ -173,41 +207,32 @@ impl Window {
         duplicate: bool,
         wake: &mut Vec<Waker>,
     ) {
-        self.answer((first, count), wake, |run| Outcome::Published {
-            stream: Arc::clone(stream),
-            seq: if seq == 0 { 0 } else { seq + (run - first) },
-            duplicate,
-        });
+        self.answer((first, count), wake, &Told::Published { first, stream, seq, duplicate });
     }
 
     /// A message was refused.
     pub(super) fn refused(&mut self, counter: u64, error: ApiError, wake: &mut Vec<Waker>) {
         let error = PublishError::Refused(error);
-        self.answer((counter, 1), wake, |_| Outcome::Failed(error.clone()));
+        self.answer((counter, 1), wake, &Told::Failed(&error));
     }
 
     /// Nothing more will be answered: all that is in flight has failed.
     pub(super) fn fail(&mut self, error: &PublishError, wake: &mut Vec<Waker>) {
         let all = (self.base, self.slots.len() as u64);
-        self.answer(all, wake, |_| Outcome::Failed(error.clone()));
+        self.answer(all, wake, &Told::Failed(error));
     }
 
     /// Marks messages as answered, in runs of those that were not yet.
-    fn answer(
-        &mut self,
-        (first, count): (u64, u64),
-        wake: &mut Vec<Waker>,
-        outcome: impl Fn(u64) -> Outcome,
-    ) {
+    fn answer(&mut self, (first, count): (u64, u64), wake: &mut Vec<Waker>, told: &Told<'_>) {
         let start = first.max(self.base);
         let end = first.saturating_add(count).min(self.next());
-        let mut run: Option<Answer> = None;
+        let mut run: Option<Run> = None;
         for counter in start..end {
             // The counter lies between base and next, so the slot is there.
             let Some(slot) = self.slots.get_mut((counter - self.base) as usize) else { break };
             if slot.answered {
                 if let Some(run) = run.take() {
-                    self.keep(run);
+                    self.keep(run, told);
                 }
                 continue;
             }
@@ -220,10 +245,7 @@ impl Window {
                     run.count += 1;
                     run.live += live;
                 }
-                None => {
-                    run =
-                        Some(Answer { first: counter, count: 1, live, outcome: outcome(counter) });
-                }
+                None => run = Some(Run { first: counter, count: 1, live }),
             }
             if !self.waiting.is_empty()
                 && let Some(waker) = self.waiting.remove(&counter)
@@ -232,7 +254,7 @@ impl Window {
             }
         }
         if let Some(run) = run {
-            self.keep(run);
+            self.keep(run, told);
         }
         while self.slots.front().is_some_and(|slot| slot.answered) {
             self.slots.pop_front();
@@ -240,16 +262,17 @@ impl Window {
         }
     }
 
-    /// Keeps an answer for its tickets.
-    fn keep(&mut self, answer: Answer) {
-        if let Outcome::Failed(error) = &answer.outcome
-            && answer.live < answer.count
+    /// Keeps an answer for its tickets. If there are none it costs nothing.
+    fn keep(&mut self, Run { first, count, live }: Run, told: &Told<'_>) {
+        if let Told::Failed(error) = *told
+            && live < count
         {
             self.unseen.get_or_insert_with(|| error.clone());
         }
-        if answer.live == 0 {
+        if live == 0 {
             return;
         }
+        let answer = Answer { first, count, live, outcome: told.outcome(first) };
         let index = self.answers.partition_point(|kept| kept.first < answer.first);
         let merged = index
             .checked_sub(1)

@@ -2,20 +2,22 @@
 
 use std::sync::Arc;
 
+use claudebus_storage::StreamId;
 use hashbrown::HashMap;
 
 use super::{Ending, unexpected};
-use crate::model::event::Event;
+use crate::model::event::{Event, MAX_NAMED_STREAMS, Published};
 use crate::model::limits::Limits;
 use crate::model::request::{ProducerId, Request};
-use crate::wire::native::{ClientFrame, FrameError, Output, ServerFrame};
+use crate::wire::native::{
+    ClientFrame, FrameError, MAX_STORED_RANGES, Output, ServerFrame, StoredRange,
+};
 
 #[derive(Debug)]
 pub(super) struct Publisher {
     producer: ProducerId,
-    /// The aliases of the names that the client was told. As many as there are streams at most, which
-    /// the server bounds.
-    aliases: HashMap<Arc<str>, u64>,
+    /// The aliases of the streams that the client was told the names of.
+    aliases: HashMap<StreamId, u64>,
 }
 
 impl Publisher {
@@ -43,10 +45,12 @@ impl Publisher {
 
     pub(super) fn event(&mut self, event: &Event, out: &mut Output) {
         match event {
-            Event::Published { first, count, stream, seq, duplicate } => {
-                let alias = self.alias(stream, out);
-                let (first, count, seq, duplicate) = (*first, *count, *seq, *duplicate);
-                ServerFrame::Published { first, count, alias, seq, duplicate }.encode(out);
+            Event::Published { named, ranges } => {
+                self.tell_names(named, out);
+                ranges
+                    .chunk_by(|one, next| one.first + one.count == next.first)
+                    .flat_map(|run| run.chunks(MAX_STORED_RANGES))
+                    .for_each(|run| self.tell_stored(run, out));
             }
             Event::Refused { counter, error } => {
                 ServerFrame::RefusedMessage { counter: *counter, error: error.clone() }.encode(out);
@@ -55,15 +59,28 @@ impl Publisher {
         }
     }
 
-    /// The stream's alias, told to the client if it is new.
-    fn alias(&mut self, stream: &Arc<str>, out: &mut Output) -> u64 {
-        if let Some(alias) = self.aliases.get(stream) {
-            return *alias;
+    /// Tells ranges, of which each goes on where the one before ends.
+    fn tell_stored(&self, run: &[Published], out: &mut Output) {
+        let Some(&Published { first, .. }) = run.first() else { return };
+        let stored = |&Published { count, stream, seq, duplicate, .. }: &Published| {
+            // The broker has named it, with this event or before.
+            let alias = *self.aliases.get(&stream)?;
+            Some(StoredRange { count, alias, seq, duplicate })
+        };
+        if let Some(ranges) = run.iter().map(stored).collect() {
+            ServerFrame::Published { first, ranges }.encode(out);
         }
-        let alias = self.aliases.len() as u64;
-        self.aliases.insert(Arc::clone(stream), alias);
-        ServerFrame::StreamName { alias, name: stream.to_string() }.encode(out);
-        alias
+    }
+
+    fn tell_names(&mut self, named: &[(StreamId, Arc<str>)], out: &mut Output) {
+        if !named.is_empty() && self.aliases.len() >= MAX_NAMED_STREAMS {
+            self.aliases.clear();
+        }
+        for (stream, name) in named {
+            let alias = self.aliases.len() as u64;
+            self.aliases.insert(*stream, alias);
+            ServerFrame::StreamName { alias, name: name.to_string() }.encode(out);
+        }
     }
 }
 

@@ -2,11 +2,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
 
 use bytes::Bytes;
-use claudebus_storage::{NewRecord, Record};
+use claudebus_storage::{NewRecord, Record, StreamId};
 
 use super::*;
 use crate::model::api::{ApiRequest, ApiResponse};
-use crate::model::event::{ConsumerPath, Delivery, PullStatus};
+use crate::model::event::{ConsumerPath, Delivery, MAX_NAMED_STREAMS, Published, PullStatus};
 use crate::model::request::{AckKind, ConnectionId, ProducerId, ReplyTo, Token};
 use crate::wire::native::{Decoder, ErrorCode, MessagesWriter, PullFrame};
 
@@ -151,6 +151,35 @@ fn a_long_answer_comes_in_parts() {
     assert_eq!(serde_json::from_slice::<serde_json::Value>(&joined).unwrap(), value);
 }
 
+fn published(first: u64, stream: StreamId, name: Option<&str>) -> Event {
+    let named = name.into_iter().map(|name| (stream, name.into())).collect();
+    let range = Published { first, count: 2, stream, seq: first, duplicate: false };
+    Event::Published { named, ranges: vec![range] }
+}
+
+#[test]
+fn names_that_a_session_forgets_are_told_again() {
+    let mut script = Script::further();
+    script.receive(&ClientFrame::OpenPublisher { producer: ProducerId(9) }).unwrap();
+    let many = (1..=MAX_NAMED_STREAMS as u64).map(|id| (StreamId(id), "S".into())).collect();
+    script.event(Event::Published { named: many, ranges: Vec::new() }).unwrap();
+    script.frames();
+    script.event(published(1, StreamId(1), None)).unwrap();
+    script.event(published(3, StreamId(0), Some("T"))).unwrap();
+    script.event(published(5, StreamId(1), Some("S"))).unwrap();
+    let aliases: Vec<_> = script
+        .frames()
+        .into_iter()
+        .map(|frame| match frame {
+            ServerFrame::StreamName { alias, name } => (alias, name),
+            ServerFrame::Published { ranges, .. } => (ranges[0].alias, String::new()),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let expected = [(0, ""), (0, "T"), (0, ""), (1, "S"), (1, "")];
+    assert_eq!(aliases, expected.map(|(alias, name)| (alias, name.to_owned())));
+}
+
 #[test]
 fn a_publisher_gets_ranges_and_each_stream_is_named_once() {
     let mut script = Script::further();
@@ -160,11 +189,8 @@ fn a_publisher_gets_ranges_and_each_stream_is_named_once() {
     assert!(matches!(requests[0], Request::Opened { connection: ConnectionId(1) }));
     assert!(matches!(&requests[1], Request::Publish { producer: ProducerId(9), first: 1, batch }
         if batch.len() == 3));
-    for (first, stream) in [(1, "S"), (3, "S"), (4, "T")] {
-        let stream = stream.into();
-        script
-            .event(Event::Published { first, count: 2, stream, seq: first, duplicate: false })
-            .unwrap();
+    for (first, stream, name) in [(1, 7, Some("S")), (3, 7, None), (4, 9, Some("T"))] {
+        script.event(published(first, StreamId(stream), name)).unwrap();
     }
     script.event(Event::Refused { counter: 6, error: ApiError::message_too_large() }).unwrap();
     let names: Vec<_> = script.frames().iter().map(ServerFrame::name).collect();

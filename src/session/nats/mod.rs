@@ -23,7 +23,7 @@ use std::time::Duration;
 use permissions::Permissions;
 use subscriptions::Subscriptions;
 
-use claudebus_storage::prefetch::prefetch;
+use claudebus_storage::prefetch::{AHEAD, prefetch};
 
 use crate::access::Grant;
 use crate::model::event::{ConsumerPath, CoreMessage, Delivery, Event};
@@ -36,8 +36,6 @@ use crate::wire::nats::{Connect, Info, Operation, ProtocolError, line};
 /// send some at once, and this bounds how many a client that does not read makes the server keep.
 pub const MAX_REQUESTS_IN_FLIGHT: usize = 256;
 
-/// Deliveries that are fetched from memory at a time.
-const AHEAD: usize = 64;
 /// Signs of life that a client may leave unanswered.
 pub const MAX_PINGS: u32 = 2;
 

@@ -24,6 +24,7 @@ pub use control::{DirectMessage, Hello, Welcome, WireLimits};
 pub use error::{ErrorCode, FrameError};
 pub use frame::{Decoder, FRAME_OVERHEAD, Frame, ServerKind};
 pub use messages::{MessagesWriter, Numbered};
+pub use publisher::{MAX_STORED_RANGES, StoredRange};
 pub use server_frame::ServerFrame;
 pub use varint::{VARINT_MAX, put_varint, take_varint, varint_len};
 

@@ -11,7 +11,9 @@ use super::control::{DirectMessage, Welcome, json, put_record, record_len, take_
 use super::error::FrameError;
 use super::frame::{Frame, ServerKind};
 use super::output::{Output, varints_len};
-use super::publisher::{DUPLICATE, take_published, take_refused_message, take_stream_name};
+use super::publisher::{
+    StoredRange, put_published, take_published, take_refused_message, take_stream_name,
+};
 use super::reader::Reader;
 use crate::model::error::ApiError;
 use crate::model::event::{CoreMessage, Delivery, Gap};
@@ -48,14 +50,8 @@ pub enum ServerFrame {
     Published {
         /// Counter of the first.
         first: u64,
-        /// How many.
-        count: u64,
-        /// Their stream, as STREAM_NAME said before.
-        alias: u64,
-        /// Sequence of the first; the others follow without gaps. Zero if no longer known.
-        seq: u64,
-        /// Whether they had been stored before.
-        duplicate: bool,
+        /// Where they are: each range goes on where the one before ends. At least one.
+        ranges: Vec<StoredRange>,
     },
     /// What an alias on this stream stands for.
     StreamName {
@@ -189,12 +185,7 @@ impl ServerFrame {
             }
             Self::ResponseMessage(direct) => put_direct(direct, false, out),
             Self::PublisherReady => out.frame(ServerKind::PublisherReady as u8, &[], |_| {}),
-            Self::Published { first, count, alias, seq, duplicate } => {
-                out.frame(ServerKind::Published as u8, &[], |fields| {
-                    fields.varint(*first).varint(*count).varint(*alias).varint(*seq);
-                    fields.u8(if *duplicate { DUPLICATE } else { 0 });
-                });
-            }
+            Self::Published { first, ranges } => put_published(*first, ranges, out),
             Self::StreamName { alias, name } => {
                 out.frame(ServerKind::StreamName as u8, &[], |fields| {
                     fields.varint(*alias).field(name.as_bytes());

@@ -104,6 +104,11 @@ fn client_frame() -> impl Strategy<Value = ClientFrame> {
     ]
 }
 
+fn stored_range() -> impl Strategy<Value = StoredRange> {
+    ([number(), number(), number()], any::<bool>())
+        .prop_map(|([count, alias, seq], duplicate)| StoredRange { count, alias, seq, duplicate })
+}
+
 fn error() -> impl Strategy<Value = ApiError> {
     (any::<u16>(), any::<u32>(), ".{0,30}").prop_map(|(code, err_code, text)| ApiError {
         code,
@@ -170,15 +175,8 @@ fn server_frame() -> impl Strategy<Value = ServerFrame> {
             ServerFrame::ResponseMessage(DirectMessage { id, stream, record })
         }),
         Just(ServerFrame::PublisherReady),
-        ([number(), number(), number(), number()], any::<bool>()).prop_map(
-            |([first, count, alias, seq], duplicate)| ServerFrame::Published {
-                first,
-                count,
-                alias,
-                seq,
-                duplicate
-            }
-        ),
+        (number(), prop::collection::vec(stored_range(), 1..4))
+            .prop_map(|(first, ranges)| ServerFrame::Published { first, ranges }),
         (number(), ".{0,9}").prop_map(|(alias, name)| ServerFrame::StreamName { alias, name }),
         (number(), error())
             .prop_map(|(counter, error)| ServerFrame::RefusedMessage { counter, error }),
