@@ -106,7 +106,15 @@ impl<L: Log> Broker<L> {
     }
 
     /// Everything about a consumer.
-    pub(super) fn consumer_info(&self, id: StreamId, name: &str) -> Result<ConsumerInfo, ApiError> {
+    pub(super) fn consumer_info(
+        &mut self,
+        id: StreamId,
+        name: &str,
+    ) -> Result<ConsumerInfo, ApiError> {
+        if let Some(stream) = self.catalog.get_mut(id) {
+            // From here on it knows what was appended lately.
+            stream.member_mut(name);
+        }
         let stream = self.catalog.get(id).ok_or_else(ApiError::stream_not_found)?;
         let member = stream.consumers.get(name).ok_or_else(ApiError::consumer_not_found)?;
         let consumer = &member.consumer;

@@ -32,7 +32,7 @@ impl<L: Log> Broker<L> {
         let now = self.now;
         let Some(stream) = self.catalog.get_mut(id) else { return };
         let turns = &mut self.turns;
-        stream.consumers.each_wanting(subject, None, |seat, member| {
+        stream.consumers.each_wanting(subject, |seat, member| {
             // What it notes goes with the deletion.
             if member.consumer.is_pending(seq) || member.consumer.is_held(seq) {
                 turns.add(id, seat);

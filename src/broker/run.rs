@@ -182,10 +182,5 @@ fn tell_wanting(
     if consumers.is_empty() {
         return;
     }
-    consumers.each_wanting(subject, wanting, |seat, member| {
-        member.consumer.appended(count, last);
-        if !seat.waits && member.consumer.num_waiting() > 0 {
-            turns.add(*id, seat);
-        }
-    });
+    consumers.tell_appended((subject, count, last), wanting, |seat| turns.add(*id, seat));
 }

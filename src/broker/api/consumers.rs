@@ -105,7 +105,7 @@ impl<L: Log> Broker<L> {
         self.consumer_answer(id, &name)
     }
 
-    fn consumer_answer(&self, id: StreamId, name: &str) -> Result<Reply, ApiError> {
+    fn consumer_answer(&mut self, id: StreamId, name: &str) -> Result<Reply, ApiError> {
         let info = self.consumer_info(id, name)?;
         Ok(Reply::Now(ApiResponse::Consumer(Box::new(info))))
     }

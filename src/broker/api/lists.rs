@@ -77,16 +77,17 @@ impl<L: Log> Broker<L> {
     }
 
     pub(super) fn consumer_list(
-        &self,
+        &mut self,
         stream: &str,
         options: &ListOptions,
     ) -> Result<Reply, ApiError> {
         let stream = self.catalog.find(stream).ok_or_else(ApiError::stream_not_found)?;
         let offset = offset(options).min(stream.consumers.len());
-        let page = stream.consumers.names().skip(offset).take(LIST_PAGE);
-        let infos = page.map(|name| self.consumer_info(stream.id, name));
+        let (id, total) = (stream.id, stream.consumers.len());
+        let page: Vec<_> = stream.consumers.names().skip(offset).take(LIST_PAGE).cloned().collect();
+        let infos = page.iter().map(|name| self.consumer_info(id, name));
         Ok(Reply::Now(ApiResponse::ConsumerList {
-            total: stream.consumers.len(),
+            total,
             offset,
             limit: LIST_PAGE,
             consumers: infos.collect::<Result<_, _>>()?,

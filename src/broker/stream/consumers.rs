@@ -36,13 +36,48 @@ pub(in crate::broker) struct Wanting {
     places: Option<Box<[Place]>>,
 }
 
+/// Messages that a consumer waits to be told of: until it has its turn, or somebody looks at it. A thousand
+/// members lie in a thousand pages, of which each is slow to come to; their seats lie in a few.
+#[derive(Debug, Default)]
+struct News {
+    /// Their sequences, of which `len` are used. As many as go into a cache line.
+    seqs: [u64; 7],
+    len: u8,
+}
+
+impl News {
+    /// Whether there was room for another.
+    fn add(&mut self, seq: u64) -> bool {
+        let Some(place) = self.seqs.get_mut(usize::from(self.len)) else { return false };
+        *place = seq;
+        self.len += 1;
+        true
+    }
+
+    fn tell(&mut self, member: &mut Member) {
+        for seq in self.seqs.iter().take(usize::from(std::mem::take(&mut self.len))) {
+            member.consumer.appended(1, *seq);
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Kept {
     name: Arc<str>,
     seat: Seat,
+    news: News,
     /// `None` while the consumer has its turn, and in a place that is free. Boxed, because a member is
     /// large.
     member: Option<Box<Member>>,
+}
+
+impl Kept {
+    /// Who is there, and has been told everything.
+    fn up_to_date(&mut self) -> Option<(&mut Seat, &mut Member)> {
+        let member = self.member.as_deref_mut()?;
+        self.news.tell(member);
+        Some((&mut self.seat, member))
+    }
 }
 
 /// See the module's text.
@@ -70,23 +105,25 @@ impl Consumers {
         self.names.keys()
     }
 
+    /// What was appended lately may not be known to it yet.
     pub(in crate::broker) fn get(&self, name: &str) -> Option<&Member> {
         self.at(*self.names.get(name)?)
     }
 
     pub(in crate::broker) fn get_mut(&mut self, name: &str) -> Option<(&Arc<str>, &mut Member)> {
-        let Kept { name, member, .. } = self.kept.get_mut(self.names.get(name)?.0)?;
-        Some((name, member.as_deref_mut()?))
+        let kept = self.kept.get_mut(self.names.get(name)?.0)?;
+        kept.up_to_date()?;
+        Some((&kept.name, kept.member.as_deref_mut()?))
     }
 
-    /// All of them but one that has its turn, by name.
+    /// All of them but one that has its turn, by name. See [`get`](Self::get).
     pub(in crate::broker) fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &Member)> {
         self.names.iter().filter_map(|(name, place)| Some((name, self.at(*place)?)))
     }
 
     /// All of them but one that has its turn, in no order.
     pub(in crate::broker) fn iter_mut(&mut self) -> impl Iterator<Item = (&mut Seat, &mut Member)> {
-        self.kept.iter_mut().filter_map(|kept| Some((&mut kept.seat, kept.member.as_deref_mut()?)))
+        self.kept.iter_mut().filter_map(Kept::up_to_date)
     }
 
     fn at(&self, place: Place) -> Option<&Member> {
@@ -115,19 +152,53 @@ impl Consumers {
         self.generation == wanting.generation
     }
 
-    /// Calls `visit` for each consumer that wants `subject`, by what is remembered of that if it still
-    /// holds: what many consumers cost that want other subjects is one look-up at most.
+    /// Calls `visit` for each consumer that wants `subject`.
     pub(in crate::broker) fn each_wanting(
         &mut self,
         subject: &str,
-        remembered: Option<&Wanting>,
         mut visit: impl FnMut(&mut Seat, &mut Member),
+    ) {
+        self.each_kept(subject, None, |kept| {
+            if let Some((seat, member)) = kept.up_to_date() {
+                visit(seat, member);
+            }
+        });
+    }
+
+    /// Tells each consumer that wants `subject` of so many messages that end with the sequence `last`.
+    /// Calls `stir` for each that may deliver now, and does not wait for that already.
+    pub(in crate::broker) fn tell_appended(
+        &mut self,
+        (subject, count, last): (&str, u64, u64),
+        remembered: Option<&Wanting>,
+        mut stir: impl FnMut(&mut Seat),
+    ) {
+        self.each_kept(subject, remembered, |kept| {
+            let can_wait = kept.seat.waits && count == 1 && kept.member.is_some();
+            if can_wait && kept.news.add(last) {
+                return;
+            }
+            let Some((seat, member)) = kept.up_to_date() else { return };
+            member.consumer.appended(count, last);
+            if !seat.waits && member.consumer.num_waiting() > 0 {
+                stir(seat);
+            }
+        });
+    }
+
+    /// Calls `visit` for each place of a consumer that wants `subject`, by what is remembered of that if it
+    /// still holds: what many consumers cost that want other subjects is one look-up at most.
+    fn each_kept(
+        &mut self,
+        subject: &str,
+        remembered: Option<&Wanting>,
+        mut visit: impl FnMut(&mut Kept),
     ) {
         let remembered = remembered.filter(|wanting| self.is_current(wanting));
         let kept = &mut self.kept;
         let mut visit_place = |place: &Place| {
-            if let Some(Kept { seat, member: Some(member), .. }) = kept.get_mut(place.0) {
-                visit(seat, member);
+            if let Some(kept) = kept.get_mut(place.0) {
+                visit(kept);
             }
         };
         match remembered.and_then(|wanting| wanting.places.as_deref()) {
@@ -145,7 +216,9 @@ impl Consumers {
     /// be looked at.
     pub(in crate::broker) fn take(&mut self, name: &str) -> Option<(Place, Box<Member>)> {
         let place = *self.names.get(name)?;
-        Some((place, self.kept.get_mut(place.0)?.member.take()?))
+        let kept = self.kept.get_mut(place.0)?;
+        kept.up_to_date()?;
+        Some((place, kept.member.take()?))
     }
 
     /// Takes whoever is in a place for its turn, for which nobody waits there any more.
@@ -153,9 +226,10 @@ impl Consumers {
         &mut self,
         place: Place,
     ) -> Option<(Arc<str>, Box<Member>)> {
-        let Kept { name, seat, member } = self.kept.get_mut(place.0)?;
-        seat.waits = false;
-        Some((Arc::clone(name), member.take()?))
+        let kept = self.kept.get_mut(place.0)?;
+        kept.seat.waits = false;
+        kept.up_to_date()?;
+        Some((Arc::clone(&kept.name), kept.member.take()?))
     }
 
     /// Puts a consumer back after its turn.
@@ -176,7 +250,8 @@ impl Consumers {
         // The turn of who was there before is the newcomer's.
         let waits = before.is_some_and(|kept| kept.seat.waits);
         let seat = Seat { place, connection: ConnectionId::default(), waits };
-        let kept = Kept { name: Arc::clone(&name), seat, member: Some(member) };
+        let news = News::default();
+        let kept = Kept { name: Arc::clone(&name), seat, news, member: Some(member) };
         match self.kept.get_mut(place.0) {
             Some(free) => *free = kept,
             None => self.kept.push(kept),
@@ -199,7 +274,7 @@ impl Consumers {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
     use claudebus_storage::StreamId;
 
     use super::*;
@@ -219,7 +294,7 @@ mod tests {
 
     fn wanting(consumers: &mut Consumers, subject: &str) -> Vec<String> {
         let mut names = Vec::new();
-        consumers.each_wanting(subject, None, |_, member| {
+        consumers.each_wanting(subject, |_, member| {
             names.push(member.consumer.path().consumer.clone());
         });
         names
@@ -254,13 +329,36 @@ mod tests {
     }
 
     #[test]
+    fn who_waits_for_a_turn_knows_everything_when_it_is_looked_at() {
+        let mut consumers = Consumers::default();
+        consumers.join("waits".into(), member("waits", "x"));
+        consumers.join("knows".into(), member("knows", "x"));
+        consumers.seat_mut("waits").unwrap().waits = true;
+        let state = |consumers: &Consumers, name| {
+            let text = format!("{:?}", consumers.get(name).unwrap().consumer);
+            text.replace(name, "")
+        };
+        for last in [1, 2, 5, 9, 10, 11, 40, 60, 80, 81, 100, 200, 300, 400, 500, 600, 700, 800] {
+            let count = if last == 81 { 3 } else { 1 };
+            consumers.tell_appended(("x", count, last), None, |_| {});
+            // It is told now and then although nobody looks.
+            if last % 200 == 0 {
+                assert_ne!(state(&consumers, "waits"), state(&consumers, "knows"));
+                consumers.get_mut("waits").unwrap();
+                assert_eq!(state(&consumers, "waits"), state(&consumers, "knows"));
+            }
+        }
+        let (place, _) = consumers.take("waits").unwrap();
+        consumers.tell_appended(("x", 1, 900), None, |_| {});
+        assert_eq!(consumers.kept[place.0].news.len, 0, "who is not there is told nothing");
+    }
+
+    #[test]
     fn what_is_remembered_of_a_subject_holds_until_somebody_joins_or_leaves() {
         let mut consumers = Consumers::default();
         let told = |consumers: &mut Consumers, wanting: &Wanting| {
             let mut names = Vec::new();
-            consumers.each_wanting("x.1", Some(wanting), |_, member| {
-                names.push(member.consumer.path().consumer.clone());
-            });
+            consumers.each_kept("x.1", Some(wanting), |kept| names.push(kept.name.to_string()));
             names
         };
         let nobody = Wanting::default();
