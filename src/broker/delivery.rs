@@ -245,12 +245,12 @@ impl<L: Log> Broker<L> {
     /// The highest sequence that may be delivered now of what was read; `None` if that waits for another turn.
     ///
     /// While consumers gather their messages, those that are not durable yet stay for the next turn, unless there
-    /// is nothing else: they would have to leave later, as a second row that costs as much as the first.
+    /// is nothing else: they would have to leave later, as a second row that costs as much as the first. A pull
+    /// that does not wait gets all there is now, and ends.
     fn end_of_row(&self, member: &Member, terms: &Terms, mail: &Mail) -> Option<u64> {
-        let is_durable = |seq| seq <= terms.durable_seq;
-        match member.consumer.next_fetched() {
-            Some(seq) if self.turns.is_pacing() && is_durable(seq) => Some(terms.durable_seq),
-            Some(_) if self.turns.is_pacing() && mail.delivered > 0 => None,
+        match member.consumer.next_fetched().filter(|_| self.turns.is_pacing()) {
+            Some(seq) if seq <= terms.durable_seq => Some(terms.durable_seq),
+            Some(_) if mail.delivered > 0 && !member.consumer.has_no_wait() => None,
             _ => Some(u64::MAX),
         }
     }

@@ -177,6 +177,11 @@ impl Consumer {
         awaited
     }
 
+    /// Whether some pull ends as soon as nothing can be delivered.
+    pub(crate) fn has_no_wait(&self) -> bool {
+        self.pulls.has_no_wait()
+    }
+
     /// The sequence of the record that is delivered next, if that is read already.
     pub(crate) fn next_fetched(&self) -> Option<u64> {
         self.fetched.front().map(|record| record.seq)

@@ -531,9 +531,11 @@ impl Consumer {
     }
 
     /// Whether its changes may stay unnoted for now. Without acknowledgements a place in the stream
-    /// promises nothing, so that a flow of messages need not write to the disk each turn.
+    /// promises nothing, so that a flow of messages need not write to the disk each turn. Unless there is one
+    /// attempt only, which is noted before it leaves.
     pub(crate) fn may_note_later(&self) -> bool {
         self.config.ack_policy == AckPolicy::None
+            && self.config.max_deliver != 1
             && self.last_consumer_seq.saturating_sub(self.noted_through) < UNNOTED
     }
 

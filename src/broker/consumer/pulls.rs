@@ -385,6 +385,11 @@ impl Pulls {
         }
     }
 
+    /// Whether some pull ends as soon as nothing can be delivered.
+    pub(super) fn has_no_wait(&self) -> bool {
+        self.queue.iter().any(|waiting| waiting.no_wait)
+    }
+
     /// Nothing can be delivered now: pulls that do not want to wait end.
     pub(super) fn nothing_now(&mut self, told: &mut Vec<Told>) {
         self.end_where(

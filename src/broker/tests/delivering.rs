@@ -566,3 +566,17 @@ fn a_sign_of_life_does_not_overtake_what_it_does_not_count() {
         .collect();
     assert_eq!(order, [0, 101]);
 }
+
+#[test]
+fn the_only_attempt_is_noted_although_a_session_is_slow() {
+    let mut bench = Bench::new();
+    bench.create(named("S", &["s.>"])).unwrap();
+    let config = ConsumerConfig { ack_policy: AckPolicy::None, max_deliver: 1, ..durable("c") };
+    bench.consumer("S", config).unwrap();
+    bench.broker.limits.max_session_deliveries = 2000;
+    bench.publish(1, 1, &["s.a"; 500]);
+    let last = bench.pull("S", "c", 500).last().map(|delivery| delivery.record.seq);
+    let mut again = bench.restarted(BrokerOptions::default());
+    let next = again.pull("S", "c", 1).first().map(|delivery| delivery.record.seq);
+    assert!(last.is_some() && next > last, "{next:?} after {last:?}");
+}

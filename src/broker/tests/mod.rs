@@ -9,6 +9,7 @@ mod dead_letters;
 mod delivering;
 mod model;
 mod ordering;
+mod pacing;
 mod parts;
 mod publishing;
 mod remembering;
