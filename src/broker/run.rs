@@ -179,7 +179,7 @@ fn tell_wanting(
     turns: &mut Turns,
 ) {
     let Stream { id, consumers, .. } = stream;
-    if consumers.is_empty() {
+    if count == 0 || consumers.is_empty() {
         return;
     }
     consumers.tell_appended((subject, count, last), wanting, |seat| turns.add(*id, seat));

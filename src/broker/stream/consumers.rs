@@ -37,26 +37,57 @@ pub(in crate::broker) struct Wanting {
 }
 
 /// Messages that a consumer waits to be told of: until it has its turn, or somebody looks at it. A thousand
-/// members lie in a thousand pages, of which each is slow to come to; their seats lie in a few.
+/// members lie in thousands of pages, of which each is slow to come to; their seats lie in a few.
 #[derive(Debug, Default)]
 struct News {
-    /// Their sequences, of which `len` are used. As many as go into a cache line.
-    seqs: [u64; 7],
-    len: u8,
+    /// Where the first row begins.
+    first: u64,
+    /// The sequence behind the last row.
+    next: u64,
+    /// Of which `len` are used. As many as a consumer gathers that is one of a thousand under load; two
+    /// cache lines.
+    rows: [Row; 27],
+    len: u16,
+}
+
+/// So many sequences in a row, and how many lie between them and the row before.
+#[derive(Clone, Copy, Debug, Default)]
+struct Row {
+    gap: u16,
+    count: u16,
 }
 
 impl News {
-    /// Whether there was room for another.
-    fn add(&mut self, seq: u64) -> bool {
-        let Some(place) = self.seqs.get_mut(usize::from(self.len)) else { return false };
-        *place = seq;
-        self.len += 1;
+    /// Notes `count` messages in a row that ends at `last`, behind all that were noted. False if there is no
+    /// room for them.
+    fn add(&mut self, count: u64, last: u64) -> bool {
+        let first = last.saturating_add(1).saturating_sub(count);
+        if self.len == 0 {
+            (self.first, self.next) = (first, first);
+        }
+        let gap = first.checked_sub(self.next).and_then(|gap| u16::try_from(gap).ok());
+        let (Some(gap), Ok(count)) = (gap, u16::try_from(count)) else { return false };
+        let rows = self.rows.split_at_mut_checked(usize::from(self.len));
+        let Some((used, free)) = rows else { return false };
+        let longer = |row: &Row| row.count.checked_add(count).filter(|_| gap == 0);
+        if let Some((row, count)) = used.last_mut().and_then(|row| longer(row).map(|n| (row, n))) {
+            row.count = count;
+        } else if let Some(row) = free.first_mut() {
+            *row = Row { gap, count };
+            self.len += 1;
+        } else {
+            return false;
+        }
+        self.next = last.saturating_add(1);
         true
     }
 
     fn tell(&mut self, member: &mut Member) {
-        for seq in self.seqs.iter().take(usize::from(std::mem::take(&mut self.len))) {
-            member.consumer.appended(1, *seq);
+        let mut next = self.first;
+        for Row { gap, count } in self.rows.iter().take(usize::from(std::mem::take(&mut self.len)))
+        {
+            next += u64::from(*gap) + u64::from(*count);
+            member.consumer.appended(u64::from(*count), next - 1);
         }
     }
 }
@@ -174,8 +205,7 @@ impl Consumers {
         mut stir: impl FnMut(&mut Seat),
     ) {
         self.each_kept(subject, remembered, |kept| {
-            let can_wait = kept.seat.waits && count == 1 && kept.member.is_some();
-            if can_wait && kept.news.add(last) {
+            if kept.seat.waits && kept.member.is_some() && kept.news.add(count, last) {
                 return;
             }
             let Some((seat, member)) = kept.up_to_date() else { return };
@@ -338,16 +368,22 @@ mod tests {
             let text = format!("{:?}", consumers.get(name).unwrap().consumer);
             text.replace(name, "")
         };
-        for last in [1, 2, 5, 9, 10, 11, 40, 60, 80, 81, 100, 200, 300, 400, 500, 600, 700, 800] {
-            let count = if last == 81 { 3 } else { 1 };
+        // (how many, in a row that ends where)
+        let rows =
+            (0..90).map(|n| (1 + n % 4, 100 * n + 50)).chain((0..70).map(|n| (1, 10_000 + n)));
+        let far =
+            [(1, 90_000), (200_000, 300_000), (65_000, 365_000), (600, 365_600), (1, 365_601)];
+        for (row, (count, last)) in rows.chain(far).enumerate() {
             consumers.tell_appended(("x", count, last), None, |_| {});
             // It is told now and then although nobody looks.
-            if last % 200 == 0 {
-                assert_ne!(state(&consumers, "waits"), state(&consumers, "knows"));
+            if row % 40 == 20 {
+                assert_ne!(state(&consumers, "waits"), state(&consumers, "knows"), "{last}");
                 consumers.get_mut("waits").unwrap();
-                assert_eq!(state(&consumers, "waits"), state(&consumers, "knows"));
+                assert_eq!(state(&consumers, "waits"), state(&consumers, "knows"), "{last}");
             }
         }
+        consumers.get_mut("waits").unwrap();
+        assert_eq!(state(&consumers, "waits"), state(&consumers, "knows"));
         let (place, _) = consumers.take("waits").unwrap();
         consumers.tell_appended(("x", 1, 900), None, |_| {});
         assert_eq!(consumers.kept[place.0].news.len, 0, "who is not there is told nothing");
