@@ -456,10 +456,17 @@ fn benches_that_start_servers_of_their_own_tell_figures() {
     let run =
         |arguments: &[&str]| serving.json(&[&["bench"], arguments, &["--dir", &dir]].concat());
     let few = ["--count", "2000", "--subjects", "1000", "--rounds", "1", "--many", "3"];
-    let filters = run(&[&["filters", "--duration", "50ms"], &few[..]].concat());
+    let ready = std::fs::read_to_string(serving.path("ready.json")).unwrap();
+    let ready: Value = serde_json::from_str(&ready).unwrap();
+    let other = format!("nats://{}", ready["nats"].as_str().unwrap());
+    let against = ["--against", &other];
+    let filters = run(&[&["filters", "--duration", "50ms"], &few[..], &against].concat());
     let rows = filters["results"].as_array().unwrap();
-    assert_eq!(rows.len(), 8, "{filters}");
+    assert_eq!(rows.len(), 11, "{filters}");
     assert!(rows.iter().all(|row| row["per_second"].as_f64().unwrap() > 0.0), "{filters}");
+    let others = rows.iter().filter(|row| row["measure"].as_str().unwrap().contains("over NATS"));
+    assert_eq!(others.count(), 3, "{filters}");
+    assert!(!serving.ok(&["stream", "list"]).contains("BENCH"), "streams are left behind");
     let growth = run(&["growth", "--axis", "size", "--duration", "50ms"]);
     let rows = growth["results"].as_array().unwrap();
     assert_eq!(rows.len(), 6, "{growth}");

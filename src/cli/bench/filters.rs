@@ -1,4 +1,4 @@
-//! `bench filters`: what filters cost, and many consumers that each take a part.
+//! `bench filters`: what filters cost, and many consumers that each take a part, also beside another server.
 //!
 //! It runs on servers of its own: one whose tail holds everything, one that is restarted with a cold
 //! cache. Figures are printed beside what they should reach; nothing fails if they do not.
@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
 
+use super::nats::{self, Nats};
 use super::own::OwnServer;
 use super::sample::median;
-use super::spread::{Amount, Part, Spread, Taking};
+use super::spread::{Amount, Part, Spread, Sums, Taking};
 use super::table::{Cell, Table};
 use crate::cli::args::Global;
 use crate::cli::exit::Failure;
@@ -68,6 +69,9 @@ pub(super) struct Filters {
     /// Streams, and consumers, of the measurement with many
     #[arg(long, default_value = "1000", value_parser = clap::value_parser!(u64).range(1..=100_000))]
     many: u64,
+    /// Do the same as with many streams and consumers on this server, in turns: nats://…
+    #[arg(long, value_name = "URL", value_hint = clap::ValueHint::Url)]
+    against: Option<String>,
     /// Folder below which data is kept while measuring; the one for temporary files if not given
     #[arg(long, value_name = "DIR", value_hint = clap::ValueHint::DirPath)]
     dir: Option<PathBuf>,
@@ -244,15 +248,19 @@ async fn from_disk(
 }
 
 /// Publishing and delivering at the same time: one consumer, then many in one stream, then many
-/// streams with one each. The sum of both is compared with that of one.
+/// streams with one each. The sum of both is compared with that of one, with each server.
 async fn many(
     filters: &Filters,
     global: &Global,
     talk: &dyn Fn(String),
     rows: &mut Rows,
 ) -> Result<(), Failure> {
+    let other = match &filters.against {
+        Some(url) => Some(Nats::connect(url, nats::DEFAULT_DURABILITY).await?),
+        None => None,
+    };
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     let many = filters.many;
-    let mut one = None;
     for (what, streams, groups) in [
         ("one consumer".to_owned(), 1, 1),
         (format!("{many} consumers of disjoint parts"), 1, many),
@@ -261,24 +269,37 @@ async fn many(
         let size = filters.size as usize;
         // As many subjects each time, so that they are not what is compared.
         let spread = Spread { streams, groups, subjects: many, size };
-        let (sum, ready) = sum_of(filters, global, &spread).await?;
-        talk(format!("{what}: {sum:.0} published and delivered/s"));
-        let ratio = *one.get_or_insert(sum);
-        let (ratio, target) = match streams + groups {
-            2 => (Cell::None, ""),
-            _ => (Cell::Ratio(sum / ratio.max(1e-9)), "at least 0.80"),
-        };
-        rows.push([text(what), Cell::Rate(sum), ratio, text(target), Cell::Seconds(ready)]);
+        let sums = sums_of(filters, global, &spread).await?;
+        talk(format!("{what}: {:.0} published and delivered/s", sums.rate()));
+        ours.push((what.clone(), sums));
+        if let Some(nats) = &other {
+            let sums = nats.publish_and_take(&spread, CONNECTIONS, filters.duration).await?;
+            let what = format!("{}: {what}", nats.name());
+            talk(format!("{what}: {:.0} published and delivered/s", sums.rate()));
+            theirs.push((what, sums));
+        }
     }
+    rows.extend(beside_one(ours, "at least 0.80"));
+    rows.extend(beside_one(theirs, ""));
     Ok(())
 }
 
-/// Messages published and delivered a second, and how long it took to make streams and consumers.
-async fn sum_of(
-    filters: &Filters,
-    global: &Global,
-    spread: &Spread,
-) -> Result<(f64, f64), Failure> {
+/// The rows of one server, of which the first is what the others are compared with.
+fn beside_one(all: Vec<(String, Sums)>, target: &str) -> Rows {
+    let one = all.first().map_or(0.0, |(_, sums)| sums.rate());
+    let row = |(at, (what, sums)): (usize, (String, Sums))| {
+        let (ratio, target) = match at {
+            0 => (Cell::None, ""),
+            _ => (Cell::Ratio(sums.rate() / one.max(1e-9)), target),
+        };
+        let ready = Cell::Seconds(sums.ready.as_secs_f64());
+        [text(what), Cell::Rate(sums.rate()), ratio, text(target), ready]
+    };
+    all.into_iter().enumerate().map(row).collect()
+}
+
+/// Publishing and receiving at the same time, with a server of our own.
+async fn sums_of(filters: &Filters, global: &Global, spread: &Spread) -> Result<Sums, Failure> {
     let server = OwnServer::start(global, filters.dir.as_deref(), &[]).await?;
     let mut clients = Vec::new();
     while clients.len() < CONNECTIONS {
@@ -288,9 +309,9 @@ async fn sum_of(
     let began = Instant::now();
     spread.create(&publishing).await?;
     let mut taking = Taking::start(&clients, spread.parts(false)).await?;
-    let ready = began.elapsed().as_secs_f64();
+    let ready = began.elapsed();
     let began = Instant::now();
     let published = spread.publish(&publishing, 0, Amount::Time(filters.duration)).await?;
     taking.wait_all(published).await?;
-    Ok((2.0 * published as f64 / began.elapsed().as_secs_f64(), ready))
+    Ok(Sums { published, taken: began.elapsed(), ready })
 }

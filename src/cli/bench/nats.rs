@@ -1,6 +1,8 @@
 //! The side of a NATS server, with NATS's own client library used as it is fastest: a window of
 //! publish futures, and pull consumers that ask for batches.
 
+mod spread;
+
 use std::collections::VecDeque;
 use std::future::IntoFuture as _;
 use std::sync::Arc;

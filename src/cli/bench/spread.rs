@@ -46,9 +46,41 @@ pub(super) enum Amount {
     Time(Duration),
 }
 
+impl Amount {
+    /// Whether `done` messages since `began` are enough.
+    pub(super) fn is_reached(self, done: u64, began: Instant) -> bool {
+        match self {
+            Self::Messages(count) => done >= count,
+            Self::Time(time) => done.is_multiple_of(LOOK_EVERY) && began.elapsed() >= time,
+        }
+    }
+}
+
 /// A stream's name.
 pub(super) fn stream_name(stream: u64) -> String {
     format!("{STREAM}{stream}")
+}
+
+/// What a stream captures.
+pub(super) fn stream_subjects(stream: u64) -> String {
+    format!("{ROOT}.{stream}.>")
+}
+
+/// What came of publishing and receiving at the same time.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sums {
+    /// Messages published, and as many received.
+    pub(super) published: u64,
+    pub(super) taken: Duration,
+    /// How long it took to make streams and consumers.
+    pub(super) ready: Duration,
+}
+
+impl Sums {
+    /// Messages published and received a second.
+    pub(super) fn rate(&self) -> f64 {
+        2.0 * self.published as f64 / self.taken.as_secs_f64()
+    }
 }
 
 impl Spread {
@@ -61,7 +93,7 @@ impl Spread {
     pub(super) async fn create(&self, client: &Client) -> Result<(), Failure> {
         let make = |stream: u64| StreamConfig {
             name: stream_name(stream),
-            subjects: vec![format!("{ROOT}.{stream}.>")],
+            subjects: vec![stream_subjects(stream)],
             ..StreamConfig::default()
         };
         for stream in 0..self.streams {
@@ -82,12 +114,16 @@ impl Spread {
     }
 
     /// The subject of message `number`.
-    fn subject(&self, number: u64, text: &mut String) {
+    pub(super) fn subject(&self, number: u64, text: &mut String) {
         let (stream, group) = (number % self.streams, number % self.groups);
         let subject = number % self.subjects;
         text.clear();
         // Writing into memory does not fail.
         let _ = write!(text, "{ROOT}.{stream}.{group}.{subject}");
+    }
+
+    pub(super) fn payloads(&self) -> Payloads {
+        Payloads::new(Content::Random, self.size, 1)
     }
 
     /// What matches a group of a stream.
@@ -111,17 +147,9 @@ impl Spread {
         first: u64,
         amount: Amount,
     ) -> Result<u64, Failure> {
-        let payloads = Payloads::new(Content::Random, self.size, 1);
-        let (publisher, began) = (client.publisher(), Instant::now());
+        let (payloads, publisher, began) = (self.payloads(), client.publisher(), Instant::now());
         let (mut subject, mut done) = (String::new(), 0);
-        loop {
-            let enough = match amount {
-                Amount::Messages(count) => done >= count,
-                Amount::Time(time) => done % LOOK_EVERY == 0 && began.elapsed() >= time,
-            };
-            if enough {
-                break;
-            }
+        while !amount.is_reached(done, began) {
             self.subject(first + done, &mut subject);
             // Failures are told by the flush.
             drop(publisher.publish(&subject, payloads.get(done)).await?);
@@ -188,14 +216,26 @@ impl Taking {
         Ok(Self::of(consumers))
     }
 
+    /// Nobody at work yet.
+    pub(super) fn none() -> Self {
+        Self { tasks: JoinSet::new(), received: Arc::default() }
+    }
+
     /// Begins to receive from consumers that are open.
     pub(super) fn of(consumers: Vec<(bool, Consumer)>) -> Self {
-        let received = Arc::new(AtomicU64::new(0));
-        let mut tasks = JoinSet::new();
+        let mut taking = Self::none();
         for (ack, consumer) in consumers {
-            tasks.spawn(take(consumer, ack, Arc::clone(&received)));
+            taking.add(|received| take(consumer, ack, received));
         }
-        Self { tasks, received }
+        taking
+    }
+
+    /// Begins to receive with one more consumer, which counts what it gets.
+    pub(super) fn add<F>(&mut self, take: impl FnOnce(Arc<AtomicU64>) -> F)
+    where
+        F: Future<Output = Result<(), Failure>> + Send + 'static,
+    {
+        self.tasks.spawn(take(Arc::clone(&self.received)));
     }
 
     /// Messages so far.
