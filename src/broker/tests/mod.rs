@@ -3,10 +3,12 @@
 
 mod asking;
 mod atomic;
+mod batches;
 mod copying;
 mod counting;
 mod dead_letters;
 mod delivering;
+mod knowing;
 mod model;
 mod ordering;
 mod pacing;
