@@ -438,6 +438,8 @@ impl Simulation {
         let (token, subject) = (Token(0), "_INBOX.>".to_owned());
         self.world.handle(SESSIONS[0], Request::Subscribe { token, subject, queue: None });
         self.asked.clear();
+        // A new connection is told them anew.
+        self.names.clear();
         for book in &mut self.book.streams {
             let last = book.by_seq.last_key_value().map_or(0, |(seq, _)| *seq);
             for consumer in &mut book.consumers {

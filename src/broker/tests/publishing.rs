@@ -267,3 +267,20 @@ fn each_turn_makes_what_it_stored_durable() {
         assert_eq!(bench.broker.catalog.find("S").unwrap().durable_seq, counter);
     }
 }
+
+#[test]
+fn each_session_is_told_the_names_of_streams_itself() {
+    let mut bench = stream(|_| {});
+    let named = |bench: &mut Bench, session, first| {
+        let (producer, batch) = (ProducerId(9), batch(&["s.a"]));
+        let events = bench.run(session, Request::Publish { producer, first, batch });
+        let [(_, Event::Published { named, .. })] = &events[..] else { panic!("{events:?}") };
+        named.iter().map(|(_, name)| name.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(named(&mut bench, A, 1), ["S"]);
+    assert_eq!(named(&mut bench, B, 1), ["S"], "another session, with a duplicate");
+    assert!(named(&mut bench, B, 2).is_empty());
+    bench.run(A, Request::Closed);
+    bench.run(A, Request::Opened { connection: ConnectionId(2) });
+    assert_eq!(named(&mut bench, A, 3), ["S"], "the session is a new one");
+}

@@ -409,8 +409,9 @@ async fn read(shared: &Shared, reader: &mut FrameReader) -> End {
         drop(state);
         shared.tell(wake);
         match result {
+            // However the stream ends behind the last answer.
+            _ if done => return End::Done,
             Err(error) => return End::Broken(error),
-            Ok(()) if done => return End::Done,
             Ok(()) => {}
         }
     }

@@ -67,7 +67,9 @@ impl Publisher {
             let alias = *self.aliases.get(&stream)?;
             Some(StoredRange { count, alias, seq, duplicate })
         };
-        if let Some(ranges) = run.iter().map(stored).collect() {
+        let ranges: Option<Vec<_>> = run.iter().map(stored).collect();
+        debug_assert!(ranges.is_some(), "a stream that was never named: {run:?}");
+        if let Some(ranges) = ranges {
             ServerFrame::Published { first, ranges }.encode(out);
         }
     }

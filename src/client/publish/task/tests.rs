@@ -1,7 +1,10 @@
 //! Tests of what the task behind a publisher does with frames and answers.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
+use tokio::io::AsyncWriteExt;
+
 use super::*;
+use crate::client::transport::{Reader, split};
 use crate::model::error::ApiError;
 
 fn shared() -> Shared {
@@ -72,4 +75,74 @@ fn shared_rewind_is_idempotent(state: &mut State) {
     let queued = state.queue.clone();
     state.rewind();
     assert_eq!(state.queue, queued);
+}
+
+fn bytes_of(frames: &[ServerFrame]) -> Vec<u8> {
+    let mut out = Output::new();
+    frames.iter().for_each(|frame| frame.encode(&mut out));
+    out.take().concat()
+}
+
+/// Answers to the messages 1 to 9.
+fn answers() -> Vec<ServerFrame> {
+    let named = |alias, name: &str| ServerFrame::StreamName { alias, name: name.into() };
+    let range = |count, alias, seq| StoredRange { count, alias, seq, duplicate: false };
+    let first = vec![range(2, 0, 10), range(1, 1, 7), range(1, 0, 12)];
+    vec![
+        named(0, "A"),
+        named(1, "B"),
+        ServerFrame::Published { first: 1, ranges: first },
+        ServerFrame::RefusedMessage { counter: 5, error: ApiError::bad_request() },
+        named(0, "C"),
+        ServerFrame::Published { first: 6, ranges: vec![range(3, 0, 1), range(1, 1, 8)] },
+    ]
+}
+
+fn with_nine_messages() -> Shared {
+    let shared = shared();
+    for _ in 1..=9 {
+        shared.try_push("a", &[], b"x").unwrap().unwrap();
+    }
+    shared
+}
+
+#[tokio::test]
+async fn answers_may_come_in_any_pieces() {
+    let bytes = bytes_of(&answers());
+    for cut in 0..bytes.len() {
+        let shared = with_nine_messages();
+        let (near, mut far) = tokio::io::duplex(1 << 20);
+        let (reader, _writer): (Reader, _) = split(near);
+        let (mut reader, (head, rest)) = (FrameReader::new(reader), bytes.split_at(cut));
+        let send = async {
+            far.write_all(head).await.unwrap();
+            // The other side has read that before the rest comes.
+            tokio::task::yield_now().await;
+            far.write_all(rest).await.unwrap();
+            drop(far);
+        };
+        let (end, ()) = tokio::join!(read(&shared, &mut reader), send);
+        assert!(matches!(end, End::Broken(StreamError::Ended)), "cut at {cut}");
+        let told = (1..=9).map(|counter| match shared.poll(counter, Waker::noop()) {
+            Poll::Ready(Ok(ack)) => format!("{}{}", ack.stream, ack.seq),
+            Poll::Ready(Err(_)) => "refused".into(),
+            Poll::Pending => "open".into(),
+        });
+        let meant = ["A10", "A11", "B7", "A12", "refused", "C1", "C2", "C3", "B8"];
+        assert!(told.eq(meant), "cut at {cut}");
+    }
+}
+
+#[tokio::test]
+async fn nothing_more_is_asked_for_when_all_is_answered_before_the_server_stops() {
+    let shared = with_nine_messages();
+    (1..=9).for_each(|counter| shared.abandon_ticket(counter));
+    shared.abandon();
+    let (near, mut far) = tokio::io::duplex(1 << 20);
+    let (reader, _writer): (Reader, _) = split(near);
+    let stopping = ServerFrame::Refused(ApiError::shutting_down());
+    let frames: Vec<_> = answers().into_iter().chain([stopping]).collect();
+    far.write_all(&bytes_of(&frames)).await.unwrap();
+    let end = read(&shared, &mut FrameReader::new(reader)).await;
+    assert!(matches!(end, End::Done));
 }
