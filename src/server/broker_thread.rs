@@ -22,7 +22,7 @@ use super::counters::{Counters, add, set};
 use super::error::{ServerFailure, StartError};
 use crate::broker::{Broker, BrokerOptions};
 use crate::model::error::ApiError;
-use crate::model::event::{Delivery, Event};
+use crate::model::event::{Delivery, Event, Published};
 use crate::model::request::{Request, SessionId};
 use crate::model::time::Now;
 
@@ -35,6 +35,8 @@ const MAX_TURN_BYTES: usize = 1 << 20;
 
 /// Longest sleep: deadlines far off are looked at again after this.
 const MAX_SLEEP: Duration = Duration::from_secs(3600);
+/// What a stream's name keeps in memory beside its text, in bytes, about.
+const NAME_OVERHEAD: usize = 64;
 
 /// What the thread is told.
 #[derive(Debug)]
@@ -426,7 +428,11 @@ fn event_bytes(event: &Event) -> usize {
                 + message.payload.len()
         }
         Event::Deliver { deliveries, .. } => deliveries.iter().map(Delivery::charge).sum(),
-        Event::Published { ranges, .. } => 128 + size_of_val(&**ranges),
+        // Room that is not used counts, as it is not given back before the event is told.
+        Event::Published { named, ranges } => {
+            let names: usize = named.iter().map(|(_, name)| NAME_OVERHEAD + name.len()).sum();
+            128 + names + ranges.capacity() * size_of::<Published>()
+        }
         Event::Answer { .. } => 1024,
         _ => 128,
     }

@@ -1,13 +1,14 @@
 //! The program with a server: what a README promises, through the real binary.
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::serving::{Serving, until};
+use crate::cli::claudebus;
+use crate::serving::{Serving, end_of, until};
 
 #[test]
 fn the_first_minute() {
@@ -460,7 +461,8 @@ fn benches_that_start_servers_of_their_own_tell_figures() {
     let ready: Value = serde_json::from_str(&ready).unwrap();
     let other = format!("nats://{}", ready["nats"].as_str().unwrap());
     let against = ["--against", &other];
-    let filters = run(&[&["filters", "--duration", "50ms"], &few[..], &against].concat());
+    let filters =
+        run(&[&["filters", "--duration", "50ms", "--row", "2"], &few[..], &against].concat());
     let rows = filters["results"].as_array().unwrap();
     assert_eq!(rows.len(), 11, "{filters}");
     assert!(rows.iter().all(|row| row["per_second"].as_f64().unwrap() > 0.0), "{filters}");
@@ -489,6 +491,43 @@ fn benches_that_start_servers_of_their_own_tell_figures() {
     let left = std::fs::read_dir(serving.path("")).unwrap().flatten();
     let left: Vec<_> = left.map(|entry| entry.file_name()).collect();
     assert!(!left.iter().any(|name| name.to_string_lossy().contains("bench")), "{left:?}");
+}
+
+/// Its clients would wait for the server to come back for ever.
+#[cfg(unix)]
+#[test]
+fn a_bench_whose_own_server_ends_fails() {
+    let home = tempfile::tempdir().unwrap();
+    let mut bench = std::process::Command::new(env!("CARGO_BIN_EXE_claudebus"))
+        .args(["bench", "filters", "--only", "everything", "--count", "20000000", "--dir"])
+        .arg(home.path())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut talk = BufReader::new(bench.stderr.take().unwrap());
+    let mut line = String::new();
+    talk.read_line(&mut line).unwrap();
+    assert!(line.contains("publishing 20000000 messages"), "{line}");
+    let folder = std::fs::read_dir(home.path()).unwrap().next().unwrap().unwrap().path();
+    let ready = std::fs::read_to_string(folder.join("ready.json")).unwrap();
+    let ready: Value = serde_json::from_str(&ready).unwrap();
+    let (url, ca) = (format!("quic://{}", ready["quic"].as_str().unwrap()), &ready["ca"]);
+    let messages = ["stream", "info", "CLAUDEBUS_BENCH_0", "--output", "json", "--server", &url];
+    until("messages are published", || {
+        let info =
+            claudebus(home.path()).args(messages).args(["--ca", ca.as_str().unwrap()]).output();
+        let info: Option<Value> = serde_json::from_slice(&info.unwrap().stdout).ok();
+        info.is_some_and(|info| info["state"]["messages"].as_u64() > Some(0))
+    });
+    let server = ready["pid"].to_string();
+    let killed = std::process::Command::new("kill").args(["-9", &server]).status().unwrap();
+    assert!(killed.success());
+    let status = end_of(&mut bench, Duration::from_secs(30)).expect("the bench ends");
+    assert_eq!(status.code(), Some(1));
+    let mut told = String::new();
+    talk.read_to_string(&mut told).unwrap();
+    assert!(told.contains("the server ended while it was measured"), "{told}");
+    assert!(!folder.exists(), "its folder is left behind");
 }
 
 /// glibc takes what a server's memory needs from the environment of its start, so that the server starts

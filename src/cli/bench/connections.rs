@@ -264,7 +264,7 @@ pub(super) async fn measure(
     }
     for round in 1..=connections.rounds {
         for side in &mut sides {
-            side.round(connections).await?;
+            server.during(side.round(connections)).await?;
             let last = |seconds: &[f64]| seconds.last().map_or(0.0, |last| last * 1e3);
             talk(format!(
                 "round {round} of {}, {}: one message to all, {:.2} ms over one connection, {:.2} ms \

@@ -69,6 +69,9 @@ pub(super) struct Filters {
     /// Streams, and consumers, of the measurement with many
     #[arg(long, default_value = "1000", value_parser = clap::value_parser!(u64).range(1..=100_000))]
     many: u64,
+    /// Messages that are published to one stream or consumer, before the next one's turn
+    #[arg(long, value_name = "MESSAGES", default_value = "1", value_parser = clap::value_parser!(u64).range(1..))]
+    row: u64,
     /// Do the same as with many streams and consumers on this server, in turns: nats://…
     #[arg(long, value_name = "URL", value_hint = clap::ValueHint::Url)]
     against: Option<String>,
@@ -116,21 +119,39 @@ fn text(text: impl Into<String>) -> Cell {
     Cell::Text(text.into())
 }
 
+/// Makes streams, and stores so many messages.
+async fn fill(
+    server: &OwnServer,
+    client: &Client,
+    spread: &Spread,
+    count: u64,
+) -> Result<(), Failure> {
+    let filling = async {
+        spread.create(client).await?;
+        spread.publish(client, 0, Amount::Messages(count)).await
+    };
+    server.during(filling).await.map(drop)
+}
+
 /// The rate at which `part`, which matches `count` messages, comes; and how long it took to make the
 /// consumer.
 async fn rate(
+    server: &OwnServer,
     client: &Client,
     part: &Part,
     count: u64,
     most: Duration,
 ) -> Result<(f64, f64), Failure> {
-    let began = Instant::now();
-    let consumer = part.open(client).await?;
-    let ready = began.elapsed().as_secs_f64();
-    let began = Instant::now();
-    let mut taking = Taking::of(vec![(part.ack, consumer)]);
-    let received = taking.wait(count, most).await?;
-    Ok((received as f64 / began.elapsed().as_secs_f64(), ready))
+    let reading = async {
+        let began = Instant::now();
+        let consumer = part.open(client).await?;
+        let ready = began.elapsed().as_secs_f64();
+        let began = Instant::now();
+        let mut taking = Taking::of(vec![(part.ack, consumer)]);
+        let received = taking.wait(count, most).await?;
+        Ok((received as f64 / began.elapsed().as_secs_f64(), ready))
+    };
+    server.during(reading).await
 }
 
 /// A filter that matches all there is, beside none.
@@ -143,15 +164,14 @@ async fn matches_everything(
     let server = OwnServer::start(global, filters.dir.as_deref(), &[]).await?;
     let client = server.connect().await?;
     let size = filters.size as usize;
-    let spread = Spread { streams: 1, groups: GROUPS, subjects: GROUPS, size };
+    let spread = Spread { groups: GROUPS, subjects: GROUPS, ..Spread::single(size) };
     talk(format!("publishing {} messages under {GROUPS} subjects", filters.count));
-    spread.create(&client).await?;
-    spread.publish(&client, 0, Amount::Messages(filters.count)).await?;
+    fill(&server, &client, &spread, filters.count).await?;
     let everything = Part { filter: Some("*.*.*.*".to_owned()), ..Part::all(0) };
     let (mut with, mut without) = (Vec::new(), Vec::new());
     for round in 1..=filters.rounds {
         for (part, rates) in [(&Part::all(0), &mut without), (&everything, &mut with)] {
-            let (rate, _) = rate(&client, part, filters.count, Duration::MAX / 4).await?;
+            let (rate, _) = rate(&server, &client, part, filters.count, Duration::MAX / 4).await?;
             talk(format!("round {round}, filter {:?}: {rate:.0}/s", part.filter));
             rates.push(rate);
         }
@@ -177,18 +197,17 @@ async fn from_the_tail(
     let server = OwnServer::start(global, filters.dir.as_deref(), &arguments).await?;
     let client = server.connect().await?;
     let subjects = filters.subjects;
-    let spread = Spread { streams: 1, groups: GROUPS, subjects, size: filters.size as usize };
+    let spread = Spread { groups: GROUPS, subjects, ..Spread::single(filters.size as usize) };
     let most = (JOURNAL / (u64::from(filters.size) + OVERHEAD)).max(GROUPS);
     let count = filters.count.min(most);
     let used = subjects.min(count);
     talk(format!("publishing {count} messages under {used} subjects, kept in memory"));
-    spread.create(&client).await?;
-    spread.publish(&client, 0, Amount::Messages(count)).await?;
+    fill(&server, &client, &spread, count).await?;
     let (mut rates, mut ready) = (Vec::new(), Vec::new());
     for round in 1..=filters.rounds {
         let group = u64::from(round) % GROUPS;
         let part = Part { filter: Some(Spread::filter(0, group)), ..Part::all(0) };
-        let (rate, made) = rate(&client, &part, count / GROUPS, COLD).await?;
+        let (rate, made) = rate(&server, &client, &part, count / GROUPS, COLD).await?;
         talk(format!("round {round}: {rate:.0} matches/s, consumer made in {made:.3} s"));
         rates.push(rate);
         ready.push(made);
@@ -214,11 +233,10 @@ async fn from_disk(
     let mut server = OwnServer::start(global, filters.dir.as_deref(), &[]).await?;
     let count = filters.count.saturating_mul(times);
     let (size, subjects) = (filters.size as usize, filters.subjects);
-    let spread = Spread { streams: 1, groups: GROUPS, subjects, size };
+    let spread = Spread { groups: GROUPS, subjects, ..Spread::single(size) };
     talk(format!("publishing {count} messages under {subjects} subjects"));
     let client = server.connect().await?;
-    spread.create(&client).await?;
-    spread.publish(&client, 0, Amount::Messages(count)).await?;
+    fill(&server, &client, &spread, count).await?;
     client.close().await;
     server.wait_idle().await;
     let (mut rates, mut ready) = (Vec::new(), Vec::new());
@@ -231,7 +249,7 @@ async fn from_disk(
         let client = server.connect().await?;
         let group = u64::from(round) % GROUPS;
         let part = Part { filter: Some(Spread::filter(0, group)), ..Part::all(0) };
-        let (rate, made) = rate(&client, &part, count / GROUPS, COLD).await?;
+        let (rate, made) = rate(&server, &client, &part, count / GROUPS, COLD).await?;
         talk(format!("round {round}: {rate:.0} matches/s, consumer made in {made:.3} s"));
         rates.push(rate);
         ready.push(made);
@@ -268,7 +286,7 @@ async fn many(
     ] {
         let size = filters.size as usize;
         // As many subjects each time, so that they are not what is compared.
-        let spread = Spread { streams, groups, subjects: many, size };
+        let spread = Spread { streams, groups, subjects: many, size, row: filters.row };
         let sums = sums_of(filters, global, &spread).await?;
         talk(format!("{what}: {:.0} published and delivered/s", sums.rate()));
         ours.push((what.clone(), sums));
@@ -301,6 +319,15 @@ fn beside_one(all: Vec<(String, Sums)>, target: &str) -> Rows {
 /// Publishing and receiving at the same time, with a server of our own.
 async fn sums_of(filters: &Filters, global: &Global, spread: &Spread) -> Result<Sums, Failure> {
     let server = OwnServer::start(global, filters.dir.as_deref(), &[]).await?;
+    server.during(publish_and_take(&server, spread, filters.duration)).await
+}
+
+/// Publishes for so long while consumers of all parts receive.
+async fn publish_and_take(
+    server: &OwnServer,
+    spread: &Spread,
+    duration: Duration,
+) -> Result<Sums, Failure> {
     let mut clients = Vec::new();
     while clients.len() < CONNECTIONS {
         clients.push(server.connect().await?);
@@ -311,7 +338,7 @@ async fn sums_of(filters: &Filters, global: &Global, spread: &Spread) -> Result<
     let mut taking = Taking::start(&clients, spread.parts(false)).await?;
     let ready = began.elapsed();
     let began = Instant::now();
-    let published = spread.publish(&publishing, 0, Amount::Time(filters.duration)).await?;
+    let published = spread.publish(&publishing, 0, Amount::Time(duration)).await?;
     taking.wait_all(published).await?;
     Ok(Sums { published, taken: began.elapsed(), ready })
 }

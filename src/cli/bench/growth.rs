@@ -154,6 +154,17 @@ impl Measured {
         }
     }
 
+    /// Does something with it; fails if a server of its own ends meanwhile.
+    async fn during<T>(
+        &self,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        match self {
+            Self::Own(server) => server.during(work).await,
+            Self::Named(..) => work.await,
+        }
+    }
+
     fn usage(&self) -> Option<Usage> {
         match self {
             Self::Own(server) => Usage::of(server.pid()),
@@ -265,8 +276,8 @@ async fn measure_point(
     spread.create(&client).await?;
     let measuring = Measuring { growth, server, client: &client, spread: &spread, axis, at };
     let result = match axis {
-        Axis::Streams | Axis::Consumers => measuring.live().await,
-        _ => measuring.in_turn().await,
+        Axis::Streams | Axis::Consumers => server.during(measuring.live()).await,
+        _ => server.during(measuring.in_turn()).await,
     };
     let at_rest = match (&result, axis) {
         (Ok(_), Axis::Subjects) => server.resident_at_rest().await?,

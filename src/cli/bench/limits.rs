@@ -67,7 +67,7 @@ pub(super) async fn measure(
     let mut rounds = Vec::new();
     for number in 1..=limits.rounds {
         ours.prepare().await?;
-        let publish = ours.latency(&work).await?.latency;
+        let publish = server.during(ours.latency(&work)).await?.latency;
         let publish = publish.ok_or_else(|| Failure::new(Exit::Defect, "no latency"))?;
         let sync = bare::sync(&folder, limits.count)?;
         let round_trip = quic.round_trip(limits.count, Before::Nothing).await?;

@@ -6,6 +6,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::usage::Usage;
@@ -25,10 +26,13 @@ const IDLE_PART: f64 = 0.03;
 const IDLE_MOST: Duration = Duration::from_secs(60);
 /// How often the ready file is looked for; the precision of what is measured from a start.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
+/// How often it is looked whether a server that is measured still runs.
+const WATCH_EVERY: Duration = Duration::from_millis(100);
 
 /// A server, killed when dropped.
 pub(super) struct OwnServer {
-    child: Option<Child>,
+    /// Its process; looked at by whoever measures.
+    child: Mutex<Option<Child>>,
     folder: PathBuf,
     arguments: Vec<String>,
     global: Global,
@@ -54,7 +58,8 @@ impl OwnServer {
         })?;
         let arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
         let (global, started) = (global.clone(), Instant::now());
-        let mut server = Self { child: None, folder, arguments, global, nats: None, started };
+        let child = Mutex::new(None);
+        let mut server = Self { child, folder, arguments, global, nats: None, started };
         server.restart().await?;
         Ok(server)
     }
@@ -83,7 +88,7 @@ impl OwnServer {
             .stdout(log.try_clone()?)
             .stderr(log);
         self.started = Instant::now();
-        self.child = Some(command.spawn()?);
+        self.child = Mutex::new(Some(command.spawn()?));
         self.wait_ready(&ready).await
     }
 
@@ -98,15 +103,40 @@ impl OwnServer {
                 (self.global.fingerprint, self.global.token) = (None, None);
                 return Ok(());
             }
-            let ended = self.child.as_mut().map(Child::try_wait).transpose()?.flatten();
-            if ended.is_some() || self.started.elapsed() > START {
-                let log = std::fs::read_to_string(self.folder.join("server.log"));
-                return Err(Failure::new(
-                    Exit::Failed,
-                    format_args!("the server did not start: {}", log.unwrap_or_default()),
-                ));
+            if self.has_ended()? || self.started.elapsed() > START {
+                return Err(self.failure("the server did not start"));
             }
             tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Whether its process is over without having been killed here.
+    fn has_ended(&self) -> std::io::Result<bool> {
+        let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(child.as_mut().map(Child::try_wait).transpose()?.flatten().is_some())
+    }
+
+    /// What happened, and what the server said.
+    fn failure(&self, what: &str) -> Failure {
+        let log = std::fs::read_to_string(self.folder.join("server.log")).unwrap_or_default();
+        Failure::new(Exit::Failed, format_args!("{what}: {}", log.trim_end()))
+    }
+
+    /// Does something with the server, and fails if the server ends meanwhile: its clients would wait
+    /// for ever for it to come back.
+    pub(super) async fn during<T>(
+        &self,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        let ended = async {
+            while !self.has_ended()? {
+                tokio::time::sleep(WATCH_EVERY).await;
+            }
+            Err(self.failure("the server ended while it was measured"))
+        };
+        tokio::select! {
+            done = work => done,
+            ended = ended => ended,
         }
     }
 
@@ -127,7 +157,7 @@ impl OwnServer {
 
     /// Its process.
     pub(super) fn pid(&self) -> Option<u32> {
-        self.child.as_ref().map(Child::id)
+        self.child.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(Child::id)
     }
 
     /// Waits until it has little to do, as far as its processor time is known: what it stored is put
@@ -153,7 +183,8 @@ impl OwnServer {
 
     /// Ends it as a crash would.
     pub(super) fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
+        let child = self.child.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some(mut child) = child.take() {
             // It may be over already.
             let _ = child.kill();
             let _ = child.wait();

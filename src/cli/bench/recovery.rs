@@ -70,13 +70,13 @@ pub(super) async fn measure(
     };
     let mut server = OwnServer::start(global, recovery.dir.as_deref(), &arguments).await?;
     let size = recovery.size as usize;
-    let spread = Spread { streams: 1, groups: 1, subjects: SUBJECTS, size };
+    let spread = Spread { subjects: SUBJECTS, ..Spread::single(size) };
     let client = server.connect().await?;
     spread.create(&client).await?;
     let (mut stored, count) = (0, recovery.stored / u64::from(recovery.size));
     while stored < count {
         let piece = Amount::Messages(PIECE.min(count - stored));
-        stored += spread.publish(&client, stored, piece).await?;
+        stored += server.during(spread.publish(&client, stored, piece)).await?;
     }
     client.close().await;
     talk(format!("{stored} messages stored"));
@@ -86,14 +86,14 @@ pub(super) async fn measure(
         // It is killed at full speed, with what is in flight.
         let publishing = spread.publish(&client, stored, Amount::Time(Duration::MAX));
         tokio::select! {
-            ended = publishing => drop(ended?),
+            ended = server.during(publishing) => drop(ended?),
             () = tokio::time::sleep(recovery.duration) => {}
         }
         server.kill();
         drop(client);
         cold &= drop_caches();
         server.restart().await?;
-        let times = times(&server).await?;
+        let times = server.during(times(&server)).await?;
         let Times { ready, acknowledged, read, stored: now } = times;
         stored = now;
         talk(format!(

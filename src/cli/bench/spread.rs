@@ -26,8 +26,8 @@ const LOOK_EVERY: u64 = 64;
 /// Streams or consumers that are made at the same time.
 const AT_ONCE: usize = 64;
 
-/// How messages are spread: message n goes to stream n mod `streams`, under the subject
-/// `claudebus-bench.<stream>.<group>.<subject>`.
+/// How messages are spread: message n is of row r = n / `row`, and goes to stream r mod `streams`, under
+/// the subject `claudebus-bench.<stream>.<group>.<subject>`, of which group and subject are counted likewise.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Spread {
     pub(super) streams: u64,
@@ -37,6 +37,8 @@ pub(super) struct Spread {
     pub(super) subjects: u64,
     /// Bytes of each payload.
     pub(super) size: usize,
+    /// Messages that follow each other under one subject. At least one.
+    pub(super) row: u64,
 }
 
 /// How much to publish.
@@ -86,7 +88,7 @@ impl Sums {
 impl Spread {
     /// One stream, one subject.
     pub(super) fn single(size: usize) -> Self {
-        Self { streams: 1, groups: 1, subjects: 1, size }
+        Self { streams: 1, groups: 1, subjects: 1, size, row: 1 }
     }
 
     /// Makes the streams.
@@ -115,8 +117,8 @@ impl Spread {
 
     /// The subject of message `number`.
     pub(super) fn subject(&self, number: u64, text: &mut String) {
-        let (stream, group) = (number % self.streams, number % self.groups);
-        let subject = number % self.subjects;
+        let row = number / self.row;
+        let (stream, group, subject) = (row % self.streams, row % self.groups, row % self.subjects);
         text.clear();
         // Writing into memory does not fail.
         let _ = write!(text, "{ROOT}.{stream}.{group}.{subject}");
@@ -288,7 +290,7 @@ mod tests {
 
     #[test]
     fn each_message_belongs_to_one_part() {
-        let spread = Spread { streams: 1, groups: 10, subjects: 100, size: 16 };
+        let spread = Spread { streams: 1, groups: 10, subjects: 100, size: 16, row: 1 };
         let mut subject = String::new();
         let mut seen = std::collections::BTreeSet::new();
         for number in 0..1000 {
@@ -298,5 +300,18 @@ mod tests {
             seen.insert(subject.clone());
         }
         assert_eq!(seen.len(), 100);
+    }
+
+    #[test]
+    fn messages_of_a_row_have_one_subject() {
+        let spread = Spread { streams: 3, groups: 1, subjects: 3, size: 16, row: 4 };
+        let mut subject = String::new();
+        let streams: String = (0..14)
+            .map(|number| {
+                spread.subject(number, &mut subject);
+                subject.split('.').nth(1).unwrap().to_owned()
+            })
+            .collect();
+        assert_eq!(streams, "00001111222200");
     }
 }

@@ -161,8 +161,9 @@ fn published(first: u64, stream: StreamId, name: Option<&str>) -> Event {
 fn names_that_a_session_forgets_are_told_again() {
     let mut script = Script::further();
     script.receive(&ClientFrame::OpenPublisher { producer: ProducerId(9) }).unwrap();
-    let many = (1..=MAX_NAMED_STREAMS as u64).map(|id| (StreamId(id), "S".into())).collect();
-    script.event(Event::Published { named: many, ranges: Vec::new() }).unwrap();
+    for stream in 1..=MAX_NAMED_STREAMS as u64 {
+        script.event(published(2 * stream, StreamId(stream), Some("S"))).unwrap();
+    }
     script.frames();
     script.event(published(1, StreamId(1), None)).unwrap();
     script.event(published(3, StreamId(0), Some("T"))).unwrap();

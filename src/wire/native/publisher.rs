@@ -10,8 +10,8 @@ use crate::model::request::ProducerId;
 /// Flag of PUBLISHED: the messages had been stored before.
 const DUPLICATE: u8 = 1;
 
-/// Ranges of one PUBLISHED, at most. 1,024: with the longest numbers they take half of what a frame may hold
-/// beyond a payload.
+/// Ranges of one PUBLISHED, at most. 1,024: with the longest numbers they take less than half of what a
+/// frame may hold beyond a payload.
 pub const MAX_STORED_RANGES: usize = 1024;
 
 /// Messages that are stored one after the other.
@@ -49,6 +49,9 @@ pub(super) fn take_published(mut reader: Reader) -> Result<ServerFrame, FrameErr
     let first = reader.varint()?;
     let mut ranges = Vec::new();
     while ranges.is_empty() || reader.remaining() > 0 {
+        if ranges.len() == MAX_STORED_RANGES {
+            return Err(reader.malformed("more than 1,024 ranges"));
+        }
         ranges.push(StoredRange {
             count: reader.varint()?,
             alias: reader.varint()?,

@@ -314,6 +314,19 @@ fn bytes_after_a_frame_are_refused() {
 }
 
 #[test]
+fn a_frame_of_more_stored_ranges_than_may_be_is_refused() {
+    let range = StoredRange { count: 1, alias: 0, seq: 1, duplicate: false };
+    let encoded = |count| {
+        let mut out = Output::new();
+        ServerFrame::Published { first: 1, ranges: vec![range; count] }.encode(&mut out);
+        let mut frames = all_frames(&out.take());
+        ServerFrame::decode(frames.remove(0))
+    };
+    assert!(encoded(MAX_STORED_RANGES).is_ok());
+    assert_eq!(encoded(MAX_STORED_RANGES + 1).unwrap_err().code(), ErrorCode::Malformed);
+}
+
+#[test]
 fn an_unknown_field_of_hello_is_refused_and_named() {
     let body = Bytes::from_static(br#"{"minor":0,"name":"x","version":"1","tokn":"s"}"#);
     let error = ClientFrame::decode(Frame { kind: 0x01, body }).unwrap_err();
