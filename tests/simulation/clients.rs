@@ -115,6 +115,9 @@ impl Simulation {
                 for Published { first, count, stream, seq, duplicate } in ranges {
                     let name = self.names.get(&stream).cloned().ok_or("a stream without a name")?;
                     for n in 0..count {
+                        if !duplicate && self.world.has_left_out(stream, seq + n) {
+                            return Err(format!("{name}: {} was left out before", seq + n));
+                        }
                         let at = if seq == 0 { 0 } else { seq + n };
                         self.hear_counter(first + n, &name, at, duplicate)?;
                     }

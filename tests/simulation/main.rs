@@ -91,9 +91,16 @@ fn start(simulation: &mut Simulation, with_faults: bool) -> Result<(), Halt> {
         if with_faults && simulation.world.chance.one_in(4) {
             simulation.world.arm_power_loss(12);
         }
+        let left_out = simulation.world.seen.left_out;
         match simulation.world.start() {
             Err(Halt::Down) => simulation.world.end(End::PowerLoss)?,
-            other => return other,
+            other => {
+                // What a start leaves out must stay so, however far that start comes.
+                if with_faults && simulation.world.seen.left_out > left_out {
+                    simulation.world.arm_power_loss(6);
+                }
+                return other;
+            }
         }
     }
     Err(Halt::Violation("the broker does not come up".to_owned()))

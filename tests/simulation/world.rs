@@ -1,6 +1,7 @@
 //! The machine that the broker runs on: its disk, its clocks, its power. Everything that would be
 //! chance on a real one is drawn from the seed.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use claudebus::model::request::{Request, SessionId};
 use claudebus::model::time::Now;
 use claudebus_storage::{
     Durability, Engine, EngineOptions, EngineStats, InlineWorkers, Log, LoneWriter, Pressure,
-    Workers,
+    StreamId, Workers,
 };
 
 use crate::chance::Chance;
@@ -97,6 +98,8 @@ pub struct Seen {
     pub pauses: u64,
     pub rotten: u64,
     pub copied: u64,
+    /// Ranges of sequences that starts left out for doubt.
+    pub left_out: u64,
 }
 
 impl Seen {
@@ -123,6 +126,7 @@ impl Seen {
         self.pauses += other.pauses;
         self.rotten += other.rotten;
         self.copied += other.copied;
+        self.left_out += other.left_out;
     }
 
     /// Stops if the runs did not go through all that can go wrong.
@@ -149,6 +153,7 @@ impl Seen {
             self.pauses,
             self.rotten,
             self.copied,
+            self.left_out,
         ];
         assert!(all.iter().all(|count| *count > 0), "{self:?}");
     }
@@ -172,6 +177,8 @@ pub struct World {
     /// The latest that the wall clock ever showed.
     pub latest_wall: u64,
     disks: Disks,
+    /// Sequences that starts left out, as they may have been given out before: nothing may ever get one.
+    left_out: Vec<(StreamId, RangeInclusive<u64>)>,
     broker: Option<Broker<Engine>>,
     monotonic: Duration,
     wall: u64,
@@ -193,6 +200,7 @@ impl World {
             life: 0,
             latest_wall: START,
             disks,
+            left_out: Vec::new(),
             broker: None,
             monotonic: Duration::ZERO,
             wall: START,
@@ -241,6 +249,10 @@ impl World {
             let damage = format!("a crash is taken for damage: {:?}", report.damage);
             return Err(Halt::Violation(damage));
         }
+        let doubtful = report.losses.ranges.iter().filter(|lost| !lost.is_certain);
+        let known = self.left_out.len();
+        self.left_out.extend(doubtful.map(|lost| (lost.stream, lost.first..=lost.last)));
+        self.seen.left_out += (self.left_out.len() - known) as u64;
         let options = BrokerOptions { seed: self.seed, ..BrokerOptions::default() };
         let broker = Broker::open(engine, options, self.now())
             .map_err(|error| Halt::Violation(format!("the broker does not open: {error}")))?;
@@ -281,6 +293,11 @@ impl World {
         // Time passes until someone starts it again; the wall clock may be set meanwhile.
         self.set_wall();
         Ok(())
+    }
+
+    /// Whether a start left this sequence out.
+    pub fn has_left_out(&self, stream: StreamId, seq: u64) -> bool {
+        self.left_out.iter().any(|(of, seqs)| *of == stream && seqs.contains(&seq))
     }
 
     /// Lets the power fail within the next `within` changes of a disk.

@@ -27,7 +27,8 @@ use crate::index::Index;
 use crate::journal::effect::decode;
 use crate::journal::files::spare_number;
 use crate::journal::format::{FILE_HEADER, FileHeader, HeaderError, MAJOR};
-use crate::journal::scan::{Damage, Doubt, LEAST_RECORD, Scan, scan};
+use crate::journal::noted::has_first_group;
+use crate::journal::scan::{Damage, Doubt, LEAST_RECORD, Scan, doubt_behind, scan};
 use crate::journal::shared::{ActiveFile, JournalShared};
 use crate::journal::writer::Predecessor;
 use crate::journal::{self, number_of};
@@ -40,6 +41,13 @@ const DIRS: [&str; 6] = [journal::DIR, SEGMENTS, state::DIR, ids_file::DIR, mani
 struct Found {
     header: FileHeader,
     path: String,
+}
+
+/// A journal file that begins with a group that no checkpoint covers, and has no readable header.
+struct Headless {
+    number: u64,
+    path: String,
+    len: u64,
 }
 
 struct Recovery {
@@ -56,8 +64,7 @@ struct Recovery {
     last_spare: u64,
     journal_bytes: u64,
     losses: Losses,
-    /// Files with groups that nothing can be read of, and their lengths.
-    headless: Vec<(String, u64)>,
+    headless: Vec<Headless>,
 }
 
 pub(super) fn open(
@@ -127,13 +134,19 @@ impl Recovery {
     fn replay(&mut self, options: &EngineOptions) -> Result<(), OpenError> {
         options.crash_points.at("replay.before");
         let found = self.find_files(options)?;
+        let noted = self.last_noted(&found)?;
         for (index, file) in found.iter().enumerate() {
             let successor = found.get(index + 1);
-            self.replay_file(file, successor.map(|next| &next.header))?;
+            let is_noted = file.header.file < noted;
+            self.replay_file(file, successor.map(|next| &next.header), is_noted)?;
         }
         self.report.last_group = self.last_group;
         // Nothing after them was read, or a file would have been found missing.
-        for (path, len) in std::mem::take(&mut self.headless) {
+        for Headless { number, path, len } in std::mem::take(&mut self.headless) {
+            if number < noted {
+                lose(self.disk.as_ref(), &path)?;
+                continue;
+            }
             self.losses.met(&path, 0);
             self.losses.count(len / LEAST_RECORD as u64);
             let groups = (self.last_group + 1, self.last_group + 1);
@@ -144,6 +157,18 @@ impl Recovery {
         self.report.losses.ranges = losses.finish(&self.contents);
         options.crash_points.at("replay.after");
         Ok(())
+    }
+
+    /// The last file with which a start went on that has noted what it found in those before; 0 for none.
+    fn last_noted(&self, found: &[Found]) -> Result<u64, OpenError> {
+        for Found { header, path } in found.iter().rev() {
+            let file = self.disk.open(path).map_err(OpenError::io("open the journal"))?;
+            let is_noted = has_first_group(file.as_ref(), header);
+            if is_noted.map_err(OpenError::io(format!("read {path}")))? {
+                return Ok(header.file);
+            }
+        }
+        Ok(0)
     }
 
     /// All journal files that were begun, in order.
@@ -188,11 +213,12 @@ impl Recovery {
                 Err(OpenError::Newer { file: path, found, known: MAJOR })
             }
             Err(HeaderError::Invalid) if bytes.iter().any(|byte| *byte != 0) => {
-                tracing::error!(file = %path, "a journal file without a readable header was moved to lost+found");
+                tracing::error!(file = %path, "a journal file has no readable header, and goes to lost+found once what it costs is noted");
                 if begins_with_group_after(file.as_ref(), len, self.last_group) {
-                    self.headless.push((path.clone(), len));
+                    self.headless.push(Headless { number, path, len });
+                } else {
+                    lose(self.disk.as_ref(), &path)?;
                 }
-                lose(self.disk.as_ref(), &path)?;
                 Ok(None)
             }
             // It got its name, and power was lost before its header was written.
@@ -203,17 +229,19 @@ impl Recovery {
         }
     }
 
+    /// `is_noted` tells that what a start found in the file is noted in a later one.
     fn replay_file(
         &mut self,
         file: &Found,
         successor: Option<&FileHeader>,
+        is_noted: bool,
     ) -> Result<(), OpenError> {
         let header = &file.header;
         let known_end = successor
             .filter(|next| next.predecessor == header.file)
             .map(|next| (next.predecessor_end, next.first_group - 1));
         self.active.push(ActiveFile { number: header.file, first_group: header.first_group });
-        if known_end.is_some_and(|(_, last)| last <= self.last_group) {
+        if is_noted && known_end.is_some_and(|(_, last)| last <= self.last_group) {
             return Ok(());
         }
         if header.first_group > self.last_group + 1 {
@@ -227,7 +255,10 @@ impl Recovery {
         let len = handle.len().map_err(OpenError::io("measure the journal"))?;
         let mut bytes = vec![0; len as usize];
         handle.read_at(&mut bytes, 0).map_err(OpenError::io(format!("read {}", file.path)))?;
-        let found = scan(&bytes, header, self.last_group + 1, known_end);
+        let mut found = scan(&bytes, header, self.last_group + 1, known_end);
+        if let Some(end) = known_end.filter(|_| !is_noted) {
+            found.doubt = doubt_behind(&bytes, header, end);
+        }
         // What is built upon must be durable, not only readable.
         handle.sync().map_err(OpenError::io(format!("sync {}", file.path)))?;
         self.report_damage(file, &found.damage, &bytes)?;
@@ -269,11 +300,16 @@ impl Recovery {
     fn keep(&self, file: &Found, start: usize, end: usize, bytes: &[u8]) -> Result<(), OpenError> {
         let name = format!("{LOST}/{:016x}-{start}-{end}", file.header.file);
         let kept = bytes.get(start..end.min(bytes.len())).unwrap_or_default();
-        let write = || match self.disk.create(&name) {
-            Ok(copy) => copy.write_at(kept, 0).and_then(|()| copy.sync()),
-            // An earlier start kept them already.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            Err(error) => Err(error),
+        let write = || {
+            let copy = match self.disk.create(&name) {
+                // An earlier start kept them, and may not have come to the end of it.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    self.disk.open(&name)?
+                }
+                copy => copy?,
+            };
+            copy.write_at(kept, 0)?;
+            copy.sync()
         };
         write()
             .and_then(|()| self.disk.sync_dir(LOST))

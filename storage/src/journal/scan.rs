@@ -89,16 +89,7 @@ pub(crate) fn scan(
 ) -> Scan {
     let limit = known_end.map_or(bytes.len(), |(end, _)| bytes.len().min(end as usize));
     let bytes = bytes.get(..limit).unwrap_or(bytes);
-    let mut walk = Walk {
-        bytes,
-        salt: header.salt,
-        next: header.first_group,
-        durable: header.first_group.saturating_sub(1),
-        groups: Vec::new(),
-        damage: Vec::new(),
-        flaws: Vec::new(),
-        at: FILE_HEADER as usize,
-    };
+    let mut walk = Walk::new(bytes, header.salt, header.first_group, FILE_HEADER as usize);
     walk.run();
     if let Some((_, last)) = known_end {
         walk.durable = walk.durable.max(last);
@@ -109,6 +100,27 @@ pub(crate) fn scan(
         }
     }
     walk.finish(expected)
+}
+
+/// What a start dropped behind the end that the successor names, as [`scan`] finds it where there is no
+/// successor. It is of interest until that start has noted it: see [`super::noted`].
+pub(crate) fn doubt_behind(
+    bytes: &[u8],
+    header: &FileHeader,
+    (end, last): (u64, u64),
+) -> Option<Doubt> {
+    let mut walk = Walk::new(bytes, header.salt, last + 1, end as usize);
+    walk.run();
+    walk.finish(last + 1).doubt
+}
+
+/// Whether `bytes`, which follow a file's header, begin with its first group, all of whose entries are good.
+pub(crate) fn begins_with_whole_group(bytes: &[u8], header: &FileHeader) -> bool {
+    let mut walk = Walk::new(bytes, header.salt, header.first_group, 0);
+    if let Some(group) = walk.header_at(0).filter(|group| group.number == header.first_group) {
+        walk.take(&group);
+    }
+    walk.groups.first().is_some_and(|group| group.is_whole)
 }
 
 struct Walk<'a> {
@@ -123,6 +135,22 @@ struct Walk<'a> {
     damage: Vec<Damage>,
     flaws: Vec<Range<usize>>,
     at: usize,
+}
+
+impl<'a> Walk<'a> {
+    /// At `at`, where group `next` should come.
+    fn new(bytes: &'a [u8], salt: u64, next: u64, at: usize) -> Self {
+        Self {
+            bytes,
+            salt,
+            next,
+            durable: next.saturating_sub(1),
+            groups: Vec::new(),
+            damage: Vec::new(),
+            flaws: Vec::new(),
+            at,
+        }
+    }
 }
 
 impl Walk<'_> {

@@ -6,7 +6,8 @@ use super::files::{list, read_all};
 use super::{Finding, Harm, Verified};
 use crate::disk::Disk;
 use crate::journal::format::{FILE_HEADER, FileHeader, HeaderError};
-use crate::journal::scan::scan;
+use crate::journal::noted::has_first_group;
+use crate::journal::scan::{doubt_behind, scan};
 use crate::journal::{self, number_of};
 
 /// Journal files that another copy has and this one lacks.
@@ -40,13 +41,19 @@ pub(super) fn check(
             Err(error) => found(Finding::new(path, error, Harm::Groups)),
         }
     }
+    let has_begun = |(path, header): &&(String, FileHeader)| {
+        // One that cannot be read is told of below.
+        disk.open(path).and_then(|file| has_first_group(file.as_ref(), header)).unwrap_or(false)
+    };
+    let noted = files.iter().rfind(has_begun).map_or(0, |(_, header)| header.file);
     let mut next = through + 1;
     for (index, (path, header)) in files.iter().enumerate() {
         let successor = files.get(index + 1).map(|(_, successor)| successor);
         let end = successor
             .filter(|next| next.predecessor == header.file)
             .map(|next| (next.predecessor_end, next.first_group - 1));
-        if end.is_some_and(|(_, last)| last < next) {
+        let is_noted = header.file < noted;
+        if is_noted && end.is_some_and(|(_, last)| last < next) {
             continue;
         }
         if header.first_group > next {
@@ -74,7 +81,9 @@ pub(super) fn check(
             let (start, end) = (flaw.start as u64, flaw.end as u64);
             found(Finding::new(path, what, Harm::Nothing).at(start, end));
         }
-        if let Some(doubt) = &scan.doubt {
+        let unnoted = end.filter(|_| !is_noted);
+        let behind = unnoted.and_then(|end| doubt_behind(&bytes, header, end));
+        if let Some(doubt) = scan.doubt.as_ref().or(behind.as_ref()) {
             let what = "the last groups are not whole and may have been acknowledged";
             let (start, end) = (doubt.range.start as u64, doubt.range.end as u64);
             let finding = Finding::new(path, what, Harm::Groups).at(start, end);

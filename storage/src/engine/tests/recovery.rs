@@ -42,6 +42,20 @@ fn journal_file(disk: &SimulatedDisk) -> String {
     file.expect("a journal file")
 }
 
+fn last_journal_file(disk: &SimulatedDisk) -> String {
+    let mut files: Vec<_> = disk.paths();
+    files.retain(|path| path.contains("journal/0"));
+    files.into_iter().max().expect("a journal file")
+}
+
+/// What is found by looking at the files alone.
+fn verify(disk: &SimulatedDisk) -> Vec<String> {
+    let disk: Arc<dyn Disk> = Arc::new(disk.clone());
+    let mut findings = Vec::new();
+    crate::verify::verify(&disk, &mut |finding| findings.push(finding.what)).unwrap();
+    findings
+}
+
 fn find(bytes: &[u8], needle: &[u8]) -> usize {
     bytes.windows(needle.len()).position(|window| window == needle).expect("it is there")
 }
@@ -148,6 +162,84 @@ fn the_last_group_is_not_given_out_again_when_it_rots() {
     let mut engine = open(&disk, 5);
     assert_eq!(seqs(&mut engine), [1, 2, 3, 4, 5, 6, 7, 8, 9, 11]);
     assert!(engine.recovery_report().losses.ranges.is_empty());
+}
+
+/// A start leaves sequences out and begins a file, of which the power's next failure leaves the header: the header
+/// says where the file before it ends, and nothing says any more what stood behind that.
+#[test]
+fn what_is_in_doubt_stays_so_until_that_is_noted() {
+    for is_torn in [false, true] {
+        let disk = SimulatedDisk::new();
+        ten_groups(&disk);
+        let path = journal_file(&disk);
+        let mut bytes = disk.contents(&path).unwrap();
+        let last = find(&bytes, &[109; 50]);
+        let mark = last + bytes[last..].windows(4).position(|w| w == b"CBGR").unwrap();
+        bytes[mark..].fill(0);
+        bytes[last + 7] ^= 4;
+        disk.damage(&path, bytes);
+        for seed in 2..6 {
+            let mut engine = open(&disk, seed);
+            let [told] = &engine.recovery_report().losses.ranges[..] else { panic!("{seed}") };
+            assert_eq!((told.first, told.last, told.is_certain), (10, 10, false), "{seed}");
+            assert_eq!(append(&mut engine, b"next"), 11, "{seed}");
+            engine.commit();
+            engine.run_background();
+            drop(engine);
+            let begun = last_journal_file(&disk);
+            let mut bytes = disk.contents(&begun).unwrap();
+            let next = find(&bytes, b"next");
+            bytes[if is_torn { next } else { 4096 }..].fill(0);
+            disk.damage(&begun, bytes);
+            let doubts = verify(&disk).into_iter().filter(|what| what.contains("acknowledged"));
+            assert_eq!(doubts.count(), 1, "{seed}");
+        }
+        let mut engine = open(&disk, 6);
+        assert_eq!(append(&mut engine, b"next"), 11);
+        engine.commit();
+        engine.run_background();
+        drop(engine);
+        let mut engine = open(&disk, 7);
+        assert_eq!(seqs(&mut engine), [1, 2, 3, 4, 5, 6, 7, 8, 9, 11]);
+        assert!(engine.recovery_report().losses.ranges.is_empty());
+    }
+}
+
+/// The same for a file of which nothing can be read.
+#[test]
+fn a_file_without_a_header_counts_until_that_is_noted() {
+    let disk = SimulatedDisk::new();
+    ten_groups(&disk);
+    let path = journal_file(&disk);
+    let mut bytes = disk.contents(&path).unwrap();
+    let record = find(&bytes, &[109; 50]);
+    bytes[..4096].fill(1);
+    bytes.truncate(record + 50);
+    disk.damage(&path, bytes);
+    let lost =
+        |disk: &SimulatedDisk| disk.paths().iter().any(|path| path.starts_with("lost+found/"));
+    let mut missing = 0;
+    for seed in 2..5 {
+        let mut engine = super::operations::open(&disk, seed);
+        missing = engine.losses().missing;
+        assert!(missing >= 10, "{seed}");
+        engine.create_stream(S, StreamOptions::default());
+        engine.skip(S, missing);
+        engine.commit();
+        engine.run_background();
+        drop(engine);
+        let begun = last_journal_file(&disk);
+        let mut bytes = disk.contents(&begun).unwrap();
+        if seed < 4 {
+            bytes[4096..].fill(0);
+        }
+        disk.damage(&begun, bytes);
+        assert!(!lost(&disk), "{seed}");
+    }
+    let mut engine = super::operations::open(&disk, 5);
+    assert_eq!(engine.losses().missing, 0);
+    assert_eq!(append(&mut engine, b"next"), missing + 1);
+    assert!(lost(&disk));
 }
 
 /// The creation of a stream is lost: its records are not, and its sequences go on.

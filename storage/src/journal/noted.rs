@@ -1,0 +1,23 @@
+//! Which file's beginning shows that an earlier start noted what it found.
+//!
+//! A start that drops groups for doubt has the sequences left out that they may have held, and notes that in
+//! the first group it writes, in a file that it begins. Until that group is on the disk, nothing but the
+//! dropped bytes tells of the doubt, though the header of the file may be there already and name an end
+//! before them.
+
+use std::io;
+
+use super::format::{FILE_HEADER, FileHeader, GROUP_HEADER, GroupHeader};
+use super::scan::begins_with_whole_group;
+use crate::disk::DiskFile;
+
+/// Whether the first group of a file is there, whole.
+pub(crate) fn has_first_group(file: &dyn DiskFile, header: &FileHeader) -> io::Result<bool> {
+    let room = file.len()?.saturating_sub(FILE_HEADER);
+    let mut bytes = vec![0; room.min(GROUP_HEADER as u64) as usize];
+    file.read_at(&mut bytes, FILE_HEADER)?;
+    let Some(group) = GroupHeader::decode(&bytes, header.salt) else { return Ok(false) };
+    bytes.resize(room.min(group.total() as u64) as usize, 0);
+    file.read_at(&mut bytes, FILE_HEADER)?;
+    Ok(begins_with_whole_group(&bytes, header))
+}
