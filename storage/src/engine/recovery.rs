@@ -304,7 +304,8 @@ impl Recovery {
             let copy = match self.disk.create(&name) {
                 // An earlier start kept them, and may not have come to the end of it.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                    self.disk.open(&name)?
+                    self.disk.remove(&name)?;
+                    self.disk.create(&name)?
                 }
                 copy => copy?,
             };
