@@ -11,7 +11,7 @@ pub enum Kind {
     Running,
     /// It starts and is not ready yet.
     StartUp,
-    /// It reads the journal after a crash.
+    /// It reads the journal after a crash, or is about to note what it found there.
     Replay,
     /// It changes to the next journal file.
     Rotation,
@@ -61,7 +61,14 @@ impl Kind {
     fn points(self) -> &'static [(&'static str, u64)] {
         match self {
             Self::Running | Self::StartUp => &[],
-            Self::Replay => &[("replay.before", 1), ("replay.after", 1), ("open.after", 1)],
+            Self::Replay => &[
+                ("replay.before", 1),
+                ("replay.after", 1),
+                ("open.after", 1),
+                // Its own file is begun, and holds nothing yet.
+                ("journal.rotate.synced", 1),
+                ("journal.rotate.after", 1),
+            ],
             Self::Rotation => &[
                 ("journal.rotate.before", 3),
                 ("journal.rotate.named", 3),
