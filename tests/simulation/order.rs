@@ -82,10 +82,13 @@ impl Book {
         let subject = |id: &Id| self.sent.get(id).map(|sent| &sent.subject);
         let own = book.by_seq.get(&seq).and_then(subject);
         let (life, asked_at) = moment;
-        // What was said in an earlier life and not confirmed may be lost: it is in flight again.
+        // What was said in an earlier life and not confirmed may be lost: it is in flight again. What is said now of
+        // a delivery of an earlier life is refused if the broker does not know of that.
+        let is_known =
+            |seq: &u64| of.turns.delivered.contains(seq) && !of.turns.done_early.contains(seq);
         let is_done = |seq: &u64| match of.done.get(seq) {
             Some((done_in, Some(at))) if *done_in == life => {
-                *at <= asked_at && !of.turns.done_early.contains(seq)
+                *at <= asked_at && (is_known(seq) || of.confirmed.contains(seq))
             }
             Some((_, Some(_))) => of.confirmed.contains(seq),
             _ => false,
