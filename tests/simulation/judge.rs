@@ -256,17 +256,25 @@ impl Simulation {
         for _ in 0..STILL {
             let before = self.stream_state(stream)?;
             let found = self.judge_stream(stream)?;
+            let delivered = self.delivered(stream);
             let mut infos = Vec::new();
             for consumer in 0..self.book.streams[stream].consumers.len() {
                 let exists = self.book.streams[stream].consumers[consumer].exists;
                 infos.push(if exists { Some(self.consumer_info(stream, consumer)?) } else { None });
             }
             let after = self.stream_state(stream)?;
-            if before == after {
+            // What a consumer says of itself was decided before it delivered something in the same turn.
+            if before == after && delivered == self.delivered(stream) {
                 return self.judge_still_stream(stream, &found, &after, &infos);
             }
         }
         Ok(())
+    }
+
+    /// How many messages each consumer of a stream has delivered since the last start.
+    fn delivered(&self, stream: usize) -> Vec<usize> {
+        let consumers = &self.book.streams[stream].consumers;
+        consumers.iter().map(|of| of.turns.delivered.len()).collect()
     }
 
     fn judge_still_stream(
