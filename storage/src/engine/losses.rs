@@ -83,10 +83,13 @@ impl Losses {
     /// Groups are dropped that may have been acknowledged.
     pub(super) fn claim(&mut self, doubt: &Doubt, bytes: &[u8]) {
         for entry in &doubt.entries {
-            if let Some(Effect::Record(record)) = bytes.get(entry.clone()).and_then(decode) {
-                let claimed = self.claimed.entry(record.stream).or_default();
-                *claimed = record.seq.max(*claimed);
-            }
+            let (id, seq) = match bytes.get(entry.clone()).and_then(decode) {
+                Some(Effect::Record(record)) => (record.stream, record.seq),
+                Some(Effect::Skipped { stream, last }) => (stream, last),
+                _ => continue,
+            };
+            let claimed = self.claimed.entry(id).or_default();
+            *claimed = seq.max(*claimed);
         }
     }
 

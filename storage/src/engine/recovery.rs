@@ -162,6 +162,10 @@ impl Recovery {
     /// The last file with which a start went on that has noted what it found in those before; 0 for none.
     fn last_noted(&self, found: &[Found]) -> Result<u64, OpenError> {
         for Found { header, path } in found.iter().rev() {
+            // A checkpoint holds its first group.
+            if header.first_group <= self.last_group {
+                return Ok(header.file);
+            }
             let file = self.disk.open(path).map_err(OpenError::io("open the journal"))?;
             let is_noted = has_first_group(file.as_ref(), header);
             if is_noted.map_err(OpenError::io(format!("read {path}")))? {
@@ -213,7 +217,7 @@ impl Recovery {
                 Err(OpenError::Newer { file: path, found, known: MAJOR })
             }
             Err(HeaderError::Invalid) if bytes.iter().any(|byte| *byte != 0) => {
-                tracing::error!(file = %path, "a journal file has no readable header, and goes to lost+found once what it costs is noted");
+                tracing::error!(file = %path, "a journal file has no readable header; it goes to lost+found, if it may have held messages once what that costs is noted");
                 if begins_with_group_after(file.as_ref(), len, self.last_group) {
                     self.headless.push(Headless { number, path, len });
                 } else {

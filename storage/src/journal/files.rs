@@ -175,8 +175,13 @@ impl Filler {
         let (old, must_scrub, spares) = {
             let files = self.shared.files();
             let through = files.recycle_through;
-            // A file's last group is the one before its successor's first.
-            let is_needed = files.active.get(1).is_none_or(|next| next.first_group > through + 1);
+            // A file's last group is the one before its successor's first. What a start found in a file is noted
+            // there, and not before it is durable.
+            let durable = self.shared.durable();
+            let is_needed = files
+                .active
+                .get(1)
+                .is_none_or(|next| next.first_group > through + 1 || next.first_group > durable);
             let Some(old) = files.active.front().filter(|_| !is_needed) else { return Ok(false) };
             (*old, old.first_group <= files.scrub_through, files.spares.len())
         };
@@ -266,7 +271,7 @@ mod tests {
 
     /// Four journal files, of which three are not needed, and a spare; erased bytes stand in all of these.
     fn filler(disk: &SimulatedDisk) -> Filler {
-        let shared = Arc::new(JournalShared::new(0, Arc::new(|| {})));
+        let shared = Arc::new(JournalShared::new(40, Arc::new(|| {})));
         let below: Arc<dyn Disk> = Arc::new(disk.clone());
         below.create_dir(DIR).unwrap();
         let filler = Filler {

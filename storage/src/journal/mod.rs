@@ -1,8 +1,8 @@
 //! The journal: one write and one sync for all that one turn of the broker decided.
 //!
 //! `format` is the bytes, `effect` the entries, `scan` reads a file after a crash and has `search` find
-//! what stands behind a bad entry, `noted` tells whether a start came so far as to note what it found, `writer` writes groups and rotates files, `files` keeps spare files
-//! ready. The journal does not know what effects do: that is the engine's.
+//! what stands behind a bad entry, `noted` tells whether a start came so far as to note what it found,
+//! `writer` writes groups and rotates files, `files` keeps spare files ready. The journal does not know what effects do: that is the engine's.
 
 pub(crate) mod effect;
 pub(crate) mod files;

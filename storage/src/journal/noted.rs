@@ -16,8 +16,9 @@ pub(crate) fn has_first_group(file: &dyn DiskFile, header: &FileHeader) -> io::R
     let room = file.len()?.saturating_sub(FILE_HEADER);
     let mut bytes = vec![0; room.min(GROUP_HEADER as u64) as usize];
     file.read_at(&mut bytes, FILE_HEADER)?;
-    let Some(group) = GroupHeader::decode(&bytes, header.salt) else { return Ok(false) };
-    bytes.resize(room.min(group.total() as u64) as usize, 0);
+    // A group may also be found by its trailer alone, wherever that stands.
+    let total = GroupHeader::decode(&bytes, header.salt).map_or(room, |group| group.total() as u64);
+    bytes.resize(room.min(total) as usize, 0);
     file.read_at(&mut bytes, FILE_HEADER)?;
     Ok(begins_with_whole_group(&bytes, header))
 }

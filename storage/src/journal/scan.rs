@@ -91,6 +91,8 @@ pub(crate) fn scan(
     let bytes = bytes.get(..limit).unwrap_or(bytes);
     let mut walk = Walk::new(bytes, header.salt, header.first_group, FILE_HEADER as usize);
     walk.run();
+    // What a checkpoint holds is in no doubt.
+    walk.durable = walk.durable.max(expected.saturating_sub(1));
     if let Some((_, last)) = known_end {
         walk.durable = walk.durable.max(last);
         if walk.next <= last {
@@ -110,6 +112,13 @@ pub(crate) fn doubt_behind(
     (end, last): (u64, u64),
 ) -> Option<Doubt> {
     let mut walk = Walk::new(bytes, header.salt, last + 1, end as usize);
+    // The end may be that of damage which was cut there: a later group follows at once.
+    let later = walk.header_at(walk.at).filter(|later| !later.is_mark);
+    if let Some(later) = later.filter(|later| later.number > last + 1) {
+        let range = walk.at..walk.at;
+        walk.damage.push(Damage { groups: (last + 1, later.number - 1), range, missing: 0 });
+        walk.next = later.number;
+    }
     walk.run();
     walk.finish(last + 1).doubt
 }
@@ -117,10 +126,9 @@ pub(crate) fn doubt_behind(
 /// Whether `bytes`, which follow a file's header, begin with its first group, all of whose entries are good.
 pub(crate) fn begins_with_whole_group(bytes: &[u8], header: &FileHeader) -> bool {
     let mut walk = Walk::new(bytes, header.salt, header.first_group, 0);
-    if let Some(group) = walk.header_at(0).filter(|group| group.number == header.first_group) {
-        walk.take(&group);
-    }
-    walk.groups.first().is_some_and(|group| group.is_whole)
+    walk.run();
+    let first = walk.groups.first().filter(|group| group.number == header.first_group);
+    first.is_some_and(|group| group.is_whole)
 }
 
 struct Walk<'a> {

@@ -43,7 +43,8 @@ pub(super) fn check(
     }
     let has_begun = |(path, header): &&(String, FileHeader)| {
         // One that cannot be read is told of below.
-        disk.open(path).and_then(|file| has_first_group(file.as_ref(), header)).unwrap_or(false)
+        let has_group = || disk.open(path).and_then(|file| has_first_group(file.as_ref(), header));
+        header.first_group <= through || has_group().unwrap_or(false)
     };
     let noted = files.iter().rfind(has_begun).map_or(0, |(_, header)| header.file);
     let mut next = through + 1;

@@ -10,7 +10,7 @@ use super::files::read_all;
 use super::{Finding, Harm};
 use crate::disk::Disk;
 use crate::engine::{LOST, is_newer_format, set_aside};
-use crate::{index, journal, manifest};
+use crate::{index, manifest};
 
 /// The most that one finding has copied, in bytes: a block and more, and no endless file.
 const COPY_LIMIT: u64 = 256 << 20;
@@ -84,11 +84,11 @@ fn is_dispensable(disk: &dyn Disk, finding: &Finding, starts: bool) -> bool {
         // What a later version wrote keeps this one away.
         return starts && read_all(disk, file).is_ok_and(|bytes| !is_newer_format(&bytes));
     }
-    // A manifest that was got over. A journal file is one only if nothing in it can be read.
+    // A manifest that was got over. A journal file of which nothing can be read may still count for what it cost.
     starts
         && finding.bytes.is_none()
         && finding.groups.is_none()
-        && (in_dir(manifest::DIR) || in_dir(journal::DIR))
+        && in_dir(manifest::DIR)
         && disk.open(file).is_ok()
 }
 

@@ -3,6 +3,7 @@
 mod abandoned;
 mod against_model;
 mod copies;
+mod doubt;
 mod faults;
 mod layout;
 mod lone;

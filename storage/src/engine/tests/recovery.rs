@@ -9,10 +9,10 @@ use crate::log::{Filter, Log, StreamOptions};
 use crate::record::NewRecord;
 use crate::{Engine, LogEvent, OpenError};
 
-const S: StreamId = StreamId(1);
+pub(super) const S: StreamId = StreamId(1);
 
 /// Opens the log as its owner does, who leaves out sequences that may have been given out.
-fn open(disk: &SimulatedDisk, seed: u64) -> Engine {
+pub(super) fn open(disk: &SimulatedDisk, seed: u64) -> Engine {
     let mut engine = super::operations::open(disk, seed);
     for lost in engine.losses().ranges.clone().iter().filter(|lost| !lost.is_certain) {
         engine.skip(lost.stream, lost.last);
@@ -20,14 +20,14 @@ fn open(disk: &SimulatedDisk, seed: u64) -> Engine {
     engine
 }
 
-fn append(engine: &mut Engine, payload: &[u8]) -> u64 {
+pub(super) fn append(engine: &mut Engine, payload: &[u8]) -> u64 {
     let record =
         NewRecord { subject: "a", headers: b"", payload, time: 1, expires: None, message_id: None };
     engine.append(S, &record).unwrap()
 }
 
 /// Ten groups of one record each, the last one closed by a mark.
-fn ten_groups(disk: &SimulatedDisk) {
+pub(super) fn ten_groups(disk: &SimulatedDisk) {
     let mut engine = open(disk, 1);
     engine.create_stream(S, StreamOptions::default());
     for n in 0..10_u8 {
@@ -42,25 +42,11 @@ fn journal_file(disk: &SimulatedDisk) -> String {
     file.expect("a journal file")
 }
 
-fn last_journal_file(disk: &SimulatedDisk) -> String {
-    let mut files: Vec<_> = disk.paths();
-    files.retain(|path| path.contains("journal/0"));
-    files.into_iter().max().expect("a journal file")
-}
-
-/// What is found by looking at the files alone.
-fn verify(disk: &SimulatedDisk) -> Vec<String> {
-    let disk: Arc<dyn Disk> = Arc::new(disk.clone());
-    let mut findings = Vec::new();
-    crate::verify::verify(&disk, &mut |finding| findings.push(finding.what)).unwrap();
-    findings
-}
-
-fn find(bytes: &[u8], needle: &[u8]) -> usize {
+pub(super) fn find(bytes: &[u8], needle: &[u8]) -> usize {
     bytes.windows(needle.len()).position(|window| window == needle).expect("it is there")
 }
 
-fn seqs(engine: &mut Engine) -> Vec<u64> {
+pub(super) fn seqs(engine: &mut Engine) -> Vec<u64> {
     let records = read_all(engine, all_of(S, 100), &Filter::all());
     records.iter().map(|record| record.seq).collect()
 }
@@ -131,120 +117,6 @@ fn a_damaged_trailer_costs_nothing() {
     let mut engine = open(&disk, 2);
     assert!(engine.recovery_report().damage.is_empty());
     assert_eq!(seqs(&mut engine).len(), 10);
-}
-
-/// Nothing says of the last group that it was synced: no mark was written. Yet it was.
-#[test]
-fn the_last_group_is_not_given_out_again_when_it_rots() {
-    let disk = SimulatedDisk::new();
-    ten_groups(&disk);
-    let path = journal_file(&disk);
-    let mut bytes = disk.contents(&path).unwrap();
-    let last = find(&bytes, &[109; 50]);
-    let mark = last + bytes[last..].windows(4).position(|w| w == b"CBGR").unwrap();
-    bytes[mark..].fill(0);
-    bytes[last + 7] ^= 4;
-    disk.damage(&path, bytes);
-    for seed in 2..4 {
-        let mut engine = open(&disk, seed);
-        let report = engine.recovery_report().clone();
-        assert_eq!(seqs(&mut engine), [1, 2, 3, 4, 5, 6, 7, 8, 9]);
-        assert!(report.damage.is_empty() && report.was_torn, "{report:?}");
-        assert_eq!(report.in_doubt.as_ref().unwrap().groups, (10, 10));
-        let [told] = &report.losses.ranges[..] else { panic!("{report:?}") };
-        assert_eq!((told.stream, told.first, told.last, told.is_certain), (S, 10, 10, false));
-    }
-    let mut engine = open(&disk, 4);
-    assert_eq!(append(&mut engine, b"next"), 11);
-    engine.commit();
-    engine.run_background();
-    drop(engine);
-    let mut engine = open(&disk, 5);
-    assert_eq!(seqs(&mut engine), [1, 2, 3, 4, 5, 6, 7, 8, 9, 11]);
-    assert!(engine.recovery_report().losses.ranges.is_empty());
-}
-
-/// A start leaves sequences out and begins a file, of which the power's next failure leaves the header: the header
-/// says where the file before it ends, and nothing says any more what stood behind that.
-#[test]
-fn what_is_in_doubt_stays_so_until_that_is_noted() {
-    for is_torn in [false, true] {
-        let disk = SimulatedDisk::new();
-        ten_groups(&disk);
-        let path = journal_file(&disk);
-        let mut bytes = disk.contents(&path).unwrap();
-        let last = find(&bytes, &[109; 50]);
-        let mark = last + bytes[last..].windows(4).position(|w| w == b"CBGR").unwrap();
-        bytes[mark..].fill(0);
-        bytes[last + 7] ^= 4;
-        disk.damage(&path, bytes);
-        for seed in 2..6 {
-            let mut engine = open(&disk, seed);
-            let [told] = &engine.recovery_report().losses.ranges[..] else { panic!("{seed}") };
-            assert_eq!((told.first, told.last, told.is_certain), (10, 10, false), "{seed}");
-            // What was kept of the bytes may not have come to the disk either.
-            let kept =
-                disk.paths().into_iter().find(|path| path.starts_with("lost+found/")).unwrap();
-            find(&disk.contents(&kept).unwrap(), &[109; 42]);
-            disk.damage(&kept, Vec::new());
-            assert_eq!(append(&mut engine, b"next"), 11, "{seed}");
-            engine.commit();
-            engine.run_background();
-            drop(engine);
-            let begun = last_journal_file(&disk);
-            let mut bytes = disk.contents(&begun).unwrap();
-            let next = find(&bytes, b"next");
-            bytes[if is_torn { next } else { 4096 }..].fill(0);
-            disk.damage(&begun, bytes);
-            let doubts = verify(&disk).into_iter().filter(|what| what.contains("acknowledged"));
-            assert_eq!(doubts.count(), 1, "{seed}");
-        }
-        let mut engine = open(&disk, 6);
-        assert_eq!(append(&mut engine, b"next"), 11);
-        engine.commit();
-        engine.run_background();
-        drop(engine);
-        let mut engine = open(&disk, 7);
-        assert_eq!(seqs(&mut engine), [1, 2, 3, 4, 5, 6, 7, 8, 9, 11]);
-        assert!(engine.recovery_report().losses.ranges.is_empty());
-    }
-}
-
-/// The same for a file of which nothing can be read.
-#[test]
-fn a_file_without_a_header_counts_until_that_is_noted() {
-    let disk = SimulatedDisk::new();
-    ten_groups(&disk);
-    let path = journal_file(&disk);
-    let mut bytes = disk.contents(&path).unwrap();
-    let record = find(&bytes, &[109; 50]);
-    bytes[..4096].fill(1);
-    bytes.truncate(record + 50);
-    disk.damage(&path, bytes);
-    let lost =
-        |disk: &SimulatedDisk| disk.paths().iter().any(|path| path.starts_with("lost+found/"));
-    let mut missing = 0;
-    for seed in 2..5 {
-        let mut engine = super::operations::open(&disk, seed);
-        missing = engine.losses().missing;
-        assert!(missing >= 10, "{seed}");
-        engine.create_stream(S, StreamOptions::default());
-        engine.skip(S, missing);
-        engine.commit();
-        engine.run_background();
-        drop(engine);
-        let begun = last_journal_file(&disk);
-        let mut bytes = disk.contents(&begun).unwrap();
-        if seed < 4 {
-            bytes[4096..].fill(0);
-        }
-        disk.damage(&begun, bytes);
-        assert!(!lost(&disk), "{seed}");
-    }
-    let mut engine = super::operations::open(&disk, 5);
-    assert_eq!(engine.losses().missing, 0);
-    assert_eq!(append(&mut engine, b"next"), missing + 1);
-    assert!(lost(&disk));
 }
 
 /// The creation of a stream is lost: its records are not, and its sequences go on.
