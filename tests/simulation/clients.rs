@@ -115,10 +115,10 @@ impl Simulation {
                 for Published { first, count, stream, seq, duplicate } in ranges {
                     let name = self.names.get(&stream).cloned().ok_or("a stream without a name")?;
                     for n in 0..count {
-                        if !duplicate && self.world.has_left_out(stream, seq + n) {
-                            return Err(format!("{name}: {} was left out before", seq + n));
-                        }
                         let at = if seq == 0 { 0 } else { seq + n };
+                        if !duplicate && self.world.has_left_out(stream, at) {
+                            return Err(format!("{name}: {at} was left out before"));
+                        }
                         self.hear_counter(first + n, &name, at, duplicate)?;
                     }
                 }
