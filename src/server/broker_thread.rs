@@ -16,7 +16,7 @@ use std::time::Duration;
 use claudebus_storage::{Engine, Log, LogFailure, MemoryLog, Pressure, Waker};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::busy_wait::{FOR_INPUT, Worth};
+use super::busy_wait::{FOR_INPUT, Worth, is_step};
 use super::clock::Clock;
 use super::counters::{Counters, add, set};
 use super::error::{ServerFailure, StartError};
@@ -213,7 +213,7 @@ struct BrokerThread<L: Log> {
     lines: Lines,
     pressure: watch::Sender<Pressure>,
     stopping: bool,
-    /// Whether the last turn that took input took a single one.
+    /// Whether the last turn that took input took a single step of a client.
     lone: bool,
     /// Whether it is worth it to wait awake for the next.
     worth: Worth,
@@ -236,7 +236,7 @@ impl<L: CloseLog> BrokerThread<L> {
         self.stop()
     }
 
-    /// After a turn with a single input: waits awake for the next one, where that is of use. Returns whether
+    /// After a turn with a single step of a client: waits awake for the next one, where that is of use. Returns whether
     /// there is something to do.
     fn watch_for_input(&mut self) -> bool {
         let wake = &self.wake;
@@ -274,19 +274,13 @@ impl<L: CloseLog> BrokerThread<L> {
         let mut bytes = 0;
         for taken in 0..MAX_TURN_INPUTS {
             if bytes >= MAX_TURN_BYTES {
-                self.lone = false;
-                return true;
+                break;
             }
-            match self.inputs.try_recv() {
-                Ok(input) => bytes += self.take(now, input),
-                Err(_) if taken == 0 => return false,
-                Err(_) => {
-                    self.lone = taken == 1;
-                    return true;
-                }
-            }
+            let Ok(input) = self.inputs.try_recv() else { return taken > 0 };
+            let is_step = matches!(&input, Input::Requests(_, requests) if is_step(requests));
+            self.lone = taken == 0 && is_step;
+            bytes += self.take(now, input);
         }
-        self.lone = false;
         true
     }
 

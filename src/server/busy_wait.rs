@@ -12,17 +12,18 @@ use std::time::{Duration, Instant};
 
 use crate::model::request::Request;
 
-/// How long the broker's thread waits for input after a turn that took a single one: the time a client
-/// takes to have the answer and to send its next request. 100 µs; with half of it the wait is in vain as long
+/// How long the broker's thread waits for input after a turn that took a single [step](is_step): the time a client
+/// takes to have the answer and to send its next request. 200 µs: with less of it the wait is in vain as long
 /// as others sleep, and so never gets anybody to stay awake.
-pub(super) const FOR_INPUT: Duration = Duration::from_micros(100);
+pub(super) const FOR_INPUT: Duration = Duration::from_micros(200);
 
 /// After so much of it the broker's thread lets others have its processor whenever they want it. 30 µs, for a
 /// client that is as fast as it gets; others may need that processor to send their request.
 const UNSHARED: Duration = Duration::from_micros(30);
 
-/// How long a connection waits for the answer to a single request: a quick disk's sync. 150 µs.
-const FOR_ANSWER: Duration = Duration::from_micros(150);
+/// How long a connection waits for the answer to a single request: a quick disk's sync, on a slow day.
+/// 300 µs.
+const FOR_ANSWER: Duration = Duration::from_micros(300);
 
 /// The score does not go higher: so many failures more than successes end it.
 const MOST: u8 = 64;
@@ -30,13 +31,13 @@ const MOST: u8 = 64;
 /// shorter, as all that take part stay awake.
 const TRY: u8 = 8;
 /// Without a score, there is a new try after so many that were left out.
-const LEFT_OUT: u8 = 255;
+const LEFT_OUT: u16 = 511;
 
 /// Whether waiting awake is worth it, from how it went lately.
 #[derive(Debug)]
 pub(super) struct Worth {
     score: u8,
-    left_out: u8,
+    left_out: u16,
 }
 
 impl Worth {
@@ -168,6 +169,16 @@ pub(super) fn is_single(requests: &[Request]) -> bool {
     }
 }
 
+/// Whether these are what a client does that goes on step by step: one message, the acknowledgement of one, or a
+/// request. What keeps deliveries in flow comes alone too, in the midst of work for every processor.
+pub(super) fn is_step(requests: &[Request]) -> bool {
+    match requests {
+        [Request::Send { batch, .. }] => batch.len() == 1,
+        [Request::Ack(ack)] => matches!(ack.sequences[..], [(first, last)] if first == last),
+        _ => is_single(requests),
+    }
+}
+
 fn has_processors() -> bool {
     use std::sync::LazyLock;
     static HAS: LazyLock<bool> =
@@ -179,6 +190,7 @@ fn has_processors() -> bool {
 mod tests {
     use super::*;
     use crate::model::batch::MessageBatch;
+    use crate::model::request::{Ack, AckKind, Token};
 
     /// How many of so many waits are given, if they succeed as told.
     fn given(worth: &mut Worth, count: u32, succeeds: impl Fn(u32) -> bool) -> u32 {
@@ -196,7 +208,7 @@ mod tests {
     fn waiting_in_vain_is_given_up_and_tried_again_now_and_then() {
         let mut worth = Worth::new();
         let given = given(&mut worth, 10_000, |_| false);
-        assert!((200..400).contains(&given), "{given}");
+        assert!((100..200).contains(&given), "{given}");
     }
 
     #[test]
@@ -225,6 +237,28 @@ mod tests {
         assert!(!is_single(&[send("")]), "nobody answers");
         assert!(!is_single(&[send("inbox"), send("inbox")]));
         assert!(!is_single(&[Request::Closed]));
+    }
+
+    #[test]
+    fn steps_are_what_a_client_does_one_after_the_other() {
+        let batch = MessageBatch::of_one("s", "", b"", b"x");
+        let send = || Request::Send { batch: batch.clone(), echo: true };
+        let ack = |sequences| {
+            Request::Ack(Ack {
+                stream: "S".to_owned(),
+                consumer: "c".to_owned(),
+                sequences,
+                kind: AckKind::Ack,
+                confirm: None,
+                subject: String::new(),
+            })
+        };
+        assert!(is_step(&[send()]), "also where nobody answers");
+        assert!(is_step(&[ack(vec![(7, 7)])]));
+        assert!(is_step(&[Request::Barrier { token: Token(1) }]));
+        assert!(!is_step(&[send(), send()]));
+        assert!(!is_step(&[ack(vec![(7, 8)])]));
+        assert!(!is_step(&[Request::Sent { bytes: 1 }]));
     }
 
     #[test]
