@@ -6,6 +6,14 @@ use bytes::{Bytes, BytesMut};
 /// Shorter slices are copied: handing a slice to a socket costs more than copying so few bytes.
 const COPY_BELOW: usize = 1024;
 
+/// Memory for copies is had in pieces of about so many bytes. 64 KiB: a piece of several hundred would come from the
+/// system and go back to it each time, page by page
+/// (`docs/decisions/0010-a-server-starts-itself-with-an-allocator-that-lets-go.md`).
+const PIECE: usize = 64 * 1024;
+
+/// Room for the fields that come with a slice.
+const FIELDS: usize = 64;
+
 /// Encoded frames or lines, as chunks to be written one after the other.
 #[derive(Debug, Default)]
 pub struct Output {
@@ -45,6 +53,7 @@ impl Output {
     pub fn put_shared_from(&mut self, data: &Bytes, from: usize) {
         let Some(part) = data.get(from..) else { return };
         if part.len() < COPY_BELOW {
+            self.make_room(part.len() + FIELDS);
             self.tail.extend_from_slice(part);
             return;
         }
@@ -53,11 +62,23 @@ impl Output {
         self.chunks.push(data.slice(from..));
     }
 
-    /// Makes room for `records` of these sizes and `rest` more bytes, so that a long frame is not moved
-    /// while it grows.
+    /// Makes room for `records` of these sizes and `rest` more bytes, or for a piece of that, so that a frame
+    /// is not moved while it grows.
     pub(super) fn reserve(&mut self, records: impl Iterator<Item = usize>, rest: usize) {
         let copied: usize = records.filter(|len| *len < COPY_BELOW).sum();
-        self.tail.reserve(copied + rest);
+        self.make_room((copied + rest).min(PIECE));
+    }
+
+    /// Goes on in a new piece where one is full, so that it is not moved to a larger one.
+    fn make_room(&mut self, len: usize) {
+        if self.tail.capacity() - self.tail.len() >= len {
+            return;
+        }
+        if self.tail.len() >= PIECE / 2 {
+            self.close_tail();
+            self.tail = BytesMut::with_capacity(PIECE);
+        }
+        self.tail.reserve(len);
     }
 
     /// Takes all that waits, as chunks in order. None of them is empty.
@@ -113,6 +134,27 @@ mod tests {
         assert_eq!(chunks[1].as_ptr(), long.as_ptr());
         assert_eq!(&chunks[2][..], [2]);
         assert!(output.is_empty());
+    }
+
+    #[test]
+    fn a_long_frame_of_short_slices_is_in_pieces_that_the_allocator_keeps() {
+        let short = Bytes::from(vec![8; COPY_BELOW - 1]);
+        let mut output = Output::new();
+        output.put_shared(&short);
+        output.reserve(std::iter::repeat_n(short.len(), 999), 999 * FIELDS);
+        for _ in 0..999 {
+            output.bytes().extend_from_slice(&[1; FIELDS]);
+            output.put_shared(&short);
+            assert!(output.bytes().capacity() <= 2 * PIECE, "{}", output.bytes().capacity());
+        }
+        let chunks = output.take();
+        assert!(chunks.len() >= 8, "{}", chunks.len());
+        let mut expected = short.to_vec();
+        for _ in 0..999 {
+            expected.extend_from_slice(&[1; FIELDS]);
+            expected.extend_from_slice(&short);
+        }
+        assert!(chunks.concat() == expected);
     }
 
     #[test]
