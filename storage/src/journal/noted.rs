@@ -14,6 +14,10 @@ use crate::disk::DiskFile;
 /// Whether the first group of a file is there, whole.
 pub(crate) fn has_first_group(file: &dyn DiskFile, header: &FileHeader) -> io::Result<bool> {
     let room = file.len()?.saturating_sub(FILE_HEADER);
+    if room == 0 {
+        // It may end in the midst of its header, of which one copy can be whole.
+        return Ok(false);
+    }
     let mut bytes = vec![0; room.min(GROUP_HEADER as u64) as usize];
     file.read_at(&mut bytes, FILE_HEADER)?;
     // A group may also be found by its trailer alone, wherever that stands.
@@ -21,4 +25,24 @@ pub(crate) fn has_first_group(file: &dyn DiskFile, header: &FileHeader) -> io::R
     bytes.resize(room.min(total) as usize, 0);
     file.read_at(&mut bytes, FILE_HEADER)?;
     Ok(begins_with_whole_group(&bytes, header))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::disk::{Disk, SimulatedDisk};
+
+    /// A power cut may leave so much of a file that was begun.
+    #[test]
+    fn a_file_that_ends_within_its_header_has_no_group() {
+        let header =
+            FileHeader { file: 2, salt: 7, predecessor: 1, predecessor_end: 4096, first_group: 3 };
+        let (bytes, disk) = (header.encode(), SimulatedDisk::new());
+        for len in [512, bytes.len() - 1, bytes.len()] {
+            let file = disk.create(&format!("{len}")).unwrap();
+            file.write_at(bytes.get(..len).unwrap(), 0).unwrap();
+            assert!(!has_first_group(file.as_ref(), &header).unwrap(), "{len}");
+        }
+    }
 }
